@@ -1,0 +1,13 @@
+"""Packaging: only names under ``unidino_fast`` are installed.
+
+``kernels``, ``training`` and ``benchmarks`` live at the top of the repository and are linked into
+the package (``unidino_fast/kernels -> ../kernels``), so that they install as
+``unidino_fast.kernels`` and never claim a bare name in site-packages.
+"""
+
+from setuptools import find_packages, setup
+
+setup(
+    packages=find_packages(include=["unidino_fast", "unidino_fast.*"]),
+    package_data={"unidino_fast": ["py.typed"]},
+)

@@ -1,0 +1,60 @@
+"""Fluorescence-microscopy plates in, normalised well profiles out.
+
+    import unidino_fast as uf
+
+    plate = uf.open_plate("plate.zarr")
+    model = uf.load_backbone("unidino.pth")
+    fields = uf.embed_plate(plate, model)
+    profiles = uf.normalize(uf.aggregate(fields))
+
+Importing this package is cheap: each name loads what it needs when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from unidino_fast._version import __version__
+
+if TYPE_CHECKING:
+    from unidino_fast.convert import convert_plate as convert_plate
+    from unidino_fast.engines import Embedder as Embedder, load_backbone as load_backbone
+    from unidino_fast.errors import UnidinoError as UnidinoError
+    from unidino_fast.evaluation import evaluate as evaluate
+    from unidino_fast.pipeline import embed_plate as embed_plate
+    from unidino_fast.pipeline import embed_to_folder as embed_to_folder
+    from unidino_fast.plate import Plate as Plate, open_plate as open_plate
+    from unidino_fast.platemap import join_platemap as join_platemap, read_platemap as read_platemap
+    from unidino_fast.profiles import aggregate as aggregate, normalize as normalize
+    from unidino_fast.results import feature_columns as feature_columns
+    from unidino_fast.simulate import simulate_plate as simulate_plate
+
+_HOMES = {
+    "Embedder": "engines",
+    "Plate": "plate",
+    "UnidinoError": "errors",
+    "aggregate": "profiles",
+    "convert_plate": "convert",
+    "embed_plate": "pipeline",
+    "embed_to_folder": "pipeline",
+    "evaluate": "evaluation",
+    "feature_columns": "results",
+    "join_platemap": "platemap",
+    "load_backbone": "engines",
+    "normalize": "profiles",
+    "open_plate": "plate",
+    "read_platemap": "platemap",
+    "simulate_plate": "simulate",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'unidino_fast' has no attribute {name!r}")
+    return getattr(import_module(f"unidino_fast.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,123 @@
+"""The package's own weights file: safetensors, with a JSON header in its metadata.
+
+The header lies under the one metadata key `unidino_fast` (one, because safetensors writes several
+in no fixed order): format name and version, architecture, input normalisation, where the weights
+are from, and a digest that the reader checks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+
+from unidino_fast.backbones.backbone import state_digest
+from unidino_fast.backbones.checkpoint import shown
+from unidino_fast.backbones.vit import infer_shape, vit_heads
+from unidino_fast.errors import OutputError, WeightsError, first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from unidino_fast.backbones.backbone import Backbone, InputNorm
+
+FORMAT = "unidino_fast.backbone"
+VERSION = 1
+_KEY = "unidino_fast"
+
+
+@dataclass(frozen=True)
+class SavedHeader:
+    """What a file of our own says about its weights."""
+
+    heads: int
+    input_norm: InputNorm
+    digest: str
+    licence: str | None
+    notes: tuple[str, ...]
+
+
+def save_backbone(
+    backbone: Backbone,
+    path: str | os.PathLike[str],
+    provenance: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a backbone as one safetensors file, whole or not at all.
+
+    The same backbone and provenance give the same bytes. `open_backbone` gives it back with the
+    family `unidino_fast`, its digest (unless `with_tile` came between), licence and notes.
+
+    Args:
+        backbone: what to write.
+        path: the file; one that is there is replaced.
+        provenance: anything worth knowing later, such as training data and commit.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    path = Path(path)
+    state = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in backbone.module.state_dict().items()
+    }
+    heads = vit_heads(backbone.module)
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "architecture": asdict(infer_shape(state, backbone.name, heads=heads)),
+        "input_norm": backbone.input_norm,
+        "digest": state_digest(state, backbone.input_norm, heads=heads),
+        "origin": {"name": backbone.name, "family": backbone.family, "digest": backbone.digest},
+        "licence": backbone.licence,
+        "notes": list(backbone.notes),
+        "provenance": dict(provenance or {}),
+    }
+    content = safetensors.torch.save(state, metadata={_KEY: json.dumps(header, sort_keys=True)})
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror or first_line(error)}): "
+            "choose another place for the weights"
+        ) from error
+
+
+def read_header(metadata: Mapping[str, str], label: str) -> SavedHeader | None:
+    """The header of a file of our own; None for any other safetensors file.
+
+    Raises:
+        WeightsError: the header is damaged, or of a later version of the format.
+    """
+    if _KEY not in metadata:
+        return None
+    try:
+        header: Any = json.loads(metadata[_KEY])
+        version = int(header["version"])
+        known = header["format"] == FORMAT and version == VERSION
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(label) from error
+    if not known:
+        raise WeightsError(
+            f"{label} is of format {shown(str(header['format']), 40)} version {version}, this "
+            f"package reads {FORMAT} version {VERSION}: update unidino_fast"
+        )
+    try:
+        norm, heads = header["input_norm"], int(header["architecture"]["heads"])
+        licence, notes = header["licence"], tuple(shown(str(note), 300) for note in header["notes"])
+        digest = str(header["digest"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(label) from error
+    if norm not in ("identity", "per_tile") or heads < 1:
+        raise _damaged(label)
+    return SavedHeader(heads, norm, digest, None if licence is None else shown(str(licence)), notes)
+
+
+def _damaged(label: str) -> WeightsError:
+    return WeightsError(f"{label} has a damaged unidino_fast header: copy it again")

@@ -1,0 +1,57 @@
+"""Settings of an embedding run: validated once, frozen, and part of every result's provenance."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from unidino_fast.errors import UsageError
+
+Intensity = Literal["dtype", "percentile", "none"]
+OnError = Literal["fail", "skip"]
+
+
+class EmbedOptions(BaseModel):
+    """What decides the numbers of an embedding, given plate and backbone.
+
+    Attributes:
+        intensity: `dtype` divides by the maximum of the stored dtype; `percentile` stretches each
+            channel of each field from its 0.1 to its 99.9 percentile; `none` leaves pixels as
+            stored.
+        tile: edge of the square tiles in pixels.
+        stride: step between tiles in pixels; the tile's edge by default.
+        keep_empty: embed tiles without signal too.
+        channels: labels to embed, in this order; None for all.
+        z: `max` or `mean` projection, or the index of one plane.
+        acquisition: only fields of this acquisition.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    intensity: Intensity = "dtype"
+    tile: Annotated[int, Field(ge=1)] = 224
+    stride: Annotated[int, Field(ge=1)] | None = None
+    keep_empty: bool = False
+    channels: tuple[str, ...] | None = None
+    z: Literal["max", "mean"] | Annotated[int, Field(ge=0)] = "max"
+    acquisition: int | None = None
+
+    @property
+    def step(self) -> int:
+        """Stride in pixels, with its default resolved."""
+        return self.tile if self.stride is None else self.stride
+
+
+def embed_options(**values: Any) -> EmbedOptions:
+    """EmbedOptions of keyword values.
+
+    Raises:
+        UsageError: a value is out of range; says which and what is allowed.
+    """
+    try:
+        return EmbedOptions(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        raise UsageError(f"{name} {values.get(name)!r} is not allowed: {first['msg']}") from None

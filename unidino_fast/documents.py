@@ -1,0 +1,135 @@
+"""Reads a plate's JSON documents, each once: Zarr v2 or v3, consolidated where that saves a trip."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+from unidino_fast.storage import StorageFault
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from unidino_fast.storage import ReadResult, Storage
+
+JsonObject = dict[str, Any]
+Document = JsonObject | StorageFault | None
+"""An object, None where it is absent, or the fault that kept it from being read."""
+
+
+def parse_json(found: ReadResult) -> Document:
+    """A JSON object of bytes; anything else than an object is a fault, never an exception."""
+    if not isinstance(found, bytes):
+        return found
+    try:
+        document = json.loads(found)
+    except (ValueError, RecursionError):
+        return StorageFault("is not JSON")
+    return document if isinstance(document, dict) else StorageFault("is not a JSON object")
+
+
+class Documents:
+    """The group and array documents below one root.
+
+    Args:
+        storage: where the bytes lie.
+        prefix: path of the root within the storage, empty for the storage itself.
+        zarr_format: 2 or 3, found once for the whole hierarchy.
+        consolidated: documents by key that need no further read; may be stale by omission.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        prefix: str,
+        zarr_format: Literal[2, 3],
+        consolidated: dict[str, JsonObject] | None = None,
+    ) -> None:
+        self.storage = storage
+        self.prefix = prefix
+        self.zarr_format: Literal[2, 3] = zarr_format
+        self._consolidated = consolidated or {}
+        self._digest = hashlib.sha256()
+
+    def key(self, path: str) -> str:
+        """Key in the storage of a path below the root."""
+        return "/".join(part for part in (self.prefix, path) if part)
+
+    def groups(self, paths: Sequence[str]) -> list[Document]:
+        """Attributes of groups (for NGFF 0.5 and later, what stands under `ome`)."""
+        if self.zarr_format == 2:
+            return self._read([f"{path}/.zattrs" for path in paths])
+        nodes = self._read([f"{path}/zarr.json" for path in paths])
+        return [ome_attributes(node) if isinstance(node, dict) else node for node in nodes]
+
+    def arrays(self, paths: Sequence[str]) -> list[Document]:
+        """Documents of arrays, as zarr-python takes them."""
+        name = ".zarray" if self.zarr_format == 2 else "zarr.json"
+        return self._read([f"{path}/{name}" for path in paths])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over every document read so far, in order; formatting does not matter."""
+        return self._digest.hexdigest()
+
+    def _read(self, keys: list[str]) -> list[Document]:
+        wanted = [key for key in keys if key not in self._consolidated]
+        results = self.storage.read_many([self.key(key) for key in wanted])
+        read = dict(zip(wanted, map(parse_json, results), strict=True))
+        found = [self._consolidated.get(key, read.get(key)) for key in keys]
+        for key, document in zip(keys, found, strict=True):
+            self.include(key, document)
+        return found
+
+    def include(self, key: str, document: Document) -> None:
+        """Takes a document into the digest."""
+        if isinstance(document, dict):
+            canonical = json.dumps([key, document], sort_keys=True, separators=(",", ":"))
+            self._digest.update(canonical.encode())
+
+
+def ome_attributes(node: JsonObject) -> Document:
+    """NGFF attributes of a v3 group: under `ome`, or beside it as some 0.4 writers do."""
+    attributes = node.get("attributes", {})
+    if not isinstance(attributes, dict):
+        return StorageFault("`attributes` is not a JSON object")
+    ome = attributes.get("ome", attributes)
+    return ome if isinstance(ome, dict) else StorageFault("`attributes.ome` is not a JSON object")
+
+
+def open_documents(storage: Storage, prefix: str) -> tuple[Documents, Document]:
+    """Finds the Zarr version at a root; returns its documents and the root's NGFF attributes.
+
+    The attributes are None where no Zarr group is. On remote stores, where a read costs a trip,
+    consolidated metadata serves all documents that it holds.
+    """
+
+    def key(name: str) -> str:
+        return f"{prefix}/{name}" if prefix else name
+
+    node, attributes = map(parse_json, storage.read_many([key("zarr.json"), key(".zattrs")]))
+    if isinstance(node, dict):
+        attributes = ome_attributes(node)
+        consolidated = _consolidated_v3(node) if storage.is_remote else {}
+        documents = Documents(storage, prefix, 3, consolidated)
+    elif isinstance(node, StorageFault):
+        return Documents(storage, prefix, 3), node
+    else:
+        consolidated = _consolidated_v2(storage, key(".zmetadata")) if storage.is_remote else {}
+        documents = Documents(storage, prefix, 2, consolidated)
+    documents.include("", attributes)
+    return documents, attributes
+
+
+def _consolidated_v3(node: JsonObject) -> dict[str, JsonObject]:
+    held = (node.get("consolidated_metadata") or {}).get("metadata") or {}
+    return {f"{path}/zarr.json": inner for path, inner in held.items() if isinstance(inner, dict)}
+
+
+def _consolidated_v2(storage: Storage, key: str) -> dict[str, JsonObject]:
+    [document] = map(parse_json, storage.read_many([key]))
+    held = document.get("metadata") if isinstance(document, dict) else None
+    if not isinstance(held, dict):
+        return {}
+    return {name: inner for name, inner in held.items() if isinstance(inner, dict)}

@@ -1,0 +1,50 @@
+"""Well names: one form inside (`A01`, `AA12`), every usual form at the door."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_WELL = re.compile(r"\s*([A-Za-z]{1,2})[\s_/-]*0*([1-9]\d{0,2})\s*")
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class WellName:
+    """A position on a plate: `row` counts from 0, `column` from 1; sorts in plate order."""
+
+    row: int
+    column: int
+
+    @property
+    def row_letters(self) -> str:
+        """Row as letters: `A` ... `Z`, `AA`, `AB` ..."""
+        return row_letters(self.row)
+
+    def __str__(self) -> str:
+        return f"{self.row_letters}{self.column:02d}"
+
+
+def row_letters(row: int) -> str:
+    """Letters of a zero-based row index: 0 is `A`, 25 `Z`, 26 `AA`."""
+    letters = ""
+    row += 1
+    while row > 0:
+        row, rest = divmod(row - 1, 26)
+        letters = chr(ord("A") + rest) + letters
+    return letters
+
+
+def row_index(letters: str) -> int:
+    """Zero-based row index of letters: `A` is 0, `AA` 26."""
+    index = 0
+    for letter in letters.upper():
+        index = index * 26 + ord(letter) - ord("A") + 1
+    return index - 1
+
+
+def parse_well(text: str) -> WellName | None:
+    """Well name of `A1`, `a01`, `A/1`, `A-01`, `AA12`; None where the text is none."""
+    match = _WELL.fullmatch(text)
+    if match is None:
+        return None
+    return WellName(row_index(match[1]), int(match[2]))

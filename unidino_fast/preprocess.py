@@ -1,0 +1,113 @@
+"""Planes -> tiles in [0, 1], and which of them hold signal.
+
+The rules are those of Morelli et al. 2025 and their released code. Letters: C channels, H x W
+pixels, N tiles of a plane, T tile edge.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from unidino_fast import ops
+from unidino_fast.errors import PixelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unidino_fast.config import Intensity
+
+STRETCH = (0.1, 99.9)
+"""Percentiles that the `percentile` intensity maps to 0 and 1."""
+STRETCH_EPSILON = 1e-8
+"""Keeps a constant plane at 0, in units of the stored pixels."""
+EMPTY_SHARE = 0.01
+"""A tile with a smaller share of pixels above zero is empty."""
+_STANDARDIZE_EPSILON = 1e-12
+_FLOAT_SLACK = 1e-3
+
+
+def tiles_of(planes: Tensor, intensity: Intensity, *, tile: int, stride: int) -> Tensor:
+    """Cuts planes into tiles and scales their intensity.
+
+    Args:
+        planes: (C, H, W) in the stored dtype.
+        intensity: `dtype` divides by the dtype's maximum (floating-point pixels are taken as 0..1);
+            `percentile` stretches each plane from its 0.1 to its 99.9 percentile; both clip to
+            [0, 1]. `none` leaves the values as they are.
+        tile: edge in pixels.
+        stride: step between tiles in pixels.
+
+    Returns:
+        (C, N, T, T) float32.
+
+    Raises:
+        PixelError: floating-point pixels are not finite, or not in 0..1 where `dtype` needs that.
+    """
+    _check_finite(planes)
+    n_planes = len(planes)
+    low = torch.zeros(n_planes, device=planes.device)
+    span = torch.ones(n_planes, device=planes.device)
+    if intensity == "dtype":
+        if planes.is_floating_point():
+            _check_unit_range(planes)
+        else:
+            span.fill_(torch.iinfo(planes.dtype).max)
+    elif intensity == "percentile":
+        bounds = ops.intensity_range(planes, STRETCH)  # (C, 2)
+        low = bounds[:, 0]
+        span = bounds[:, 1] - bounds[:, 0] + STRETCH_EPSILON
+    return ops.tile_normalize(planes, low, span, tile=tile, stride=stride, clip=intensity != "none")
+
+
+def tiles_with_signal(plane: Tensor, *, tile: int, stride: int) -> Tensor:
+    """Which tiles of a field are kept, judged on its first channel for all channels.
+
+    A tile is empty when less than 1 % of its pixels are above zero; where all are empty, tile
+    N // 2 is kept.
+
+    Args:
+        plane: (H, W) in the stored dtype, the field's first channel.
+        tile: edge in pixels.
+        stride: step between tiles in pixels.
+
+    Returns:
+        (N,) bool.
+    """
+    above = (
+        (plane.to(torch.float32) > 0).unfold(0, tile, stride).unfold(1, tile, stride).flatten(0, 1)
+    )  # (N, T, T)
+    keep = above.flatten(1).sum(dim=1) >= EMPTY_SHARE * tile * tile
+    if not bool(keep.any()):
+        keep[len(keep) // 2] = True
+    return keep
+
+
+def standardized(tiles: Tensor) -> Tensor:
+    """Each tile to zero mean and unit variance; a constant tile to zeros.
+
+    Args:
+        tiles: (N, T, T) float32.
+
+    Source: the per-image normalisation of MorphEm (CHAMMI-75).
+    """
+    variance, mean = torch.var_mean(tiles, dim=(-2, -1), correction=0, keepdim=True)
+    return (tiles - mean) * torch.rsqrt(variance + _STANDARDIZE_EPSILON)
+
+
+def _check_finite(planes: Tensor) -> None:
+    if planes.is_floating_point() and not bool(torch.isfinite(planes).all()):
+        share = float((~torch.isfinite(planes)).double().mean())
+        raise PixelError(
+            f"{share:.2%} of its pixels are NaN or infinite: fill them before embedding"
+        )
+
+
+def _check_unit_range(planes: Tensor) -> None:
+    low, high = float(planes.min()), float(planes.max())
+    if low < -_FLOAT_SLACK or high > 1 + _FLOAT_SLACK:
+        raise PixelError(
+            f"its floating-point pixels run from {low:g} to {high:g}, but --intensity dtype takes"
+            " them as 0 to 1: use --intensity percentile"
+        )

@@ -1,0 +1,46 @@
+"""What made a result: plate, weights, options, software, device."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from unidino_fast._version import __version__
+
+if TYPE_CHECKING:
+    from unidino_fast.config import EmbedOptions
+    from unidino_fast.engines import Embedder
+    from unidino_fast.plate_model import Plate
+
+_LIBRARIES = ("torch", "timm", "numpy", "zarr", "numcodecs", "polars")
+
+
+def provenance_of(plate: Plate, model: Embedder, options: EmbedOptions) -> dict[str, Any]:
+    """Everything that decides the numbers; nothing that differs between equal runs."""
+    return {
+        "unidino_fast": __version__,
+        "plate": {"name": plate.name, "digest": plate.digest, "ngff_version": plate.ngff_version},
+        "model": model.describe(),
+        "options": {**options.model_dump(mode="json"), "stride": options.step},
+        "device": _device_name(model),
+        "software": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def _device_name(model: Embedder) -> str:
+    if model.device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(model.device)
+    return f"{model.device.type} ({platform.machine()})"

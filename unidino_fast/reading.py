@@ -1,0 +1,147 @@
+"""Executes reads: a field's stored chunks -> (C, Y, X) pixels in the stored dtype.
+
+Arrays are built from the metadata that `open_plate` has parsed; nothing is read twice. Blocks follow
+the chunks along channel and z, so each chunk of a field is decoded once and memory holds one field
+and one block.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unidino_fast.errors import PixelError, first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from zarr import Array
+    from zarr.abc.store import Store
+
+    from unidino_fast.plate_model import Field
+
+    Pixels = NDArray[Any]
+
+
+class FieldReader:
+    """Reads fields of one plate; safe to use from several threads."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def read(self, field: Field, *, time: int, channels: tuple[int, ...], z: str | int) -> Pixels:
+        """Pixels (C, Y, X) of some channels in native byte order.
+
+        Args:
+            field: what to read.
+            time: index along t.
+            channels: indices along c, in the order wanted.
+            z: `max` or `mean` over the planes, or the index of one. The mean is rounded to the
+                stored dtype.
+
+        Raises:
+            PixelError: a chunk cannot be read or decoded; names it.
+        """
+        wanted = list(dict.fromkeys(channels))
+        planes = np.empty((len(wanted), field.height, field.width), dtype=field.array.dtype)
+        depth = range(field.length("z")) if isinstance(z, str) else range(z, z + 1)
+        array = self._open(field)
+        for block in _aligned(wanted, _chunk(field, "c")):
+            total: Pixels | None = None
+            for part in _aligned(list(depth), _chunk(field, "z")):
+                pixels = self._read_block(array, field, time, block, part)
+                total = _reduced(total, pixels, z)
+            if total is None:
+                raise PixelError(f"field {field.array_path} has no z plane")
+            if z == "mean":
+                total = total / len(depth)
+                total = np.rint(total) if planes.dtype.kind in "iu" else total
+            planes[[wanted.index(channel) for channel in block]] = total
+        return planes[[wanted.index(channel) for channel in channels]]
+
+    def _open(self, field: Field) -> Array[Any]:
+        """The zarr array, from metadata in hand."""
+        import zarr
+        from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
+        from zarr.storage import StorePath
+
+        kind = ArrayV2Metadata if field.array.zarr_format == 2 else ArrayV3Metadata
+        try:
+            metadata = kind.from_dict(dict(field.array.document))
+            place = StorePath(self._store, field.array_path)
+            return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=place))
+        except (ValueError, TypeError, KeyError) as error:
+            raise PixelError(
+                f"array {field.array_path} cannot be opened: {first_line(error)}"
+            ) from error
+
+    def _read_block(
+        self, array: Array[Any], field: Field, time: int, channels: list[int], depth: list[int]
+    ) -> Pixels:
+        """Pixels (C, Z, Y, X) of one block of channels and planes."""
+        y, x = (field.region.y, field.region.x) if field.region else (0, 0)
+        spans = {
+            "t": slice(time, time + 1),
+            "c": slice(channels[0], channels[-1] + 1),
+            "z": slice(depth[0], depth[-1] + 1),
+            "y": slice(y, y + field.height),
+            "x": slice(x, x + field.width),
+        }
+        selection = tuple(spans[axis] for axis in field.axes)
+        try:
+            pixels = np.asarray(array[selection])
+        except Exception as error:  # codecs and stores raise whatever they like
+            key, reason = _faulty_chunk(array, field, selection) or (field.array_path, error)
+            raise PixelError(
+                f"chunk {key} cannot be read ({first_line(reason)}): restore it from its source,"
+                " or leave its well out with --on-error skip"
+            ) from error
+        present = "".join(axis for axis in field.axes if axis in "tczyx")
+        order = [present.index(axis) for axis in "tczyx" if axis in present]
+        pixels = pixels.transpose(order)
+        for position, axis in enumerate("tcz"):
+            if axis not in present:
+                pixels = np.expand_dims(pixels, position)
+        return pixels[0][[channel - channels[0] for channel in channels]]
+
+
+def _reduced(total: Pixels | None, pixels: Pixels, z: str | int) -> Pixels:
+    """Takes a block (C, Z, Y, X) into the projection so far (C, Y, X)."""
+    if z == "max":
+        block = pixels.max(axis=1)
+        return block if total is None else np.maximum(total, block)
+    if z == "mean":
+        block = pixels.sum(axis=1, dtype=np.float64)
+        return block if total is None else total + block
+    return pixels[:, 0]
+
+
+def _chunk(field: Field, axis: str) -> int:
+    return field.array.chunks[field.axes.index(axis)] if axis in field.axes else 1
+
+
+def _aligned(indices: list[int], chunk: int) -> Iterator[list[int]]:
+    """Splits indices into runs that share a chunk along their axis."""
+    for _, group in itertools.groupby(sorted(indices), key=lambda index: index // chunk):
+        yield list(group)
+
+
+def _faulty_chunk(
+    array: Array[Any], field: Field, selection: tuple[slice, ...]
+) -> tuple[str, BaseException] | None:
+    """The first chunk in a selection that does not decode alone, and why."""
+    stored = field.array.shards or field.array.chunks
+    ranges = [
+        range(span.start // size, (span.stop - 1) // size + 1)
+        for span, size in zip(selection, stored, strict=True)
+    ]
+    for index in itertools.product(*ranges):
+        part = tuple(slice(i * size, (i + 1) * size) for i, size in zip(index, stored, strict=True))
+        try:
+            array[part]
+        except Exception as error:  # the same fault again, now with its place known
+            return f"{field.array_path}/{array.metadata.encode_chunk_key(index)}", error
+    return None
