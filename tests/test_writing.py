@@ -120,7 +120,7 @@ def test_two_writers_at_once_do_not_meet(tmp_path):
                 meanwhile()
             writer.add_field(f"A{number}", "0", np.full((1, 4, 4), number))
 
-    with pytest.raises(OutputError, match="exists"):
+    with pytest.raises(OutputError, match=r"p\.zarr exists: use --overwrite"):
         write(1, meanwhile=lambda: write(2))
     assert [path.name for path in tmp_path.iterdir()] == ["p.zarr"]
     assert not (out / "A/1").exists()

@@ -19,14 +19,18 @@ from unidino_fast._version import __version__
 
 if TYPE_CHECKING:
     from unidino_fast.convert import convert_plate as convert_plate
-    from unidino_fast.engines import Embedder as Embedder, load_backbone as load_backbone
+    from unidino_fast.engines import Embedder as Embedder
+    from unidino_fast.engines import load_backbone as load_backbone
     from unidino_fast.errors import UnidinoError as UnidinoError
     from unidino_fast.evaluation import evaluate as evaluate
     from unidino_fast.pipeline import embed_plate as embed_plate
     from unidino_fast.pipeline import embed_to_folder as embed_to_folder
-    from unidino_fast.plate import Plate as Plate, open_plate as open_plate
-    from unidino_fast.platemap import join_platemap as join_platemap, read_platemap as read_platemap
-    from unidino_fast.profiles import aggregate as aggregate, normalize as normalize
+    from unidino_fast.plate import Plate as Plate
+    from unidino_fast.plate import open_plate as open_plate
+    from unidino_fast.platemap import join_platemap as join_platemap
+    from unidino_fast.platemap import read_platemap as read_platemap
+    from unidino_fast.profiles import aggregate as aggregate
+    from unidino_fast.profiles import normalize as normalize
     from unidino_fast.results import feature_columns as feature_columns
     from unidino_fast.simulate import simulate_plate as simulate_plate
 

@@ -69,6 +69,7 @@ def open_plate(
     return Plate(
         name=plate.name.strip() if plate.name and plate.name.strip() else _stem(storage.location),
         location=storage.location,
+        root=documents.prefix,
         wells=wells,
         channels=tuple(dict.fromkeys(c for w in wells for f in w.fields for c in f.channels)),
         pixel_size_um=wells[0].fields[0].pixel_size_um,

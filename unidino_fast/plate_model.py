@@ -79,6 +79,7 @@ class Plate:
         name: the metadata's plate name, or the name of its folder.
         wells: readable wells in plate order (row, then column).
         channels: labels of all channels, in the order in which wells bring them.
+        root: path of the plate within its storage, empty where it is the storage itself.
         pixel_size_um: pixel edge in micrometres where known (of the first field).
         missing: what the metadata lists and the disk lacks, a line each.
         warnings: other oddities, a line each.
@@ -87,6 +88,7 @@ class Plate:
 
     name: str
     location: str
+    root: str
     wells: tuple[Well, ...]
     channels: tuple[str, ...]
     pixel_size_um: float | None

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import polars as pl
 
-from unidino_fast.errors import TableError, first_line
+from unidino_fast.errors import TableError
 from unidino_fast.names import WellName, parse_well, row_index
 from unidino_fast.results import METADATA_PREFIX
+from unidino_fast.tables import read_table
 
 _WELL_NAMES = ("well", "wellname", "wellid", "wellposition", "welllabel", "position", "assaywell")
 _PLATE_NAMES = ("plate", "plateid", "platename", "platebarcode", "barcode", "assayplatebarcode")
@@ -35,7 +36,9 @@ def read_platemap(path: str | os.PathLike[str]) -> pl.DataFrame:
         TableError: the file cannot be read, has no well column, or holds a well that is none.
     """
     file = Path(path)
-    table = _read_table(file)
+    table = read_table(file)
+    if table.is_empty():
+        raise TableError(f"{file.name} has no rows: a platemap has one a well")
     plain = {_plain(name): name for name in reversed(table.columns)}
     well = _first(plain, _WELL_NAMES)
     row, column = _first(plain, _ROW_NAMES), _first(plain, _COLUMN_NAMES)
@@ -122,22 +125,6 @@ def join_platemap(
     metadata = [column for column in frame.columns if column.startswith(METADATA_PREFIX)]
     features = [column for column in frame.columns if not column.startswith(METADATA_PREFIX)]
     return joined.select(metadata + fresh + features), complaints
-
-
-def _read_table(file: Path) -> pl.DataFrame:
-    try:
-        if file.suffix.lower() in (".parquet", ".pq"):
-            table = pl.read_parquet(file)
-        else:
-            separator = "\t" if ".tsv" in file.name.lower() else ","
-            table = pl.read_csv(file, separator=separator, infer_schema_length=None)
-    except FileNotFoundError:
-        raise TableError(f"{file} does not exist: give a CSV or Parquet platemap") from None
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        raise TableError(f"{file} cannot be read as a table: {first_line(error)}") from error
-    if table.is_empty():
-        raise TableError(f"{file.name} has no rows: a platemap has one a well")
-    return table
 
 
 def _plain(name: str) -> str:

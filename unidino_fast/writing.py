@@ -101,6 +101,9 @@ class PlateWriter:
         try:
             self._write_plate_metadata()
             self._put_in_place()
+        except OutputError:
+            self._clean()
+            raise
         except OSError as fault:
             self._clean()
             raise OutputError(f"{self.path} cannot be written: {first_line(fault)}") from fault

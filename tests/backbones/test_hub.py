@@ -93,6 +93,23 @@ def test_morphem_by_name_brings_its_norm_and_licence(make_vit: Any, hub: FakeHub
     assert (backbone.name, backbone.notes) == ("morphem", ())
 
 
+def test_unreachable_hub_still_gives_what_is_cached(
+    make_vit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(make_vit().state_dict(), tmp_path / "pytorch_model.bin")
+    trials: list[tuple[str, bool]] = []
+
+    def download(_: str, filename: str, local_files_only: bool, **__: Any) -> str:
+        trials.append((filename, local_files_only))
+        if filename != "pytorch_model.bin":
+            raise errors.LocalEntryNotFoundError("cannot reach the hub")
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert open_backbone("hf:lab/x").dim == 128
+    assert trials[:2] == [("model.safetensors", False), ("pytorch_model.bin", True)]
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -11,7 +11,7 @@ import torch
 
 from unidino_fast.backbones import hub, registry
 from unidino_fast.backbones.backbone import Backbone, InputNorm, state_digest
-from unidino_fast.backbones.checkpoint import read_checkpoint
+from unidino_fast.backbones.checkpoint import read_checkpoint, shown
 from unidino_fast.backbones.folding import IMAGENET, Statistics, fold_to_one_channel
 from unidino_fast.backbones.layouts import (
     Branch,
@@ -69,7 +69,8 @@ def open_backbone(weights: str | os.PathLike[str], *, input_norm: NormChoice = "
     if input_norm not in _CHOICES:
         raise UsageError(f"input_norm {input_norm!r} is unknown: use {', '.join(_CHOICES)}")
     text = os.fspath(weights)
-    source = _Source(label=text, name=text, asked=input_norm)
+    label = shown(text, 4096)
+    source = _Source(label=label, name=label, asked=input_norm)
     if not isinstance(weights, str):
         return _from_file(Path(text), None, replace(source, name=Path(text).name))
     scheme, _, rest = text.partition(":")

@@ -163,7 +163,9 @@ def _settle_layout(layout: Layout, pattern: str | None, table: Path | None) -> L
         raise UsageError(f"layout {layout!r} is unknown: use one of {', '.join(get_args(Layout))}")
     if pattern is not None and layout not in ("auto", "regex"):
         raise UsageError(f"--pattern belongs to --layout regex, not {layout}")
-    if table is not None and (layout not in ("auto", "cpg") or pattern is not None):
+    if pattern is not None and table is not None:
+        raise UsageError("--pattern and an image table exclude each other: leave one out")
+    if table is not None and layout not in ("auto", "cpg"):
         raise UsageError(f"an image table belongs to --layout cpg, not {layout}: leave one out")
     if layout == "regex" and pattern is None:
         raise UsageError(r"--layout regex needs --pattern, such as '(?P<well>[A-P]\d\d)'")

@@ -15,6 +15,7 @@ import polars as pl
 
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.evaluation.cosine import TIE, lowest_similarity, nearest_rows
+from unidino_fast.results import METADATA_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 Preset = Literal["NSC", "NSCB", "NSPW", "NSB", "NSS", "NSCP"]
 Rule = Literal["strict", "seed"]
 
-_PREFIX = "Metadata_"
 _WELL = "Metadata_Well"
 _BATCH = "Metadata_Batch"
 
@@ -101,6 +101,21 @@ class NearestNeighbourResult:
             "dropped_labels": list(self.dropped_labels),
             "per_class": [entry._asdict() for entry in self.per_class],
         }
+
+    def summary(self) -> str:
+        """The result in two lines for a person."""
+        excluded = ", ".join(self.not_same) or "nothing but itself"
+        n_counted = sum(entry.n_queries for entry in self.per_class)
+        alone = (
+            f"; {self.n_without_candidate} queries had no candidate"
+            if self.n_without_candidate
+            else ""
+        )
+        return (
+            f"accuracy {self.accuracy:.3f} ({self.n_correct} of {n_counted}),"
+            f" by chance {self.chance:.3f}\n"
+            f"label {self.label}; a neighbour may not share {excluded}; rule {self.rule}{alone}"
+        )
 
 
 def evaluate(
@@ -214,17 +229,17 @@ def _task(label: str | None, not_same: str | Sequence[str], preset: str | None, 
 
 def _find(profiles: pl.DataFrame, name: str, preset: str | None) -> str:
     """The metadata column of a name given with or without its prefix."""
-    metadata = [column for column in profiles.columns if column.startswith(_PREFIX)]
-    for column in (name, _PREFIX + name):
+    metadata = [column for column in profiles.columns if column.startswith(METADATA_PREFIX)]
+    for column in (name, METADATA_PREFIX + name):
         if column in metadata:
             return column
-    stem = name.removeprefix(_PREFIX)
-    folded = {column.removeprefix(_PREFIX).lower(): column for column in metadata}
+    stem = name.removeprefix(METADATA_PREFIX)
+    folded = {column.removeprefix(METADATA_PREFIX).lower(): column for column in metadata}
     near = difflib.get_close_matches(stem.lower(), folded, n=3, cutoff=0.6)
     meant = f"did you mean {' or '.join(folded[match] for match in near)}? " if near else ""
     asked = f", which preset {preset} needs" if preset is not None else ""
     raise TableError(
-        f"the profiles have no column {_PREFIX}{stem}{asked}: {meant}join it to the table (embed "
+        f"the profiles have no column {METADATA_PREFIX}{stem}{asked}: {meant}join it to the table (embed "
         f"--metadata) or name one of {', '.join(metadata) or 'its columns (it has no metadata)'}"
     )
 
@@ -279,7 +294,7 @@ def _codes(values: pl.Series) -> tuple[NDArray[np.int32], list[Any]]:
 
 def _features(rows: pl.DataFrame) -> NDArray[Any]:
     """Feature matrix (N, D), every value finite."""
-    columns = [column for column in rows.columns if not column.startswith(_PREFIX)]
+    columns = [column for column in rows.columns if not column.startswith(METADATA_PREFIX)]
     if not columns:
         raise TableError("the profiles have no feature columns: every column begins with Metadata_")
     features = rows.select(columns)
@@ -287,7 +302,7 @@ def _features(rows: pl.DataFrame) -> NDArray[Any]:
     if text:
         raise TableError(
             f"column {text[0]} holds {features[text[0]].dtype}, but a column without the "
-            f"{_PREFIX} prefix is a feature and must be a number: rename it to {_PREFIX}{text[0]}"
+            f"{METADATA_PREFIX} prefix is a feature and must be a number: rename it to {METADATA_PREFIX}{text[0]}"
         )
     bad = features.select((~pl.all().cast(pl.Float64).is_finite().fill_null(False)).sum()).row(0)
     faulty = [(column, count) for column, count in zip(columns, bad, strict=True) if count]

@@ -1,0 +1,101 @@
+"""What the command line shows while it works: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    from unidino_fast.planning import Plan, WellTask
+
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+def say(text: str) -> None:
+    """One line on standard error, where standard output is for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def log_to_console() -> None:
+    """Shows this package's warnings as plain lines on standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    logger = logging.getLogger("unidino_fast")
+    logger.handlers = [handler]
+    logger.propagate = False
+
+
+class WellProgress:
+    """Progress over the wells of a plate; give `start` and `well` to `embed_to_folder`."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._done = self._total = self._tiles = 0
+        self._began = self._said = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def start(self, plan: Plan, n_finished: int) -> None:
+        """Begins, with the number of wells that a former run finished."""
+        self._total, self._done = len(plan.wells), n_finished
+        if n_finished:
+            say(f"going on: {n_finished} of {self._total} wells are done already")
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("embedding"),
+                BarColumn(),
+                TextColumn("{task.completed:.0f}/{task.total:.0f} wells, {task.fields[rate]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._bar.add_task("", total=self._total, completed=self._done, rate="")
+            self._bar.start()
+        else:
+            say(f"embedding {plan.n_tiles} tiles of {self._total} wells")
+        self._began = self._said = time.monotonic()
+        self._tiles = 0
+
+    def well(self, task: WellTask) -> None:
+        """Takes note of a finished well."""
+        self._done += 1
+        self._tiles += task.n_tiles
+        now = time.monotonic()
+        rate = f"{self._tiles / max(now - self._began, 1e-9):.1f} tiles/s"
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self._done, rate=rate)
+        elif now - self._said >= _SECONDS_BETWEEN_LINES:
+            self._said = now
+            say(f"{self._done} of {self._total} wells, {rate}")
+
+
+@contextmanager
+def file_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields a callback (done, total) that shows progress over files or fields."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
