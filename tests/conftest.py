@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import timm
+import torch
+
+from unidino_fast.backbones import open_backbone, save_backbone
+from unidino_fast.simulate import simulate_plate
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +25,32 @@ def real_data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data are not at {folder} (set UNIDINO_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backbone file small enough for whole-plate tests: 32 px tiles, 64 features."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    module = timm.create_model(
+        "vit_small_patch16_224",
+        in_chans=1,
+        img_size=32,
+        embed_dim=64,
+        depth=2,
+        num_heads=1,
+        num_classes=0,
+    )
+    torch.save(module.state_dict(), folder / "flat.pth")
+    save_backbone(open_backbone(folder / "flat.pth"), folder / "tiny.safetensors")
+    return folder / "tiny.safetensors"
+
+
+@pytest.fixture(scope="session")
+def small_plate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pl.DataFrame]:
+    """A simulated plate of 2 x 3 wells, 2 fields of 70 x 100 px, 3 channels; and its platemap."""
+    path = tmp_path_factory.mktemp("plates") / "small.zarr"
+    platemap = simulate_plate(
+        path, rows=2, columns=3, n_fields=2, size=(70, 100), channels=("DNA", "ER", "Mito")
+    )
+    return path, platemap

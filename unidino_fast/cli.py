@@ -34,18 +34,27 @@ OnError = Annotated[
 ]
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    traceback: Annotated[
-        bool, typer.Option("--traceback", help="Show where an error came from.")
-    ] = False,
-) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         from unidino_fast._version import __version__
 
         typer.echo(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where an error came from.")
+    ] = False,
+) -> None:
+    """`main` takes --traceback off the arguments, so that it may stand anywhere."""
 
 
 @app.command()
@@ -56,7 +65,7 @@ def demo(
     weights: Weights = "default",
     seed: Annotated[int, typer.Option(help="Another seed simulates another plate.")] = 0,
 ) -> None:
-    """Simulates a small labelled plate, embeds, profiles and evaluates it."""
+    """Simulate a small plate, embed and evaluate it (2 minutes)."""
     from unidino_fast.demo import run_demo
 
     run_demo(out, weights=weights, seed=seed)
@@ -67,10 +76,10 @@ def info(
     plate: Annotated[str, typer.Argument(help="OME-Zarr plate: folder, .zip/.ozx or URL.")],
     as_json: Json = False,
     validate: Annotated[
-        bool, typer.Option(help="Run ome-zarr-models, the strict validator, too.")
+        bool, typer.Option("--validate", help="Run ome-zarr-models, the strict validator, too.")
     ] = False,
 ) -> None:
-    """Says what a plate holds and whether it is sound."""
+    """Say what a plate holds and whether it is sound."""
     from unidino_fast.info import describe, render
     from unidino_fast.info import validate as find_fault
     from unidino_fast.plate import open_plate
@@ -110,10 +119,16 @@ def convert(
         str | None, typer.Option(help="Which plate, where the source holds several.")
     ] = None,
     levels: Annotated[int, typer.Option(help="Resolution levels; 1 is no pyramid.")] = 1,
-    overwrite: Annotated[bool, typer.Option(help="Replace an existing plate.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing plate.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Turns microscope image files into an OME-Zarr plate."""
+    """Make an OME-Zarr plate of microscope images.
+
+    Harmony/Opera, ImageXpress and Cell Painting Gallery files are recognised by themselves; for all
+    others give a pattern, such as --pattern '(?P<well>[A-P]\\d\\d)_s(?P<site>\\d)_(?P<channel>\\w+)'.
+    """
     from dataclasses import asdict
 
     from unidino_fast.console import file_progress, say
@@ -160,7 +175,9 @@ def embed(
     stride: Annotated[
         int | None, typer.Option(help="Step between tiles in pixels.", show_default="the tile edge")
     ] = None,
-    keep_empty: Annotated[bool, typer.Option(help="Embed tiles without signal too.")] = False,
+    keep_empty: Annotated[
+        bool, typer.Option("--keep-empty", help="Embed tiles without signal too.")
+    ] = False,
     channels: Annotated[
         str | None, typer.Option(help="Channels to embed, such as DNA,ER.", show_default="all")
     ] = None,
@@ -179,17 +196,22 @@ def embed(
         Path | None, typer.Option(help="Platemap (CSV or Parquet) to join by well and plate.")
     ] = None,
     on_error: OnError = "fail",
-    overwrite: Annotated[bool, typer.Option(help="Start over where OUT holds results.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start over where OUT holds results.")
+    ] = False,
     z: Annotated[str, typer.Option(help="max, mean, or the number of one plane.")] = "max",
     acquisition: Annotated[
         int | None, typer.Option(help="Only this acquisition.", show_default="all")
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Say what would be done, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and stop.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Embeds plates: fields, wells and normalised profiles as Parquet files.
+    """Embed plates: fields, wells and profiles as Parquet.
 
-    Running the same command again goes on where it stopped.
+    Running the same command again goes on where it stopped. Example:
+    unidino-fast embed plate.zarr --out results --weights unidino.pth --metadata platemap.csv
     """
     from unidino_fast.config import embed_options
     from unidino_fast.embed_command import EmbedRequest, run_embed
@@ -240,7 +262,7 @@ def profile(
         "Metadata_Plate"
     ),
 ) -> None:
-    """Normalises a table of wells."""
+    """Normalise a table of wells."""
     from unidino_fast.console import say
     from unidino_fast.profiles import describe_neutralised, normalize_with_report
     from unidino_fast.tables import read_table, write_table
@@ -274,7 +296,11 @@ def evaluate(
     ] = "strict",
     as_json: Json = False,
 ) -> None:
-    """Nearest-neighbour accuracy: does the most similar profile carry the same label?"""
+    """Nearest-neighbour accuracy of labelled profiles.
+
+    Does the most similar profile carry the same label? Example: unidino-fast evaluate
+    profiles.parquet --label MoA --not-same Compound
+    """
     from unidino_fast.evaluation import evaluate as run
     from unidino_fast.tables import read_table
 

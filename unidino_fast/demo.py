@@ -61,7 +61,7 @@ def run_demo(out: Path, *, weights: str, seed: int) -> None:
     print(
         f"files      {plate_path}  the plate (try: unidino-fast info {plate_path})\n"
         f"           {platemap_path}  what is in each well\n"
-        f"           {summary.folder}/profiles.parquet  normalised profiles, beside wells and fields"
+        f"           {summary.folder}/profiles.parquet  beside wells and fields"
     )
 
 

@@ -94,9 +94,7 @@ def run_embed(request: EmbedRequest, *, dry_run: bool, as_json: bool) -> int:
                 continue
             done.append(_embed_one(plate, request))
         except KeyboardInterrupt:
-            say(
-                f"interrupted: run the same command again to go on ({request.out} keeps what is done)"
-            )
+            say(f"interrupted: {request.out} keeps the finished wells; run it again to go on")
             return INTERRUPTED
         except UnidinoError as error:
             if request.on_error == "fail" or error.exit_code == UsageError.exit_code:

@@ -49,7 +49,7 @@ def embed_wells(
 ) -> Iterator[tuple[WellTask, WellResult | PixelError]]:
     """Embeds wells in order.
 
-    The clock's stages are `read` (waiting for the thread that reads ahead), `preprocess` and `embed`.
+    The clock's stages are `read` (waiting for the thread that reads ahead), `preprocess`, `embed`.
 
     Yields:
         Each task with its result, or with the error that its pixels gave.

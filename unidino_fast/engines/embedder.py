@@ -161,8 +161,10 @@ class Embedder:
             for plane in pixels
         )
         features = self.embed_stream(blocks)
-        means = features.reshape(len(pixels), -1, self.dim).mean(axis=1, dtype=np.float64)
-        return means.astype(np.float32)
+        if not len(pixels):
+            return features
+        of_planes = features.reshape(len(pixels), -1, self.dim).astype(np.float64)
+        return np.asarray(of_planes.mean(axis=1), np.float32)
 
     def embed_stream(self, blocks: Iterable[Tensor]) -> NDArray[np.float32]:
         """Embeds blocks of tiles (n, T, T), in order, in full batches; (sum of n, D) float32."""
