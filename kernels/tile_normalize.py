@@ -16,7 +16,8 @@ def tile_normalize_reference(
     """Cuts planes into tiles and maps each pixel to `(x - low) / span`.
 
     Tiles start at the top-left corner and run along rows; what is left over at the right and bottom
-    is dropped.
+    is dropped. The arithmetic is float64: in float32 a narrow range far from zero (uint32 counts, a
+    percentile between two large integers) would lose its digits in the subtraction.
 
     Args:
         planes: (P, H, W), any real dtype.
@@ -29,8 +30,10 @@ def tile_normalize_reference(
     Returns:
         (P, N, T, T) float32.
     """
-    tiles = planes.unfold(1, tile, stride).unfold(2, tile, stride)  # (P, rows, columns, T, T)
-    tiles = tiles.flatten(1, 2).to(torch.float32)
-    shape = (-1, 1, 1, 1)
-    tiles = (tiles - low.to(torch.float32).view(shape)) / span.to(torch.float32).view(shape)
-    return tiles.clamp_(0, 1) if clip else tiles
+    shape = (-1, 1, 1)
+    scaled = planes.to(torch.float64)
+    scaled = (scaled - low.to(torch.float64).view(shape)) / span.to(torch.float64).view(shape)
+    if clip:
+        scaled = scaled.clamp_(0, 1)
+    tiles = scaled.to(torch.float32).unfold(1, tile, stride).unfold(2, tile, stride)
+    return tiles.flatten(1, 2)  # (P, rows * columns, T, T)

@@ -108,28 +108,36 @@ def open_documents(storage: Storage, prefix: str) -> tuple[Documents, Document]:
     def key(name: str) -> str:
         return f"{prefix}/{name}" if prefix else name
 
-    node, attributes = map(parse_json, storage.read_many([key("zarr.json"), key(".zattrs")]))
-    if isinstance(node, dict):
-        attributes = ome_attributes(node)
+    node, old = map(parse_json, storage.read_many([key("zarr.json"), key(".zattrs")]))
+    attributes = ome_attributes(node) if isinstance(node, dict) else node
+    is_v2 = isinstance(old, dict) and not (isinstance(attributes, dict) and "plate" in attributes)
+    if isinstance(node, dict) and not (is_v2 and "plate" in (old or {})):
         consolidated = _consolidated_v3(node) if storage.is_remote else {}
         documents = Documents(storage, prefix, 3, consolidated)
-    elif isinstance(node, StorageFault):
+    elif isinstance(node, StorageFault) and not is_v2:
         return Documents(storage, prefix, 3), node
     else:
-        consolidated = _consolidated_v2(storage, key(".zmetadata")) if storage.is_remote else {}
+        attributes = old
+        has_plate = isinstance(old, dict) and "plate" in old
+        consolidated = (
+            _consolidated_v2(storage, key(".zmetadata")) if storage.is_remote and has_plate else {}
+        )
         documents = Documents(storage, prefix, 2, consolidated)
     documents.include("", attributes)
     return documents, attributes
 
 
 def _consolidated_v3(node: JsonObject) -> dict[str, JsonObject]:
-    held = (node.get("consolidated_metadata") or {}).get("metadata") or {}
-    return {f"{path}/zarr.json": inner for path, inner in held.items() if isinstance(inner, dict)}
+    consolidated = node.get("consolidated_metadata")
+    held = consolidated.get("metadata") if isinstance(consolidated, dict) else None
+    return {f"{path}/zarr.json": inner for path, inner in _objects(held).items()}
 
 
 def _consolidated_v2(storage: Storage, key: str) -> dict[str, JsonObject]:
     [document] = map(parse_json, storage.read_many([key]))
-    held = document.get("metadata") if isinstance(document, dict) else None
-    if not isinstance(held, dict):
-        return {}
-    return {name: inner for name, inner in held.items() if isinstance(inner, dict)}
+    return _objects(document.get("metadata") if isinstance(document, dict) else None)
+
+
+def _objects(held: object) -> dict[str, JsonObject]:
+    items = held.items() if isinstance(held, dict) else ()
+    return {name: inner for name, inner in items if isinstance(inner, dict)}

@@ -1,11 +1,12 @@
-"""Well names: one form inside (`A01`, `AA12`), every usual form at the door."""
+"""Names of wells and plates: one form inside (`A01`, `AA12`), every usual form at the door."""
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
-_WELL = re.compile(r"\s*([A-Za-z]{1,2})[\s_/-]*0*([1-9]\d{0,2})\s*")
+_WELL = re.compile(r"\s*([A-Za-z]{1,2})[\s_/-]*0{0,9}([1-9][0-9]{0,2})\s*")
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -48,3 +49,19 @@ def parse_well(text: str) -> WellName | None:
     if match is None:
         return None
     return WellName(row_index(match[1]), int(match[2]))
+
+
+def one_line(text: str) -> str:
+    """Foreign text made fit for messages and column names: one line, nothing unprintable."""
+    words = " ".join(text.split())
+    return words if words.isprintable() else "".join(c if c.isprintable() else "_" for c in words)
+
+
+def plate_stem(location: str) -> str:
+    """A plate's name by its place: `plate_1` of `/data/plate_1.ome.zarr`, `https://x/plate_1.zarr/` or `plate_1.ozx`."""
+    name = location.split("?")[0].rstrip("/").replace("\\", "/").rsplit("/", 1)[-1]
+    if name in ("", ".", ".."):
+        name = os.path.basename(os.path.abspath(location))  # noqa: PTH119, PTH100
+    for suffix in (".zip", ".ozx", ".zarr", ".ome"):
+        name = name.removesuffix(suffix)
+    return name or "plate"

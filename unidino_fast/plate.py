@@ -14,7 +14,7 @@ from unidino_fast import ngff
 from unidino_fast.documents import Document, Documents, open_documents
 from unidino_fast.errors import PlateError, UsageError
 from unidino_fast.mosaic import regions_of
-from unidino_fast.names import WellName, parse_well, row_index
+from unidino_fast.names import WellName, parse_well, plate_stem, row_index
 from unidino_fast.plate_model import Field, Plate, Region, Well
 from unidino_fast.storage import Storage, StorageFault, open_storage
 
@@ -67,7 +67,7 @@ def open_plate(
         raise PlateError(f"{storage.location} has no readable well: {_joined(reasons)}")
     version = ngff.version_of(attributes)
     return Plate(
-        name=plate.name.strip() if plate.name and plate.name.strip() else _stem(storage.location),
+        name=plate.name.strip() if plate.name and plate.name.strip() else plate_stem(storage.location),
         location=storage.location,
         root=documents.prefix,
         wells=wells,
@@ -85,7 +85,7 @@ def open_plate(
 
 def _find_plate(storage: Storage) -> tuple[Documents, dict[str, object]]:
     """The plate at the root or one folder down; `plate` and `<name>.zarr` are tried unlisted."""
-    stem = _stem(storage.location)
+    stem = plate_stem(storage.location)
     guesses = storage.children() or ["plate", f"{stem}.zarr", stem]
     found = []
     faults = []
@@ -319,16 +319,6 @@ def _plate_warnings(version: str | None, reader: _PlateReader) -> list[str]:
         numbers = ", ".join(str(number) for number in sorted(reader.acquisitions))
         warnings.append(f"wells hold acquisitions {numbers}, all used: choose with --acquisition N")
     return warnings
-
-
-def _stem(location: str) -> str:
-    """`plate_1` of `/data/plate_1.ome.zarr`, `https://x/plate_1.zarr/` or `plate_1.ozx`."""
-    name = location.split("?")[0].rstrip("/").replace("\\", "/").rsplit("/", 1)[-1]
-    if name in ("", ".", ".."):
-        name = os.path.basename(os.path.abspath(location))  # noqa: PTH119, PTH100
-    for suffix in (".zip", ".ozx", ".zarr", ".ome"):
-        name = name.removesuffix(suffix)
-    return name or "plate"
 
 
 def _joined(lines: Sequence[str], most: int = 3) -> str:

@@ -22,8 +22,8 @@ STRETCH = (0.1, 99.9)
 """Percentiles that the `percentile` intensity maps to 0 and 1."""
 STRETCH_EPSILON = 1e-8
 """Keeps a constant plane at 0, in units of the stored pixels."""
-EMPTY_SHARE = 0.01
-"""A tile with a smaller share of pixels above zero is empty."""
+EMPTY_PERCENT = 1
+"""A tile with a smaller percentage of pixels above zero is empty."""
 _STANDARDIZE_EPSILON = 1e-12
 _FLOAT_SLACK = 1e-3
 
@@ -47,8 +47,8 @@ def tiles_of(planes: Tensor, intensity: Intensity, *, tile: int, stride: int) ->
     """
     _check_finite(planes)
     n_planes = len(planes)
-    low = torch.zeros(n_planes, device=planes.device)
-    span = torch.ones(n_planes, device=planes.device)
+    low = torch.zeros(n_planes, dtype=torch.float64, device=planes.device)
+    span = torch.ones_like(low)
     if intensity == "dtype":
         if planes.is_floating_point():
             _check_unit_range(planes)
@@ -78,7 +78,8 @@ def tiles_with_signal(plane: Tensor, *, tile: int, stride: int) -> Tensor:
     above = (
         (plane.to(torch.float32) > 0).unfold(0, tile, stride).unfold(1, tile, stride).flatten(0, 1)
     )  # (N, T, T)
-    keep = above.flatten(1).sum(dim=1) >= EMPTY_SHARE * tile * tile
+    # in integers: 0.01 * 70 * 70 is 49.00000000000001, and a tile of exactly 1 % is kept
+    keep = 100 * above.flatten(1).sum(dim=1) >= EMPTY_PERCENT * tile * tile
     if not bool(keep.any()):
         keep[len(keep) // 2] = True
     return keep
@@ -87,20 +88,29 @@ def tiles_with_signal(plane: Tensor, *, tile: int, stride: int) -> Tensor:
 def standardized(tiles: Tensor) -> Tensor:
     """Each tile to zero mean and unit variance; a constant tile to zeros.
 
+    Mean and variance are float64: the float32 mean of a constant tile misses the constant by a
+    rounding, and next to a variance of zero that rounding would become a signal.
+
     Args:
         tiles: (N, T, T) float32.
 
     Source: the per-image normalisation of MorphEm (CHAMMI-75).
     """
-    variance, mean = torch.var_mean(tiles, dim=(-2, -1), correction=0, keepdim=True)
-    return (tiles - mean) * torch.rsqrt(variance + _STANDARDIZE_EPSILON)
+    variance, mean = torch.var_mean(
+        tiles.to(torch.float64), dim=(-2, -1), correction=0, keepdim=True
+    )
+    scale = torch.rsqrt(variance + _STANDARDIZE_EPSILON).to(torch.float32)
+    return (tiles - mean.to(torch.float32)) * scale
 
 
 def _check_finite(planes: Tensor) -> None:
-    if planes.is_floating_point() and not bool(torch.isfinite(planes).all()):
-        share = float((~torch.isfinite(planes)).double().mean())
+    if not planes.is_floating_point():
+        return
+    n_bad = planes.numel() - int(torch.isfinite(planes).sum())
+    if n_bad:
         raise PixelError(
-            f"{share:.2%} of its pixels are NaN or infinite: fill them before embedding"
+            f"{n_bad} of its {planes.numel()} pixels are NaN or infinite:"
+            " fill them before embedding"
         )
 
 

@@ -7,40 +7,62 @@ value, so that one unreadable object does not hide the state of the others.
 
 from __future__ import annotations
 
+import bisect
+import lzma
 import os
 import stat
+import urllib.parse
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
-from unidino_fast.errors import PlateError, UsageError, first_line
+from unidino_fast.errors import PlateError, first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from zarr.abc.store import Store as ZarrStore
 
 ZIP_SUFFIXES = (".zip", ".ozx")
-_REMOTE_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+_BROKEN_ZIP = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError,
+    OSError, ValueError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class StorageFault:
-    """Why an object could not be read, though it may well be there."""
+    """Why an object could not be read, though it may well be there.
+
+    Attributes:
+        reason: to follow "metadata at A/1: " in a message.
+        is_forbidden: the store refused. Many answer so where an object does not exist.
+    """
 
     reason: str
+    is_forbidden: bool = False
 
 
 ReadResult = bytes | StorageFault | None
+Stamp = tuple[str, int, int]
 
 
 class Storage(Protocol):
-    """A read-only tree of objects addressed by keys with forward slashes."""
+    """A read-only tree of objects addressed by keys with forward slashes; can be pickled."""
 
     location: str
     """As the user wrote it; for messages."""
     is_remote: bool
+    """Whether each read costs a trip."""
+
+    def read(self, key: str, start: int | None = None, stop: int | None = None) -> ReadResult:
+        """One object's bytes, or the span `[start:stop]` of them as of a sequence.
+
+        A negative start counts from the end. Safe to call from several threads.
+        """
+        ...
 
     def read_many(self, keys: Sequence[str]) -> list[ReadResult]:
         """The objects' bytes in order: None where absent, a fault where unreadable."""
@@ -50,12 +72,16 @@ class Storage(Protocol):
         """Names of the folders in the root; empty on remote stores, which are never listed."""
         ...
 
-    def stamps(self, prefix: str) -> list[tuple[str, int, int]] | None:
-        """(key, bytes, modification time in ns) of every object under a prefix; None if unknown."""
+    def stamps(self, prefix: str) -> list[Stamp] | None:
+        """(key, bytes, modification time in ns) of every object under a prefix; None if unknown.
+
+        Raises:
+            PlateError: the folder cannot be listed, or changes at this moment.
+        """
         ...
 
     def zarr_store(self) -> ZarrStore:
-        """The same place as a zarr-python store."""
+        """The same place as a zarr-python store; holds nothing that needs closing."""
         ...
 
 
@@ -67,17 +93,23 @@ def open_storage(location: str | os.PathLike[str]) -> Storage:
         UsageError: the URL's protocol needs a package that is not installed, or is unknown.
     """
     text = os.fspath(location)
-    if text.startswith("file://"):
-        text = text.removeprefix("file://")
+    if text.lower().startswith("file://"):
+        text = urllib.parse.unquote(urllib.parse.urlsplit(text).path)
     if "://" in text:
-        return RemoteStorage(text)
-    path = Path(text).expanduser()
-    if path.is_dir():
+        from unidino_fast.remote_storage import open_url
+
+        return open_url(text)
+    try:
+        path = Path(text).expanduser()
+        is_folder, is_there = path.is_dir(), path.exists()
+    except (OSError, RuntimeError) as error:  # expanduser raises the latter for `~nobody`
+        raise PlateError(f"{text} cannot be read: {first_line(error)}") from error
+    if not text or not is_there:
+        raise PlateError(f"{text or '(nothing)'} does not exist: give a plate's path or URL")
+    if is_folder:
         return FolderStorage(path, location=text)
-    if not path.exists():
-        raise PlateError(f"{text} does not exist: give the path or URL of an OME-Zarr plate")
     if path.suffix.lower() in ZIP_SUFFIXES or zipfile.is_zipfile(path):
-        return ZipStorage(path, location=text)
+        return ZipStorage(lambda: path.open("rb"), location=text)
     raise PlateError(
         f"{text} is a file, not a plate: give a .zarr folder, a .zip or .ozx file or a URL"
         " (image files become a plate by `unidino-fast convert`)"
@@ -93,38 +125,48 @@ class FolderStorage:
         self.root = root
         self.location = location
 
-    def read_many(self, keys: Sequence[str]) -> list[ReadResult]:
+    def read(self, key: str, start: int | None = None, stop: int | None = None) -> ReadResult:
         """See `Storage`."""
-        return [self._read(key) for key in keys]
-
-    def _read(self, key: str) -> ReadResult:
         try:
-            return (self.root / key).read_bytes()
+            with open(f"{self.root}/{key}", "rb") as file:  # noqa: PTH123 (a Path costs as much)
+                return file.read() if start is None else _span(file, start, stop)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as error:
             return StorageFault(error.strerror or first_line(error))
 
+    def read_many(self, keys: Sequence[str]) -> list[ReadResult]:
+        """See `Storage`."""
+        return [self.read(key) for key in keys]
+
     def children(self) -> list[str]:
         """See `Storage`."""
         try:
-            return sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir())
+            with os.scandir(self.root) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir())
         except OSError as error:
             raise PlateError(f"{self.location} cannot be read: {error.strerror}") from error
 
-    def stamps(self, prefix: str) -> list[tuple[str, int, int]] | None:
+    def stamps(self, prefix: str) -> list[Stamp] | None:
         """See `Storage`."""
-        found = []
-        pending = [self.root / prefix]
-        while pending:
-            with os.scandir(pending.pop()) as entries:
-                for entry in entries:
-                    status = entry.stat()
-                    if stat.S_ISDIR(status.st_mode):
-                        pending.append(Path(entry.path))
-                    else:
-                        key = Path(entry.path).relative_to(self.root).as_posix()
-                        found.append((key, status.st_size, status.st_mtime_ns))
+        found: list[Stamp] = []
+        pending = [prefix]
+        try:
+            while pending:
+                folder = pending.pop()
+                with os.scandir(f"{self.root}/{folder}") as entries:
+                    for entry in entries:
+                        key = f"{folder}/{entry.name}" if folder else entry.name
+                        status = entry.stat()
+                        if stat.S_ISDIR(status.st_mode):
+                            pending.append(key)
+                        else:
+                            found.append((key, status.st_size, status.st_mtime_ns))
+        except OSError as error:
+            raise PlateError(
+                f"{self.location}: {prefix} cannot be listed ({error.strerror}): is the plate being"
+                " moved or written?"
+            ) from error
         return sorted(found)
 
     def zarr_store(self) -> ZarrStore:
@@ -135,131 +177,78 @@ class FolderStorage:
 
 
 class ZipStorage:
-    """A single-file plate: a zip whose root, or one folder in it, is the plate."""
+    """A single-file plate: a zip whose root, or one folder in it, is the plate.
 
-    is_remote = False
+    Args:
+        opener: opens the file, seekable; the zip's own reads from it are locked.
+        location: as the user wrote it.
+        is_remote: the file lies behind a URL.
+    """
 
-    def __init__(self, path: Path, *, location: str) -> None:
-        self.path = path
+    def __init__(
+        self, opener: Callable[[], IO[bytes]], *, location: str, is_remote: bool = False
+    ) -> None:
         self.location = location
+        self.is_remote = is_remote
         try:
-            self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
+            file = opener()
+        except OSError as error:
+            reason = error.strerror or first_line(error)
+            raise PlateError(f"{location} cannot be opened: {reason}") from error
+        try:
+            self._zip = zipfile.ZipFile(file)
+        except _BROKEN_ZIP as error:
+            file.close()
             raise PlateError(
                 f"{location} is no readable zip ({first_line(error)}): copy it again"
             ) from error
+        self._file = file
+        self._entries = {e.filename: e for e in self._zip.infolist() if not e.is_dir()}
+        self._names = sorted(self._entries)
 
-    def read_many(self, keys: Sequence[str]) -> list[ReadResult]:
+    def __reduce__(self) -> tuple[object, ...]:
+        return open_storage, (self.location,)
+
+    def __del__(self) -> None:
+        if file := getattr(self, "_file", None):
+            file.close()
+
+    def read(self, key: str, start: int | None = None, stop: int | None = None) -> ReadResult:
         """See `Storage`."""
-        return [self._read(key) for key in keys]
-
-    def _read(self, key: str) -> ReadResult:
-        try:
-            return self._zip.read(key)
-        except KeyError:
+        if key not in self._entries:
             return None
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError) as error:
+        try:
+            with self._zip.open(self._entries[key]) as file:
+                return file.read() if start is None else _span(file, start, stop)
+        except _BROKEN_ZIP as error:
             return StorageFault(first_line(error))
 
-    def children(self) -> list[str]:
-        """See `Storage`."""
-        return sorted({name.split("/")[0] for name in self._zip.namelist() if "/" in name})
-
-    def stamps(self, prefix: str) -> list[tuple[str, int, int]] | None:
-        """See `Storage`; the checksum that the zip holds stands in for a time."""
-        return sorted(
-            (entry.filename, entry.file_size, entry.CRC)
-            for entry in self._zip.infolist()
-            if entry.filename.startswith(f"{prefix}/")
-        )
-
-    def zarr_store(self) -> ZarrStore:
-        """See `Storage`."""
-        from zarr.storage import ZipStore
-
-        return ZipStore(self.path, mode="r", read_only=True)
-
-
-class RemoteStorage:
-    """Objects behind a URL, through fsspec; `.zip`/`.ozx` URLs are opened as zip files."""
-
-    is_remote = True
-
-    def __init__(self, url: str) -> None:
-        import fsspec
-
-        self.location = url
-        protocol = url.split("://", 1)[0].lower()
-        chained = f"zip::{url}" if url.split("?")[0].lower().endswith(ZIP_SUFFIXES) else url
-        try:
-            self._fs, self._root = fsspec.url_to_fs(chained, **_options(protocol, chained != url))
-        except ImportError as error:
-            extra = _REMOTE_EXTRAS.get(protocol)
-            remedy = f"pip install 'unidino_fast[{extra}]'" if extra else first_line(error)
-            raise UsageError(f"{protocol}:// needs a package that is not here: {remedy}") from error
-        except ValueError as error:
-            raise UsageError(
-                f"{url} has an unknown protocol {protocol!r}: use https, s3 or gs"
-            ) from error
-        except OSError as error:
-            raise PlateError(f"{url} cannot be opened: {first_line(error)}") from error
-        self._root = self._root.rstrip("/")
-
-    def _full(self, key: str) -> str:
-        return f"{self._root}/{key}" if self._root else key
-
     def read_many(self, keys: Sequence[str]) -> list[ReadResult]:
-        """See `Storage`; one concurrent batch where the file system can."""
-        paths = {key: self._full(key) for key in keys}
-        if not paths:
-            return []
-        found = self._fs.cat(list(paths.values()), on_error="return")
-        if isinstance(found, bytes):  # fsspec unwraps a single path
-            found = dict.fromkeys(paths.values(), found)
-        # s3fs and others strip the protocol from the keys that they give back
-        return [
-            _as_result(found.get(path, found.get(self._fs._strip_protocol(path))))
-            for path in paths.values()
-        ]
+        """See `Storage`."""
+        return [self.read(key) for key in keys]
 
     def children(self) -> list[str]:
         """See `Storage`."""
-        return []
+        return sorted({name.split("/")[0] for name in self._names if "/" in name})
 
-    def stamps(self, prefix: str) -> list[tuple[str, int, int]] | None:
-        """See `Storage`: unknown here, since remote stores are not listed."""
-        return None
+    def stamps(self, prefix: str) -> list[Stamp] | None:
+        """See `Storage`; the checksum that the zip holds stands in for a time."""
+        names = self._names
+        if prefix:  # "0" is the character after "/"
+            first, last = (bisect.bisect_left(names, prefix + end) for end in ("/", "0"))
+            names = names[first:last]
+        found = (self._entries[name] for name in names)
+        return [(entry.filename, entry.file_size, entry.CRC) for entry in found]
 
     def zarr_store(self) -> ZarrStore:
         """See `Storage`."""
-        from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
-        from zarr.storage import FsspecStore
+        from unidino_fast.zarr_store import StorageStore
 
-        # zarr drives the file system from its own event loop
-        if self._fs.async_impl:
-            options = self._fs.storage_options | {"asynchronous": True, "skip_instance_cache": True}
-            return FsspecStore(type(self._fs)(**options), path=self._root, read_only=True)
-        wrapped = AsyncFileSystemWrapper(self._fs, asynchronous=True)
-        return FsspecStore(wrapped, path=self._root, read_only=True)
+        return StorageStore(self)
 
 
-def _options(protocol: str, inside_zip: bool) -> dict[str, Any]:
-    """Fsspec options: S3 without credentials is read anonymously."""
-    if protocol not in ("s3", "s3a"):
-        return {}
-    try:
-        from botocore.session import get_session
-    except ImportError:
-        return {}  # fsspec says what to install
-    options = {"anon": get_session().get_credentials() is None}
-    return {"s3": options} if inside_zip else options
-
-
-def _as_result(found: object) -> ReadResult:
-    if isinstance(found, bytes):
-        return found
-    if found is None or isinstance(found, FileNotFoundError | KeyError | IsADirectoryError):
-        return None
-    if isinstance(found, BaseException):
-        return StorageFault(first_line(found))
-    return StorageFault(f"unexpected answer of type {type(found).__name__}")
+def _span(file: IO[bytes], start: int, stop: int | None) -> bytes:
+    if start < 0:
+        start = max(file.seek(0, os.SEEK_END) + start, 0)
+    file.seek(start)
+    return file.read() if stop is None else file.read(stop - start)

@@ -35,7 +35,7 @@ def test_every_pixel_arrives_in_its_place(opera, kit, tmp_path, ngff):
             wanted = np.stack([opera.truth[row, column, site, ch] for ch in (1, 2, 10)])
             np.testing.assert_array_equal(kit.read(out, well, field), wanted)
     assert (summary.plate, summary.layout, summary.n_wells, summary.n_fields) == (
-        "MyPlate",
+        "plate",
         "opera",
         2,
         4,
@@ -44,7 +44,7 @@ def test_every_pixel_arrives_in_its_place(opera, kit, tmp_path, ngff):
     assert (summary.shape, summary.dtype, summary.n_files) == ((17, 23), "uint16", 12)
     assert (summary.skipped, summary.warnings) == (0, ())
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert kit.attributes(out)["plate"]["name"] == "MyPlate"
+    assert kit.attributes(out)["plate"]["name"] == "plate"
 
 
 @pytest.mark.parametrize("place", ["Images/Index.idx.xml", "Images/Index.xml", "Index.idx.xml"])

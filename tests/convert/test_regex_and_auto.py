@@ -37,7 +37,7 @@ def test_regex(kit, tmp_path, names, pattern, wells, channels):
         else:
             kit.write(path, kit.pixels(seed))
     summary = convert_plate(tmp_path / "in", tmp_path / "p.zarr", pattern=pattern)
-    assert (summary.layout, summary.channels, summary.plate) == ("regex", channels, "in")
+    assert (summary.layout, summary.channels, summary.plate) == ("regex", channels, "p")
     seeds = iter(range(len(names)))
     for well in wells:
         wanted = np.stack([kit.pixels(next(seeds)) for _ in channels])

@@ -32,6 +32,7 @@ from unidino_fast.convert.layouts import (
 )
 from unidino_fast.convert.tables import find_table, is_table, table_index
 from unidino_fast.errors import ConvertError, UsageError
+from unidino_fast.names import plate_stem
 from unidino_fast.writing import Ngff, PlateWriter, check_output
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ def convert_plate(
         raise UsageError(f"--out {out} is or holds the source: choose another place")
     check_output(target, overwrite=overwrite)
     with quiet_tifffile():
-        index = _find_index(list_source(folder), layout, pattern, table, plate)
+        source_files = list_source(folder, plate_stem(target.name))
+        index = _find_index(source_files, layout, pattern, table, plate)
         name, index = pick_plate(index, plate)
         plan = plan_fields(index, name)
         header = _common_header(plan)

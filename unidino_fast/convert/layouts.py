@@ -39,34 +39,31 @@ _GROUPS = ("plate", "well", "row", "column", "site", "channel", "z", "time")
 
 @dataclass(frozen=True)
 class Source:
-    """A folder and the image files under it, as paths relative to it with forward slashes."""
+    """A folder and the image files under it, as paths relative to it with forward slashes.
+
+    `name` is the plate's where neither files nor folders below tell one.
+    """
 
     folder: Path
     files: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """The folder's own name, whatever way it was written; above it for a mere `Images`."""
-        folder = self.folder.resolve()
-        name = folder.parent.name if folder.name.lower() in ("images", "image") else folder.name
-        return plain_name(name or "plate")
+    name: str
 
     def path(self, relative: str) -> str:
         """Full path of one of the files."""
         return str(self.folder / relative)
 
 
-def list_source(folder: Path) -> Source:
+def list_source(folder: Path, name: str) -> Source:
     """All image files under the folder, sorted; hidden files and Zarr stores are passed over."""
     found = []
     for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.endswith(".zarr") and name[0] != "."]
+        folders[:] = [below for below in folders if below[0] != "." and not below.endswith(".zarr")]
         relative = Path(place).relative_to(folder)
-        found += [(relative / name).as_posix() for name in names if is_image(name)]
-    for name in found:
-        if any("\ud800" <= letter <= "\udfff" for letter in name):  # bytes that are no UTF-8
-            raise ConvertError(f"file name {name!a} is not UTF-8: rename it")
-    return Source(folder, tuple(sorted(found)))
+        found += [(relative / file).as_posix() for file in names if is_image(file)]
+    for file in found:
+        if any("\ud800" <= letter <= "\udfff" for letter in file):  # bytes that are no UTF-8
+            raise ConvertError(f"file name {file!a} is not UTF-8: rename it")
+    return Source(folder, tuple(sorted(found)), name)
 
 
 def plain_name(folder: str) -> str:

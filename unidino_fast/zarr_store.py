@@ -1,0 +1,101 @@
+"""A `Storage` as a zarr-python store, so that pixels go the way of the metadata.
+
+zarr's own stores for zips and fsspec keep a second zip handle or network session, which they never
+close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+
+from unidino_fast.storage import StorageFault
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+    from unidino_fast.storage import Storage
+
+
+class StorageStore(Store):
+    """Read-only; lists only where the storage can.
+
+    Raises:
+        OSError: on reading an object that is there but cannot be read.
+    """
+
+    supports_writes = False
+    supports_deletes = False
+    supports_listing = True
+
+    def __init__(self, storage: Storage) -> None:
+        super().__init__(read_only=True)
+        self._storage = storage
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StorageStore) and self._storage is other._storage
+
+    def __hash__(self) -> int:
+        return id(self._storage)
+
+    def __str__(self) -> str:
+        return self._storage.location
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Bytes of an object, read in a thread; None where it is absent."""
+        found = await asyncio.to_thread(self._storage.read, key, *_span(byte_range))
+        if isinstance(found, StorageFault):
+            raise OSError(found.reason)
+        return None if found is None else prototype.buffer.from_bytes(found)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """Spans of objects."""
+        reads = [self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+        return await asyncio.gather(*reads)
+
+    async def exists(self, key: str) -> bool:
+        """Whether an object can be read."""
+        return isinstance(await asyncio.to_thread(self._storage.read, key), bytes)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Refused."""
+        raise PermissionError(f"{self} is read-only")
+
+    async def delete(self, key: str) -> None:
+        """Refused."""
+        raise PermissionError(f"{self} is read-only")
+
+    async def list(self) -> AsyncIterator[str]:
+        """Every key."""
+        async for key in self.list_prefix(""):
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Every key under a prefix."""
+        for key, *_ in self._storage.stamps(prefix.rstrip("/")) or ():
+            yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Names directly under a prefix; none where the storage cannot list."""
+        stem = f"{prefix.rstrip('/')}/" if prefix else ""
+        for name in sorted({k[len(stem) :].split("/")[0] async for k in self.list_prefix(prefix)}):
+            yield name
+
+
+def _span(byte_range: ByteRequest | None) -> tuple[int | None, int | None]:
+    if isinstance(byte_range, RangeByteRequest):
+        return byte_range.start, byte_range.end
+    if isinstance(byte_range, OffsetByteRequest):
+        return byte_range.offset, None
+    if isinstance(byte_range, SuffixByteRequest):
+        return -byte_range.suffix, None
+    return None, None
