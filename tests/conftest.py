@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,8 @@ from unidino_fast.backbones import open_backbone, save_backbone
 from unidino_fast.simulate import simulate_plate
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     import polars as pl
 
 
@@ -54,3 +58,16 @@ def small_plate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pl.Data
         path, rows=2, columns=3, n_fields=2, size=(70, 100), channels=("DNA", "ER", "Mito")
     )
     return path, platemap
+
+
+@pytest.fixture(scope="session")
+def plates() -> ModuleType:
+    """`plate_factory.py`: in importlib mode, test modules cannot import one another."""
+    path = Path(__file__).parent / "plate_factory.py"
+    spec = importlib.util.spec_from_file_location("unidino_plate_factory", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -6,10 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from unidino_fast.choices import Intensity
 from unidino_fast.errors import UsageError
-
-Intensity = Literal["dtype", "percentile", "none"]
-OnError = Literal["fail", "skip"]
 
 
 class EmbedOptions(BaseModel):

@@ -1,4 +1,4 @@
-"""Reads a plate's JSON documents, each once: Zarr v2 or v3, consolidated where that saves a trip."""
+"""Reads a plate's JSON documents, each once: Zarr v2 or v3, consolidated where it saves trips."""
 
 from __future__ import annotations
 
@@ -109,22 +109,23 @@ def open_documents(storage: Storage, prefix: str) -> tuple[Documents, Document]:
         return f"{prefix}/{name}" if prefix else name
 
     node, old = map(parse_json, storage.read_many([key("zarr.json"), key(".zattrs")]))
-    attributes = ome_attributes(node) if isinstance(node, dict) else node
-    is_v2 = isinstance(old, dict) and not (isinstance(attributes, dict) and "plate" in attributes)
-    if isinstance(node, dict) and not (is_v2 and "plate" in (old or {})):
-        consolidated = _consolidated_v3(node) if storage.is_remote else {}
-        documents = Documents(storage, prefix, 3, consolidated)
-    elif isinstance(node, StorageFault) and not is_v2:
-        return Documents(storage, prefix, 3), node
+    new = ome_attributes(node) if isinstance(node, dict) else node
+    attributes: Document
+    held: dict[str, JsonObject] = {}
+    if new is not None and (_is_plate(new) or not _is_plate(old)):
+        if storage.is_remote and isinstance(node, dict):
+            held = _consolidated_v3(node)
+        documents, attributes = Documents(storage, prefix, 3, held), new
     else:
-        attributes = old
-        has_plate = isinstance(old, dict) and "plate" in old
-        consolidated = (
-            _consolidated_v2(storage, key(".zmetadata")) if storage.is_remote and has_plate else {}
-        )
-        documents = Documents(storage, prefix, 2, consolidated)
+        if storage.is_remote and _is_plate(old):
+            held = _consolidated_v2(storage, key(".zmetadata"))
+        documents, attributes = Documents(storage, prefix, 2, held), old
     documents.include("", attributes)
     return documents, attributes
+
+
+def _is_plate(attributes: Document) -> bool:
+    return isinstance(attributes, dict) and "plate" in attributes
 
 
 def _consolidated_v3(node: JsonObject) -> dict[str, JsonObject]:

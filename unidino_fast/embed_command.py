@@ -15,7 +15,8 @@ from unidino_fast.plate import open_plate
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from unidino_fast.config import EmbedOptions, OnError
+    from unidino_fast.choices import OnError
+    from unidino_fast.config import EmbedOptions
     from unidino_fast.engines import Embedder
     from unidino_fast.pipeline import Platemap, RunSummary
     from unidino_fast.plate_model import Plate

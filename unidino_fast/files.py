@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import os
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import polars as pl
 
 from unidino_fast.errors import OutputError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    import polars as pl
+    from pathlib import Path
 
 PROVENANCE_KEY = "unidino_fast"
 """Key of the provenance (a JSON object) in the metadata of the Parquet files."""
+TEMPORARY = ".*.tmp"
+"""Pattern of the names that files have while they are written."""
 
 
 @contextmanager
@@ -35,15 +37,19 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
+    except (OSError, pl.exceptions.ComputeError) as error:  # Polars' word for a full disk
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise OutputError(
-            f"{path} cannot be written ({error.strerror or first_line(error)}):"
-            " free the disk or choose another --out"
+            f"{path} cannot be written ({reason}): free the disk or choose another --out"
         ) from error
 
 
 def write_parquet(frame: pl.DataFrame, path: Path, metadata: Mapping[str, Any]) -> None:
-    """Writes a table with a JSON object in its metadata; equal input gives equal bytes."""
+    """Writes a table with a JSON object in its metadata; equal input gives equal bytes.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     with atomic(path) as temporary:
         frame.write_parquet(
             temporary, metadata={PROVENANCE_KEY: json.dumps(metadata, sort_keys=True)}
@@ -51,6 +57,12 @@ def write_parquet(frame: pl.DataFrame, path: Path, metadata: Mapping[str, Any]) 
 
 
 def write_json(document: Mapping[str, Any], path: Path) -> None:
-    """Writes a JSON object, indented."""
+    """Writes a JSON object, indented.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(document, indent=2, ensure_ascii=False)
+        # a lone surrogate, which JSON can hold and UTF-8 not, becomes its escape again
+        temporary.write_bytes(f"{text}\n".encode(errors="backslashreplace"))

@@ -19,7 +19,7 @@ _GRID = TileGrid(224, 224)
 
 
 def describe(plate: Plate) -> dict[str, Any]:
-    """Facts about a plate, JSON-ready; values that differ between fields are lists, commonest first.
+    """Facts about a plate, JSON-ready; what differs between fields is a list, commonest first.
 
     `stored_bytes` and `absent_chunks` are null on remote stores, which are not listed.
     """

@@ -1,80 +1,101 @@
 """Mosaic plates: one stitched image a well, its fields listed in `tables/FOV_ROI_table`.
 
 Fractal's converters write them so. The table is an AnnData group: `X` of shape (fields, columns) in
-micrometres, column names under `var`, field names under `obs`.
+micrometres, column names under `var`, field names under `obs`. Newer ones may hold `table.csv`.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unidino_fast.errors import first_line
+from unidino_fast.names import one_line
 from unidino_fast.plate_model import Field, Region
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
-    from unidino_fast.documents import Documents
+    from numpy.typing import NDArray
+
+    from unidino_fast.documents import Documents, JsonObject
 
 TABLE = "tables/FOV_ROI_table"
 _COLUMNS = ("y_micrometer", "x_micrometer", "len_y_micrometer", "len_x_micrometer")
 
 
 def regions_of(
-    documents: Documents, images: Sequence[Field]
+    documents: Documents, images: Mapping[str, Field]
 ) -> tuple[dict[str, list[Field]], list[str]]:
-    """The fields of each image that has a field-of-view table, by the image's array path.
+    """The fields of each image that has a field-of-view table.
+
+    Args:
+        documents: of the plate.
+        images: fields that are whole images, by the image's path below the plate's root.
 
     Returns:
-        The split images, and a note for each table that could not be used (its image stays whole).
+        The split images by the same path, and a note for each table that could not be used (its
+        image stays whole).
     """
-    roots = [_image_root(image, documents) for image in images]
-    tables = documents.groups([f"{root}/{TABLE}" for root in roots])
+    tables = documents.groups([f"{path}/{TABLE}" for path in images])
     split: dict[str, list[Field]] = {}
     notes = []
-    for image, root, table in zip(images, roots, tables, strict=True):
+    for (path, image), table in zip(images.items(), tables, strict=True):
         if not isinstance(table, dict):
             continue
         try:
-            split[image.array_path] = _split(image, documents, f"{root}/{TABLE}")
-        except (KeyError, ValueError, TypeError, OSError) as error:
+            split[path] = fields = _split(image, *_rows(documents, f"{path}/{TABLE}", table))
+        except Exception as error:  # a table is decoded here, with all that codecs may raise
             notes.append(
-                f"{root}/{TABLE} cannot be read ({first_line(error)}): the image is taken whole"
+                f"{path}/{TABLE} cannot be used ({one_line(first_line(error))}): the image is"
+                " taken whole"
             )
+        else:
+            regions = {field.site: str(field.region) for field in fields}
+            documents.include(f"{path}/{TABLE}", {"regions": regions})
     return split, notes
 
 
-def _image_root(image: Field, documents: Documents) -> str:
-    """Path of the image below the plate's root."""
-    inside = image.array_path.removeprefix(documents.prefix).lstrip("/")
-    return inside[: inside.index(f"/{image.site}/") + len(image.site) + 1]
-
-
-def _split(image: Field, documents: Documents, path: str) -> list[Field]:
+def _rows(
+    documents: Documents, path: str, attributes: JsonObject
+) -> tuple[list[str], NDArray[np.float64]]:
+    """Names of the fields, and y, x, height, width of each in micrometres."""
+    if attributes.get("backend") == "csv":
+        found = documents.storage.read(documents.key(f"{path}/table.csv"))
+        if not isinstance(found, bytes):
+            raise ValueError("it holds no table.csv")
+        index = str(attributes.get("index_key") or "FieldIndex")
+        rows = list(csv.DictReader(io.StringIO(found.decode())))
+        return [row[index] for row in rows], np.array(
+            [[float(row[column]) for column in _COLUMNS] for row in rows]
+        )
     import zarr
 
     table: Any = zarr.open_group(documents.storage.zarr_store(), path=documents.key(path), mode="r")
     columns = _index_of(table["var"])
-    names = _index_of(table["obs"])
     values = np.asarray(table["X"][...], dtype=np.float64)
+    return _index_of(table["obs"]), values[:, [columns.index(column) for column in _COLUMNS]]
+
+
+def _split(image: Field, names: list[str], micrometres: NDArray[np.float64]) -> list[Field]:
     if image.pixel_size_um is None:
         raise ValueError("the image has no pixel size to place its fields by")
-    picked = values[:, [columns.index(column) for column in _COLUMNS]] / image.pixel_size_um
+    if not names or len(set(names)) != len(names):
+        raise ValueError("it lists no field, or one twice")
+    pixels = np.rint(micrometres / image.pixel_size_um)
+    height, width = image.length("y"), image.length("x")
     fields = []
-    for name, row in zip(names, np.rint(picked).astype(int), strict=True):
-        y, x, height, width = map(int, row)
-        if min(y, x) < 0 or height < 1 or width < 1:
-            raise ValueError(f"field {name!r} lies outside the image")
-        if y + height > image.length("y") or x + width > image.length("x"):
-            raise ValueError(f"field {name!r} lies outside the image")
-        fields.append(
-            replace(image, site=f"{image.site}/{name}", region=Region(y, x, height, width))
-        )
-    if not fields:
-        raise ValueError("it lists no field")
+    for name, row in zip(names, pixels.tolist(), strict=True):
+        region = Region(*map(int, row))  # an infinite or missing number raises
+        if min(region.y, region.x) < 0 or min(region.height, region.width) < 1:
+            raise ValueError(f"field {name} has no place in the image")
+        if region.y + region.height > height or region.x + region.width > width:
+            raise ValueError(f"field {name} lies outside the image")
+        fields.append(replace(image, site=f"{image.site}/{one_line(name)}", region=region))
     return fields
 
 

@@ -6,18 +6,24 @@ strict where a lie would be dangerous: every path must stay inside the plate.
 
 from __future__ import annotations
 
+import math
 import re
+import reprlib
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from unidino_fast.errors import PlateError
+from unidino_fast.errors import PlateError, first_line
+from unidino_fast.names import one_line
 
 KNOWN_VERSIONS = re.compile(r"0\.[1-6](rc\d+|\.dev.*)?")
 PIXEL_DTYPES = ("uint8", "uint16", "int16", "uint32", "float32")
 _AXES = "tczyx"
+_V2_DTYPES = {
+    "|u1": "uint8", "u1": "uint8", "<u2": "uint16", ">u2": "uint16", "<i2": "int16",
+    ">i2": "int16", "<u4": "uint32", ">u4": "uint32", "<f4": "float32", ">f4": "float32",
+}  # fmt: skip
 _MICROMETRES = {
     "angstrom": 1e-4, "nanometer": 1e-3, "nm": 1e-3, "micrometer": 1.0, "micron": 1.0, "um": 1.0,
     "µm": 1.0, "μm": 1.0, "millimeter": 1e3, "mm": 1e3, "centimeter": 1e4, "meter": 1e6,
@@ -99,7 +105,7 @@ class _OmeroChannel(_Document):
 
 
 class _Omero(_Document):
-    channels: list[_OmeroChannel] = Field(default_factory=list)
+    channels: list[_OmeroChannel] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +166,10 @@ def parse_image(attributes: dict[str, Any]) -> ImageFacts:
     scales = _validated(Multiscale, multiscales[0], "multiscales[0]")
     axes, units = _axes(scales)
     omero = _validated(_Omero, attributes.get("omero") or {}, "omero")
-    labels = [None if c.label is None else str(c.label).strip() or None for c in omero.channels]
+    labels = [
+        None if channel.label is None else one_line(str(channel.label)) or None
+        for channel in omero.channels or ()
+    ]
     return ImageFacts(
         array_path=safe_path(scales.datasets[0].path),
         axes=axes,
@@ -172,10 +181,11 @@ def parse_image(attributes: dict[str, Any]) -> ImageFacts:
 def version_of(attributes: dict[str, Any]) -> str | None:
     """The NGFF version that a document claims, wherever its writer put it."""
     places = [attributes, attributes.get("plate"), attributes.get("well")]
-    places += (attributes.get("multiscales") or [])[:1]
+    scales = attributes.get("multiscales")
+    places += scales[:1] if isinstance(scales, list) else []
     for place in places:
         if isinstance(place, dict) and isinstance(place.get("version"), str):
-            return str(place["version"])
+            return one_line(place["version"])
     return None
 
 
@@ -183,34 +193,41 @@ def parse_array(document: dict[str, Any], zarr_format: Literal[2, 3]) -> ArrayFa
     """Facts of `.zarray` (v2) or an array's `zarr.json` (v3); raises PlateError if malformed."""
     try:
         facts = _array_v2(document) if zarr_format == 2 else _array_v3(document)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise PlateError(f"array metadata is malformed ({type(error).__name__}: {error})") from None
+    except KeyError as error:
+        raise PlateError(f"array metadata is malformed: {error} is missing") from None
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        raise PlateError(f"array metadata is malformed: {first_line(error)}") from None
     if facts.dtype not in PIXEL_DTYPES:
         raise PlateError(
-            f"pixels are {facts.dtype}, but only {', '.join(PIXEL_DTYPES)} can be embedded:"
-            " convert the image"
+            f"pixels are {one_line(facts.dtype)[:60]}, but only {', '.join(PIXEL_DTYPES)} can be"
+            " embedded: convert the image"
         )
-    if len(facts.chunks) != len(facts.shape) or min(facts.chunks, default=1) < 1:
-        raise PlateError(f"chunks {facts.chunks} do not fit an array of shape {facts.shape}")
+    for name, sizes in (("chunks", facts.chunks), ("shards", facts.shards)):
+        if sizes is not None and (len(sizes) != len(facts.shape) or min(sizes, default=1) < 1):
+            raise PlateError(
+                f"{name} {reprlib.repr(sizes)} do not fit an array of shape"
+                f" {reprlib.repr(facts.shape)}"
+            )
     if min(facts.shape, default=0) < 1:
-        raise PlateError(f"array of shape {facts.shape} holds no pixels")
+        raise PlateError(f"array of shape {reprlib.repr(facts.shape)} holds no pixels")
     return facts
 
 
 def safe_path(path: str) -> str:
-    """A relative path that stays inside: `A/1`, not `/etc`, `../..`, `C:\\x` or a URL.
+    r"""A relative path that stays inside: `A/1`, not `/etc`, `../..`, `C:\x` or a URL.
 
     Raises:
-        PlateError: the path is empty or leaves the plate.
+        PlateError: the path is empty, leaves the plate or holds what no file name can.
     """
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if (
         not parts
         or path.startswith("/")
         or ".." in parts
-        or any(character in path for character in ("\\", "\0", ":"))
+        or any(character in path for character in "\\:")
+        or not path.isprintable()
     ):
-        raise PlateError(f"path {path!r} leaves the plate or names nothing: refused")
+        raise PlateError(f"path {reprlib.repr(path)} leaves the plate or names nothing: refused")
     return "/".join(parts)
 
 
@@ -220,7 +237,7 @@ def _validated(model: type[Model], document: object, name: str) -> Model:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in (name, *first["loc"]))
-        raise PlateError(f"`{where}` is malformed: {first['msg']}") from None
+        raise PlateError(f"`{where}` is malformed: {one_line(first['msg'])}") from None
 
 
 def _axes(scales: Multiscale) -> tuple[str, list[str | None]]:
@@ -235,33 +252,38 @@ def _axes(scales: Multiscale) -> tuple[str, list[str | None]]:
     for entry in declared:
         axis = _Axis(name=entry) if isinstance(entry, str) else entry
         by_type = {"time": "t", "channel": "c"}.get((axis.type or "").lower())
-        letters += by_type or axis.name.lower()[:1]
+        letters += by_type or axis.name.lower()[:1] or "?"
         units.append(axis.unit)
     if (
         letters[-2:] != "yx"
         or any(a not in _AXES for a in letters)
         or len(set(letters)) != len(letters)
     ):
-        raise PlateError(f"axes {letters!r} are not among t, c, z, y, x, each once, ending in y, x")
+        raise PlateError(
+            f"axes {reprlib.repr(letters)} are not among t, c, z, y, x, each once, ending in y, x"
+        )
     return letters, units
 
 
 def _pixel_size_um(scales: Multiscale, axes: str, units: list[str | None]) -> float | None:
+    transformations = list(scales.datasets[0].coordinateTransformations)
+    if not scales.coordinateSystems:  # from 0.6 on, those of the image lead to other systems
+        transformations += scales.coordinateTransformations
     factors = [
         scale[-1]
-        for transformation in (
-            *scales.datasets[0].coordinateTransformations,
-            *scales.coordinateTransformations,
-        )
+        for transformation in transformations
         for scale in _scales(transformation)
         if len(scale) == len(axes)
     ]
-    size = float(np.prod(factors)) if factors else None
     unit = units[-1]
-    if size is None or not np.isfinite(size) or size <= 0 or (unit is None and size == 1.0):
-        return None
     factor = _MICROMETRES.get((unit or "micrometer").lower())
-    return None if factor is None else size * factor
+    if not factors or factor is None:
+        return None
+    written = math.prod(factors)
+    if unit is None and written == 1.0:  # the default that writers put where they know nothing
+        return None
+    size = written * factor
+    return size if math.isfinite(size) and size > 0 else None
 
 
 def _scales(transformation: _Transformation) -> list[list[float]]:
@@ -278,42 +300,55 @@ def _array_v2(document: dict[str, Any]) -> ArrayFacts:
         codec = f"blosc-{compressor.get('cname', 'lz4')}"
     else:
         codec = str(compressor["id"])
+    dtype = document["dtype"]
     return ArrayFacts(
         zarr_format=2,
         shape=_sizes(document["shape"]),
         chunks=_sizes(document["chunks"]),
         shards=None,
-        dtype=np.dtype(document["dtype"]).newbyteorder("=").name,
-        codec=codec,
+        dtype=_V2_DTYPES.get(dtype, dtype) if isinstance(dtype, str) else reprlib.repr(dtype),
+        codec=one_line(codec),
         document=document,
     )
 
 
 def _array_v3(document: dict[str, Any]) -> ArrayFacts:
+    if document.get("node_type") != "array":
+        raise ValueError("it describes no array")
     chunks = _sizes(document["chunk_grid"]["configuration"]["chunk_shape"])
     shards = None
     codecs = document["codecs"]
-    if codecs and codecs[0]["name"] == "sharding_indexed":
-        shards = chunks
-        chunks = _sizes(codecs[0]["configuration"]["chunk_shape"])
-        codecs = codecs[0]["configuration"]["codecs"]
-    names = [
-        f"blosc-{codec['configuration']['cname']}" if codec["name"] == "blosc" else codec["name"]
-        for codec in codecs
-        if codec["name"] not in ("bytes", "crc32c", "transpose")
-    ]
+    names: list[str] = []
+    for codec in codecs:
+        if codec["name"] == "sharding_indexed":
+            inner = codec["configuration"]
+            shards, chunks = chunks, _sizes(inner["chunk_shape"])
+            names += map(_codec_name, inner["codecs"])
+        else:
+            names.append(_codec_name(codec))
+    data_type = document["data_type"]
     return ArrayFacts(
         zarr_format=3,
         shape=_sizes(document["shape"]),
         chunks=chunks,
         shards=shards,
-        dtype=np.dtype(document["data_type"]).name,
-        codec="+".join(names) or "none",
+        dtype=data_type if isinstance(data_type, str) else reprlib.repr(data_type),
+        codec="+".join(name for name in names if name) or "none",
         document=document,
     )
 
 
-def _sizes(values: list[Any]) -> tuple[int, ...]:
-    if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
-        raise TypeError(f"{values} are not whole numbers")
+def _codec_name(codec: dict[str, Any]) -> str:
+    """A v3 codec for a person; empty for what changes no size."""
+    name = str(codec["name"])
+    if name in ("bytes", "crc32c", "transpose"):
+        return ""
+    return one_line(f"blosc-{codec['configuration']['cname']}" if name == "blosc" else name)
+
+
+def _sizes(values: object) -> tuple[int, ...]:
+    if not isinstance(values, list) or not all(type(value) is int for value in values):
+        raise TypeError(f"{reprlib.repr(values)} are not whole numbers")
+    if any(value >= 2**63 for value in values):
+        raise ValueError(f"{reprlib.repr(values)} are beyond all sizes")
     return tuple(values)

@@ -10,30 +10,42 @@ import contextlib
 import hashlib
 import json
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from unidino_fast.errors import OutputError
-from unidino_fast.files import PROVENANCE_KEY, write_json, write_parquet
+from unidino_fast.files import PROVENANCE_KEY, TEMPORARY, write_json, write_parquet
 from unidino_fast.results import FieldResult, WellResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from unidino_fast.names import WellName
     from unidino_fast.planning import WellTask
     from unidino_fast.storage import Storage
 
 TABLES = ("fields.parquet", "wells.parquet", "profiles.parquet")
-_UNSAFE = re.compile(r"[^\w .()+-]|^\.+", re.ASCII)
+_FORMAT = 1
+_DECIDING = ("plate", "model", "options")
+"""Groups of the provenance that results in one folder must share."""
+_UNSAFE = re.compile(r"[^\w .()+-]|^\.+")
+_LONGEST_NAME = 200
+"""Bytes; file systems take 255."""
 
 
 def folder_name(plate: str) -> str:
-    """A plate's name as a folder's: characters that could lead elsewhere become `_`."""
-    return _UNSAFE.sub("_", plate).strip() or "plate"
+    """A plate's name as a folder's: characters that could lead elsewhere become `_`.
+
+    A name that no file system would take keeps its beginning and gets a digest as its end.
+    """
+    safe = _UNSAFE.sub("_", plate).strip() or "plate"
+    if len(safe.encode()) <= _LONGEST_NAME:
+        return safe
+    digest = hashlib.sha256(plate.encode(errors="surrogatepass")).hexdigest()[:12]
+    return f"{safe.encode()[:_LONGEST_NAME].decode(errors='ignore')}_{digest}"
 
 
 class OutputFolder:
@@ -59,20 +71,21 @@ class OutputFolder:
         Raises:
             OutputError: it cannot be written, or holds results of other weights, options or plate.
         """
-        if overwrite:
-            self._remove_results()
-        elif self.manifest.exists():
-            self._check_same()
-        elif self.path.is_dir() and any((self.path / name).exists() for name in TABLES):
-            raise OutputError(
-                f"{self.path} holds tables without a manifest: choose another --out or --overwrite"
-            )
         try:
-            for folder in (*reversed(self.path.parents), self.path, self.parts):
-                if not folder.exists():
-                    folder.mkdir()
-                    self._created.append(folder)
+            if overwrite:
+                self._remove_results()
+            elif self.manifest.exists():
+                self._check_same()
+            elif self._has_results():
+                raise OutputError(
+                    f"{self.path} holds results without a manifest:"
+                    " use --overwrite or another --out"
+                )
+            self._make_folders()
             self._write_manifest({"status": "running"})
+        except OutputError:
+            self._remove_created()
+            raise
         except OSError as error:
             self._remove_created()
             raise OutputError(
@@ -81,29 +94,32 @@ class OutputFolder:
 
     def discard_if_empty(self) -> None:
         """Removes what this run made if no well was finished, so that a failure leaves nothing."""
-        if self.parts.is_dir() and not any(self.parts.iterdir()):
-            if self.parts in self._created:
+        if not self._has_results():
+            with contextlib.suppress(OSError):
                 self.manifest.unlink(missing_ok=True)
             self._remove_created()
 
     def read_part(self, task: WellTask, stamp: str | None) -> WellResult | None:
-        """The finished part of a well; None where there is none or where it is torn.
+        """The finished part of a well; None where it is missing, torn or of other fields.
 
         Raises:
             OutputError: the pixels have changed since the part was written.
         """
         path = self._part(task.well.position)
         try:
-            facts = json.loads(pl.read_parquet_metadata(path)[PROVENANCE_KEY])
-            frame = pl.read_parquet(path)
-        except (OSError, pl.exceptions.PolarsError, KeyError, ValueError):
+            pixels = json.loads(pl.read_parquet_metadata(path)[PROVENANCE_KEY])["pixels"]
+            found = _result_of(pl.read_parquet(path), task.well.position)
+        except (OSError, pl.exceptions.PolarsError, KeyError, TypeError, ValueError):
             return None
-        if facts["pixels"] is not None and stamp is not None and facts["pixels"] != stamp:
+        held = [(field.site, field.time, field.labels) for field in found.fields]
+        if held != [(field.field.site, field.time, field.labels) for field in task.fields]:
+            return None
+        if pixels is not None and stamp is not None and pixels != stamp:
             raise OutputError(
                 f"the pixels of well {task.name} changed since {path} was written:"
                 " use --overwrite or another --out"
             )
-        return _result_of(frame, task.well.position)
+        return found
 
     def write_part(self, result: WellResult, stamp: str | None) -> None:
         """Writes a finished well."""
@@ -121,35 +137,51 @@ class OutputFolder:
         return self.parts / f"{position}.parquet"
 
     def _write_manifest(self, run: Mapping[str, Any]) -> None:
-        document = {"format": 1, "provenance": dict(self.provenance), "run": dict(run)}
+        document = {"format": _FORMAT, "provenance": dict(self.provenance), "run": dict(run)}
         write_json(document, self.manifest)
+
+    def _has_results(self) -> bool:
+        """Whether any well is finished."""
+        tables = any((self.path / name).exists() for name in TABLES)
+        return tables or any(self.parts.glob("*.parquet"))
 
     def _check_same(self) -> None:
         try:
-            held = json.loads(self.manifest.read_text())["provenance"]
+            document = json.loads(self.manifest.read_bytes())
+            made_by = document["format"]
+            held = {group: dict(document["provenance"][group]) for group in _DECIDING}
         except (OSError, ValueError, KeyError, TypeError):
             raise OutputError(
                 f"{self.manifest} cannot be read: use --overwrite or another --out"
             ) from None
-        for group in ("plate", "model", "options"):
-            for name, value in self.provenance[group].items():
-                before = held.get(group, {}).get(name)
+        if made_by != _FORMAT:
+            raise OutputError(
+                f"{self.path} holds results of format {_short(made_by)}, this version writes"
+                f" {_FORMAT}: use --overwrite or another --out"
+            )
+        now = json.loads(json.dumps({group: self.provenance[group] for group in _DECIDING}))
+        for group in _DECIDING:
+            for name in dict.fromkeys([*now[group], *held[group]]):
+                before, value = (made[group].get(name) for made in (held, now))
                 if before != value:
                     raise OutputError(
                         f"{self.path} holds results made with {group} {name} {_short(before)}, now"
                         f" {_short(value)}: use --overwrite or another --out"
                     )
 
+    def _make_folders(self) -> None:
+        for folder in (*reversed(self.path.parents), self.path, self.parts):
+            if not folder.exists():
+                folder.mkdir(exist_ok=True)
+                self._created.append(folder)
+
     def _remove_results(self) -> None:
         """Removes this package's files and nothing else."""
-        try:
-            for path in (self.manifest, *(self.path / name for name in TABLES)):
-                path.unlink(missing_ok=True)
-            if self.parts.is_dir():
-                for path in self.parts.glob("*.parquet"):
-                    path.unlink()
-        except OSError as error:
-            raise OutputError(f"{self.path} cannot be overwritten: {error.strerror}") from error
+        ours = [self.manifest, *(self.path / name for name in TABLES)]
+        if self.parts.is_dir():
+            ours += [*self.parts.glob("*.parquet"), *self.parts.glob(TEMPORARY)]
+        for path in ours:
+            path.unlink(missing_ok=True)
 
     def _remove_created(self) -> None:
         for folder in reversed(self._created):
@@ -205,5 +237,7 @@ def _result_of(part: pl.DataFrame, position: WellName) -> WellResult:
 
 
 def _short(value: object) -> str:
-    text = str(value)
-    return f"{text[:12]}..." if re.fullmatch(r"[0-9a-f]{64}", text) else text
+    """A value of the provenance in a message: digests cut, one line."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
+        return f"{value[:12]}..."
+    return value if isinstance(value, str) and value.isprintable() else repr(value)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
 
-    from unidino_fast.config import Intensity, OnError
+    from unidino_fast.choices import Intensity, OnError
     from unidino_fast.engines import Embedder
     from unidino_fast.plate_model import Plate
 

@@ -9,11 +9,14 @@ import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from unidino_fast.errors import UsageError
+from unidino_fast.errors import PlateError, UsageError
 
 if TYPE_CHECKING:
     from unidino_fast.config import EmbedOptions
     from unidino_fast.plate_model import Field, Plate, Well
+
+
+_METADATA_PREFIX = "Metadata_"  # as in `results`, which stands above this module
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +101,16 @@ def plan_plate(plate: Plate, options: EmbedOptions, *, patch: int = 1) -> Plan:
         patch: patch edge of the backbone; suggested tiles are multiples of it.
 
     Raises:
-        UsageError: a channel does not exist, a tile does not fit a field, or a z plane is not there.
+        UsageError: a channel or a z plane does not exist, or a tile does not fit a field.
+        PlateError: a channel's name would make its features metadata.
     """
     channels = _chosen_channels(plate, options)
+    for label in channels:
+        if label.startswith(_METADATA_PREFIX):
+            raise PlateError(
+                f"channel {label!r} of plate {plate.name} starts with {_METADATA_PREFIX}, which"
+                " marks what is no feature: rename it in the plate, or leave it out by --channels"
+            )
     grid = TileGrid(options.tile, options.step)
     wells = []
     for well in plate.wells:
@@ -142,6 +152,9 @@ def _field_tasks(
     options: EmbedOptions,
     patch: int,
 ) -> list[FieldTask]:
+    labels = tuple(label for label in channels if label in field.channels)
+    if not labels:
+        return []
     name = f"{well.name}/{field.site}"
     size = f"{field.height} x {field.width} px"
     n_tiles = grid.n_tiles(field.height, field.width)
@@ -153,10 +166,8 @@ def _field_tasks(
         raise UsageError(f"tile {grid.tile} does not fit field {name} of {size}: {remedy}")
     if isinstance(options.z, int) and options.z >= field.length("z"):
         raise UsageError(
-            f"z plane {options.z} is not in field {name}: it has planes 0 to {field.length('z') - 1}"
+            f"z plane {options.z} is not in field {name}:"
+            f" it has planes 0 to {field.length('z') - 1}"
         )
-    labels = tuple(label for label in channels if label in field.channels)
-    if not labels:
-        return []
     indices = tuple(field.channels.index(label) for label in labels)
     return [FieldTask(field, time, indices, labels, n_tiles) for time in range(field.length("t"))]

@@ -16,7 +16,7 @@ from unidino_fast.errors import PixelError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unidino_fast.config import Intensity
+    from unidino_fast.choices import Intensity
 
 STRETCH = (0.1, 99.9)
 """Percentiles that the `percentile` intensity maps to 0 and 1."""
@@ -108,10 +108,9 @@ def _check_finite(planes: Tensor) -> None:
         return
     n_bad = planes.numel() - int(torch.isfinite(planes).sum())
     if n_bad:
-        raise PixelError(
-            f"{n_bad} of its {planes.numel()} pixels are NaN or infinite:"
-            " fill them before embedding"
-        )
+        share = n_bad / planes.numel()
+        amount = f"{share:.2%}" if share >= 1e-4 else f"{n_bad}"
+        raise PixelError(f"{amount} of its pixels are NaN or infinite: fill them before embedding")
 
 
 def _check_unit_range(planes: Tensor) -> None:

@@ -1,21 +1,23 @@
 """Executes reads: a field's stored chunks -> (C, Y, X) pixels in the stored dtype.
 
-Arrays are built from the metadata that `open_plate` has parsed; nothing is read twice. Blocks follow
-the chunks along channel and z, so each chunk of a field is decoded once and memory holds one field
-and one block.
+Arrays are built from the metadata that `open_plate` has parsed; nothing is read twice. Blocks
+follow the chunks along channel and z, so each chunk of a field is decoded once and memory holds one
+field and one block.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unidino_fast.errors import PixelError, first_line
+from unidino_fast.names import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from zarr import Array
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[Any]
 
+_MOST_CHUNKS = 1_000_000
+"""Chunks of one block (a channel's planes, as a rule): more is a lie or a mistake."""
+
 
 class FieldReader:
     """Reads fields of one plate; safe to use from several threads."""
@@ -32,7 +37,7 @@ class FieldReader:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def read(self, field: Field, *, time: int, channels: tuple[int, ...], z: str | int) -> Pixels:
+    def read(self, field: Field, *, time: int, channels: Sequence[int], z: str | int) -> Pixels:
         """Pixels (C, Y, X) of some channels in native byte order.
 
         Args:
@@ -43,15 +48,28 @@ class FieldReader:
                 stored dtype.
 
         Raises:
-            PixelError: a chunk cannot be read or decoded; names it.
+            PixelError: a chunk cannot be read or decoded (names it), or the field is too large for
+                this machine.
         """
         wanted = list(dict.fromkeys(channels))
+        _check_size(field, len(wanted), z)
+        try:
+            planes = self._read(field, time, wanted, z)
+        except MemoryError as error:
+            raise PixelError(
+                f"field {field.array_path} of {_size(field)} does not fit in memory"
+            ) from error
+        if wanted == list(channels):
+            return planes
+        return np.asarray(planes[[wanted.index(channel) for channel in channels]])
+
+    def _read(self, field: Field, time: int, wanted: list[int], z: str | int) -> Pixels:
         planes = np.empty((len(wanted), field.height, field.width), dtype=field.array.dtype)
         depth = range(field.length("z")) if isinstance(z, str) else range(z, z + 1)
         array = self._open(field)
         for block in _aligned(wanted, _chunk(field, "c")):
             total: Pixels | None = None
-            for part in _aligned(list(depth), _chunk(field, "z")):
+            for part in _aligned(depth, _chunk(field, "z")):
                 pixels = self._read_block(array, field, time, block, part)
                 total = _reduced(total, pixels, z)
             if total is None:
@@ -60,7 +78,7 @@ class FieldReader:
                 total = total / len(depth)
                 total = np.rint(total) if planes.dtype.kind in "iu" else total
             planes[[wanted.index(channel) for channel in block]] = total
-        return planes[[wanted.index(channel) for channel in channels]]
+        return planes
 
     def _open(self, field: Field) -> Array[Any]:
         """The zarr array, from metadata in hand."""
@@ -68,14 +86,19 @@ class FieldReader:
         from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
         from zarr.storage import StorePath
 
+        from unidino_fast.blosc_guard import guarded
+
         kind = ArrayV2Metadata if field.array.zarr_format == 2 else ArrayV3Metadata
+        document = dict(field.array.document)
+        if document.get("fill_value") is None:
+            document["fill_value"] = 0
         try:
-            metadata = kind.from_dict(dict(field.array.document))
+            metadata = kind.from_dict(guarded(document))
             place = StorePath(self._store, field.array_path)
             return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=place))
-        except (ValueError, TypeError, KeyError) as error:
+        except Exception as error:  # zarr's and numcodecs' parsers raise whatever they like
             raise PixelError(
-                f"array {field.array_path} cannot be opened: {first_line(error)}"
+                f"array {field.array_path} cannot be opened: {one_line(first_line(error))}"
             ) from error
 
     def _read_block(
@@ -92,30 +115,34 @@ class FieldReader:
         }
         selection = tuple(spans[axis] for axis in field.axes)
         try:
-            pixels = np.asarray(array[selection])
+            pixels: Pixels = np.asarray(array[selection])
+        except MemoryError:
+            raise
         except Exception as error:  # codecs and stores raise whatever they like
             key, reason = _faulty_chunk(array, field, selection) or (field.array_path, error)
             raise PixelError(
-                f"chunk {key} cannot be read ({first_line(reason)}): restore it from its source,"
-                " or leave its well out with --on-error skip"
+                f"chunk {key} cannot be read ({one_line(first_line(reason))}): restore it from its"
+                " source, or leave its well out with --on-error skip"
             ) from error
-        present = "".join(axis for axis in field.axes if axis in "tczyx")
-        order = [present.index(axis) for axis in "tczyx" if axis in present]
-        pixels = pixels.transpose(order)
+        pixels = pixels.transpose([field.axes.index(a) for a in "tczyx" if a in field.axes])
         for position, axis in enumerate("tcz"):
-            if axis not in present:
+            if axis not in field.axes:
                 pixels = np.expand_dims(pixels, position)
-        return pixels[0][[channel - channels[0] for channel in channels]]
+        block: Pixels = pixels[0]
+        if len(channels) < len(block):
+            block = block[[channel - channels[0] for channel in channels]]
+        return block
 
 
 def _reduced(total: Pixels | None, pixels: Pixels, z: str | int) -> Pixels:
     """Takes a block (C, Z, Y, X) into the projection so far (C, Y, X)."""
+    block: Pixels
     if z == "max":
         block = pixels.max(axis=1)
         return block if total is None else np.maximum(total, block)
     if z == "mean":
         block = pixels.sum(axis=1, dtype=np.float64)
-        return block if total is None else total + block
+        return block if total is None else np.add(total, block)
     return pixels[:, 0]
 
 
@@ -123,10 +150,41 @@ def _chunk(field: Field, axis: str) -> int:
     return field.array.chunks[field.axes.index(axis)] if axis in field.axes else 1
 
 
-def _aligned(indices: list[int], chunk: int) -> Iterator[list[int]]:
+def _aligned(indices: Sequence[int], chunk: int) -> Iterator[list[int]]:
     """Splits indices into runs that share a chunk along their axis."""
     for _, group in itertools.groupby(sorted(indices), key=lambda index: index // chunk):
         yield list(group)
+
+
+def _size(field: Field) -> str:
+    return f"{field.height} x {field.width} px"
+
+
+def _check_size(field: Field, n_channels: int, z: str | int) -> None:
+    """Refuses what cannot be meant, before anything is allocated."""
+    n_chunks = (-(-field.height // _chunk(field, "y")) + 1) * (
+        -(-field.width // _chunk(field, "x")) + 1
+    )
+    if n_chunks > _MOST_CHUNKS:
+        raise PixelError(
+            f"field {field.array_path} of {_size(field)} lies in {n_chunks} chunks a plane:"
+            f" at most {_MOST_CHUNKS} are read"
+        )
+    depth = min(_chunk(field, "z"), field.length("z")) if isinstance(z, str) else 1
+    planes = n_channels + min(_chunk(field, "c"), n_channels) * depth
+    n_bytes = planes * field.height * field.width * np.dtype(field.array.dtype).itemsize
+    if n_bytes > (memory := _memory_bytes()):
+        raise PixelError(
+            f"field {field.array_path} of {_size(field)} needs {n_bytes / 2**30:.0f} GiB to be"
+            f" read, but this machine has {memory / 2**30:.0f} GiB"
+        )
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not told by this system
+        return 2**48
 
 
 def _faulty_chunk(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -50,6 +50,16 @@ def feature_columns(frame: pl.DataFrame) -> list[str]:
     return [name for name in frame.columns if not name.startswith(METADATA_PREFIX)]
 
 
+def feature_series(names: Sequence[str], values: NDArray[Any]) -> list[pl.Series]:
+    """Feature columns, float32, of a matrix (rows, features) that is NaN where they are null."""
+    with np.errstate(over="ignore"):  # pycytominer's rule can leave the range of float32
+        columns = np.asarray(values.T, dtype=np.float32, order="C")  # (features, rows)
+    return [
+        pl.Series(name, column, nan_to_null=bool(np.isnan(column).any()))
+        for name, column in zip(names, columns, strict=True)
+    ]
+
+
 def fields_frame(
     wells: Sequence[WellResult],
     *,
@@ -68,40 +78,33 @@ def fields_frame(
         has_time: whether there is a `Metadata_Time` column.
     """
     rows = [(well.position, field) for well in wells for field in well.fields]
-    metadata: dict[str, list[object]] = {
-        "Metadata_Plate": [plate] * len(rows),
-        "Metadata_Well": [str(position) for position, _ in rows],
-        "Metadata_Row": [position.row_letters for position, _ in rows],
-        "Metadata_Column": [position.column for position, _ in rows],
-        "Metadata_Site": [field.site for _, field in rows],
-        "Metadata_Time": [field.time for _, field in rows],
-        "Metadata_n_fields": [1] * len(rows),
-        "Metadata_n_tiles": [field.n_tiles for _, field in rows],
-        "Metadata_n_tiles_dropped": [field.n_tiles_dropped for _, field in rows],
-    }
-    if not has_time:
-        del metadata["Metadata_Time"]
-    text = ("Metadata_Plate", "Metadata_Well", "Metadata_Row", "Metadata_Site")
-    columns = [
-        pl.Series(name, values, dtype=pl.String if name in text else pl.Int64)
-        for name, values in metadata.items()
+    fields = [field for _, field in rows]
+    metadata = [
+        pl.Series("Metadata_Plate", [plate] * len(rows), pl.String),
+        pl.Series("Metadata_Well", [str(position) for position, _ in rows], pl.String),
+        pl.Series("Metadata_Row", [position.row_letters for position, _ in rows], pl.String),
+        pl.Series("Metadata_Column", [position.column for position, _ in rows], pl.Int64),
+        pl.Series("Metadata_Site", [field.site for field in fields], pl.String),
+        pl.Series("Metadata_Time", [field.time for field in fields], pl.Int64),
+        pl.Series("Metadata_n_fields", [1] * len(rows), pl.Int64),
+        pl.Series("Metadata_n_tiles", [field.n_tiles for field in fields], pl.Int64),
+        pl.Series(
+            "Metadata_n_tiles_dropped", [field.n_tiles_dropped for field in fields], pl.Int64
+        ),
     ]
-    for channel in channels:
-        columns += _channel_columns(channel, [field for _, field in rows], dim)
-    return pl.DataFrame(columns)
+    if not has_time:
+        metadata = [column for column in metadata if column.name != "Metadata_Time"]
+    names = [f"{channel}_{index:03d}" for channel in channels for index in range(dim)]
+    features = feature_series(names, _feature_matrix(fields, channels, dim))
+    return pl.DataFrame([*metadata, *features])
 
 
-def _channel_columns(channel: str, fields: list[FieldResult], dim: int) -> list[pl.Series]:
-    """The D columns of one channel, null where a field lacks it."""
-    values = np.zeros((len(fields), dim), np.float32)
-    present = np.zeros(len(fields), bool)
+def _feature_matrix(
+    fields: Sequence[FieldResult], channels: Sequence[str], dim: int
+) -> NDArray[np.float32]:
+    """Features of all fields (fields, C * D), NaN where a field lacks a channel."""
+    values = np.full((len(fields), len(channels), dim), np.nan, np.float32)
+    places = {channel: place for place, channel in enumerate(channels)}
     for row, field in enumerate(fields):
-        if channel in field.labels:
-            values[row] = field.features[field.labels.index(channel)]
-            present[row] = True
-    absent = pl.Series(~present)
-    series = []
-    for index in range(dim):
-        column = pl.Series(f"{channel}_{index:03d}", values[:, index])
-        series.append(column if present.all() else column.set(absent, None))
-    return series
+        values[row, [places[label] for label in field.labels]] = field.features
+    return values.reshape(len(fields), len(channels) * dim)

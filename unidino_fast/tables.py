@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import re
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +17,19 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
+_SEPARATORS = (",", ";", "\t")
+_PANDAS_INDEX = re.compile(r"|Unnamed: 0|__index_level_\d+__")
+"""Names under which pandas writes its row numbers, which nobody means as data."""
+_CODE = r"^[+-]?(0\d|\d{19})"
+"""Digits that are a name: `007`, or more of them than a number holds."""
+
 
 def read_table(path: str | os.PathLike[str]) -> pl.DataFrame:
-    """A table from `.parquet`, `.csv`, `.csv.gz` or `.tsv`.
+    """A table from `.parquet`, or from text such as `.csv`, `.tsv`, `.csv.gz`.
+
+    Text is UTF-8, separated by commas, semicolons (with decimal commas) or tabs, as its first line
+    shows. A column is of numbers where each of its cells is one; codes such as `007` stay text. Row
+    numbers that pandas added are left out.
 
     Raises:
         TableError: the file is not there, or is no such table.
@@ -24,13 +37,21 @@ def read_table(path: str | os.PathLike[str]) -> pl.DataFrame:
     file = Path(path)
     try:
         if file.suffix.lower() in (".parquet", ".pq"):
-            return pl.read_parquet(file)
-        separator = "\t" if ".tsv" in file.name.lower() else ","
-        return pl.read_csv(file, separator=separator, infer_schema_length=None)
+            table = pl.read_parquet(file)
+        else:
+            table = _parse_text(_text_of(file))
     except FileNotFoundError:
         raise TableError(f"{file} does not exist: give a CSV or Parquet table") from None
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        raise TableError(f"{file} cannot be read as a table: {first_line(error)}") from error
+    except UnicodeDecodeError:
+        raise TableError(f"{file} is not UTF-8 text: save it as CSV (UTF-8) or Parquet") from None
+    except pl.exceptions.NoDataError:
+        raise TableError(f"{file} is empty: give a CSV or Parquet table") from None
+    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise TableError(
+            f"{file} cannot be read as a table ({reason}): give a CSV or Parquet table"
+        ) from error
+    return table.select(name for name in table.columns if not _PANDAS_INDEX.fullmatch(name))
 
 
 def write_table(
@@ -48,9 +69,51 @@ def write_table(
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{file.parent} cannot be made: {error.strerror}") from error
+        raise OutputError(
+            f"{file.parent} cannot be made ({error.strerror}): choose another --out"
+        ) from error
     if file.suffix.lower() == ".parquet":
         write_parquet(frame, file, provenance)
         return
     with atomic(file) as temporary:
         frame.write_csv(temporary)
+
+
+def _text_of(file: Path) -> str:
+    """A text file, unzipped if need be, without its byte order mark."""
+    data = file.read_bytes()
+    if data.startswith(b"\x1f\x8b"):
+        data = gzip.decompress(data)
+    if b"\0" in data:  # valid UTF-8, but never text: a workbook, UTF-16, an image
+        raise UnicodeDecodeError("utf-8", data, 0, 1, "zero byte")
+    return data.decode("utf-8-sig")
+
+
+def _parse_text(text: str) -> pl.DataFrame:
+    separator = _separator(text)
+    table = pl.read_csv(text.encode(), separator=separator, infer_schema=False)
+    return table.select(_typed(column, decimal_comma=separator == ";") for column in table)
+
+
+def _separator(text: str) -> str:
+    """The separator that the first line has most of, outside quotes."""
+    header = re.sub(r'"[^"]*"', "", text[: text.find("\n")])
+    return max(_SEPARATORS, key=header.count)
+
+
+def _typed(column: pl.Series, *, decimal_comma: bool) -> pl.Series:
+    """Text cells as integers, floats or booleans where all of them are such; else as they are."""
+    n_null = column.null_count()
+    if n_null == len(column) or column.str.contains(_CODE).any():
+        return column
+    integers = column.cast(pl.Int64, strict=False)
+    if integers.null_count() == n_null:
+        return integers
+    plain = column.str.replace(",", ".", literal=True) if decimal_comma else column
+    floats = plain.cast(pl.Float64, strict=False)
+    if floats.null_count() == n_null:
+        return floats
+    lower = column.str.to_lowercase()
+    if lower.drop_nulls().is_in(["true", "false"]).all():
+        return (lower == "true").alias(column.name)
+    return column

@@ -5,13 +5,13 @@ Letters: N tiles, P planes, T tile edge, D features.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
 import torch
 
 from unidino_fast.backbones import Backbone, open_backbone
-from unidino_fast.config import embed_options
+from unidino_fast.choices import EngineName, Intensity, PrecisionName
 from unidino_fast.engines.eager import EagerEngine, Precision
 from unidino_fast.errors import PixelError, UsageError
 from unidino_fast.preprocess import standardized, tiles_of
@@ -23,13 +23,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
 
-    from unidino_fast.config import Intensity
-
-ENGINES = ("auto", "eager")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+INTENSITIES = get_args(Intensity)
+ENGINES = get_args(EngineName)
+PRECISIONS = get_args(PrecisionName)
 _BATCH_SIZE = {"cpu": 16, "cuda": 256}
-
-EngineName = Literal["auto", "eager"]
 
 
 class Engine(Protocol):
@@ -148,7 +145,12 @@ class Embedder:
             UsageError: planes smaller than a tile, or an unknown intensity.
             PixelError: NaN, infinite or out-of-range pixels.
         """
-        options = embed_options(intensity=intensity, tile=self.tile, stride=stride)
+        step = self.tile if stride is None else stride
+        if intensity not in INTENSITIES or step < 1:
+            raise UsageError(
+                f"intensity {intensity!r}, stride {step}: use {', '.join(INTENSITIES)},"
+                " and a stride of 1 or more"
+            )
         pixels = torch.as_tensor(planes)
         if pixels.ndim != 3 or min(pixels.shape[1:]) < self.tile:
             raise UsageError(
@@ -157,8 +159,7 @@ class Embedder:
             )
         self.check_single_channel()
         blocks = (
-            tiles_of(plane[None], options.intensity, tile=self.tile, stride=options.step)[0]
-            for plane in pixels
+            tiles_of(plane[None], intensity, tile=self.tile, stride=step)[0] for plane in pixels
         )
         features = self.embed_stream(blocks)
         if not len(pixels):

@@ -1,7 +1,8 @@
-"""A `Storage` as a zarr-python store, so that pixels go the way of the metadata.
+"""Storages as zarr-python stores, in which an empty object is an error.
 
-zarr's own stores for zips and fsspec keep a second zip handle or network session, which they never
-close.
+zarr takes an empty shard, which an interrupted write leaves, for an absent one, and gives fill
+values. Its own stores for zips and fsspec keep a second zip handle or network session, which they
+never close: here pixels go the way of the metadata.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.storage import LocalStore
 
-from unidino_fast.storage import StorageFault
+from unidino_fast.storage.base import StorageFault
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -19,14 +21,37 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
-    from unidino_fast.storage import Storage
+    from unidino_fast.storage.base import Storage
+
+
+_EMPTY = "it is empty: its writing was interrupted"
+
+
+class FolderStore(LocalStore):
+    """A folder; read-only.
+
+    Raises:
+        OSError: on reading an empty object.
+    """
+
+    async def get(
+        self,
+        key: str,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        """Bytes of an object; None where it is absent."""
+        found = await super().get(key, prototype, byte_range)
+        if found is not None and len(found) == 0:
+            raise OSError(_EMPTY)
+        return found
 
 
 class StorageStore(Store):
     """Read-only; lists only where the storage can.
 
     Raises:
-        OSError: on reading an object that is there but cannot be read.
+        OSError: on reading an object that is empty, or there but unreadable.
     """
 
     supports_writes = False
@@ -53,6 +78,8 @@ class StorageStore(Store):
         found = await asyncio.to_thread(self._storage.read, key, *_span(byte_range))
         if isinstance(found, StorageFault):
             raise OSError(found.reason)
+        if found == b"":
+            raise OSError(_EMPTY)
         return None if found is None else prototype.buffer.from_bytes(found)
 
     async def get_partial_values(

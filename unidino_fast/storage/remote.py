@@ -1,27 +1,22 @@
-"""Plates behind a URL, through fsspec: nothing is listed, reads run concurrently and are tried again."""
+"""Plates behind a URL, by fsspec: nothing is listed, reads run side by side and are retried."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 import urllib.parse
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from unidino_fast.errors import PlateError, UsageError, first_line
-from unidino_fast.storage import (
-    ZIP_SUFFIXES,
-    ReadResult,
-    Stamp,
-    Storage,
-    StorageFault,
-    ZipStorage,
-    open_storage,
-)
+from unidino_fast.names import one_line
+from unidino_fast.storage.base import StorageFault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zarr.abc.store import Store as ZarrStore
+
+    from unidino_fast.storage.base import ReadResult, Stamp
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _CONCURRENT = 64
@@ -33,30 +28,11 @@ _FORBIDDEN_STATUS = (401, 403)
 _ZIP_BLOCK = 2**16
 
 
-def open_url(url: str) -> Storage:
-    """Opens a URL; one that ends in `.zip` or `.ozx` is read as a zip file, by ranges.
-
-    Raises:
-        PlateError: it cannot be opened.
-        UsageError: the protocol needs a package that is not installed, or is unknown.
-    """
-    protocol = url.split("://", 1)[0].lower()
-    file_system, path = _file_system(url, protocol)
-    bare = url.split("?")[0]
-    if not bare.lower().endswith(ZIP_SUFFIXES):
-        return RemoteStorage(file_system, path, location=url)
-    try:
-        file = file_system.open(path, block_size=_ZIP_BLOCK, cache_type="readahead")
-    except Exception as error:  # each protocol's client has exceptions of its own
-        raise PlateError(f"{url} cannot be opened: {first_line(error)}") from error
-    return ZipStorage(lambda: file, location=url, is_remote=True)
-
-
 class RemoteStorage:
     """Objects below a URL.
 
-    Some stores answer 403 to a key that does not exist (S3 buckets without the right to list). Where
-    one object was read and a key that cannot exist is forbidden too, forbidden means absent.
+    Some stores answer 403 to a key that does not exist (S3 buckets without the right to list).
+    Where one object was read and a key that cannot exist is forbidden too, forbidden means absent.
     """
 
     is_remote = True
@@ -69,9 +45,6 @@ class RemoteStorage:
         self._root, self._query = root.rstrip("/"), mark + query
         self._has_read = False
         self._forbidden_is_absent: bool | None = None
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return open_storage, (self.location,)
 
     def read(self, key: str, start: int | None = None, stop: int | None = None) -> ReadResult:
         """See `Storage`."""
@@ -91,7 +64,7 @@ class RemoteStorage:
 
     def zarr_store(self) -> ZarrStore:
         """See `Storage`."""
-        from unidino_fast.zarr_store import StorageStore
+        from unidino_fast.storage.zarr_store import StorageStore
 
         return StorageStore(self)
 
@@ -159,9 +132,16 @@ class RemoteStorage:
         return None
 
 
-def _file_system(url: str, protocol: str) -> tuple[Any, str]:
+def file_system_of(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL, and the path in it.
+
+    Raises:
+        PlateError: it cannot be opened.
+        UsageError: the protocol needs a package that is not installed, or is unknown.
+    """
     import fsspec
 
+    protocol = url.split("://", 1)[0].lower()
     if protocol not in fsspec.available_protocols():
         raise UsageError(f"{url} has an unknown protocol {protocol!r}: use https, s3 or gs")
     try:
@@ -172,8 +152,21 @@ def _file_system(url: str, protocol: str) -> tuple[Any, str]:
         remedy = f"pip install 'unidino_fast[{extra}]'" if extra else first_line(error)
         raise UsageError(f"{protocol}:// needs a package that is not here: {remedy}") from error
     except Exception as error:  # each protocol's client has exceptions of its own
-        raise PlateError(f"{url} cannot be opened: {first_line(error)}") from error
+        raise PlateError(f"{url} cannot be opened: {one_line(first_line(error))}") from error
     return file_system, str(path)
+
+
+def open_file(file_system: Any, path: str, url: str) -> IO[bytes]:
+    """A remote file, read by ranges.
+
+    Raises:
+        PlateError: it cannot be opened.
+    """
+    try:
+        file: IO[bytes] = file_system.open(path, block_size=_ZIP_BLOCK, cache_type="readahead")
+    except Exception as error:  # each protocol's client has exceptions of its own
+        raise PlateError(f"{url} cannot be opened: {one_line(first_line(error))}") from error
+    return file
 
 
 def _options(protocol: str) -> dict[str, Any]:

@@ -1,0 +1,129 @@
+"""Imports point one way and cost little: read from the syntax tree and from processes."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "unidino_fast"
+
+# From the bottom up: a module imports only from lines above its own, or from its own package.
+LAYERS = """
+_version errors choices
+names config
+storage
+documents ngff
+plate_model
+mosaic
+plate
+planning
+reading
+kernels
+ops
+preprocess
+backbones
+engines
+clock files results
+query tables
+platemap profiles
+provenance embedding output
+pipeline
+evaluation
+writing
+convert simulate
+info console
+embed_command demo
+cli
+__main__
+""".split("\n")
+RANKS = {name: rank for rank, line in enumerate(LAYERS) for name in line.split()}
+
+
+def module_of(path: Path) -> str:
+    """First name below the package: `plate` of `plate.py`, `engines` of `engines/eager.py`."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Full names of everything that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield f"{node.module}"
+            if node.module == "unidino_fast":
+                yield from (f"unidino_fast.{alias.name}" for alias in node.names)
+
+
+def sources() -> list[Path]:
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py"] + [
+        path for path in sorted(PACKAGE.glob("*/__init__.py"))
+    ]
+
+
+def test_every_module_has_its_place() -> None:
+    assert {module_of(path) for path in sources()} == set(RANKS)
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    own = module_of(path)
+    for name in imported(path):
+        parts = name.split(".")
+        assert parts[0] not in ("kernels", "training", "benchmarks"), f"{path}: bare {name}"
+        if parts[0] == "unidino_fast" and len(parts) > 1 and parts[1] != own:
+            assert RANKS[parts[1]] < RANKS[own], f"{path} imports {name}, which stands above it"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "kernels").glob("*.py")), ids=lambda p: p.name)
+def test_kernels_import_torch_and_triton_alone(path: Path) -> None:
+    allowed = {"__future__", "typing", "collections", "torch", "triton"}
+    for name in imported(path):
+        assert name.split(".")[0] in allowed or name.startswith("unidino_fast.kernels")
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, unidino_fast, unidino_fast.cli;"
+        "heavy = {'torch', 'dask', 'distributed', 'triton', 'tensorrt', 'timm', 'zarr', 'polars',"
+        " 'numpy', 'sklearn', 'pydantic'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    assert python(code).strip() == "[]"
+
+
+def test_every_public_name_loads() -> None:
+    code = "import unidino_fast as uf; [getattr(uf, name) for name in uf.__all__]; print(dir(uf))"
+    assert "open_plate" in python(code)
+
+
+def test_engines_need_only_what_a_bare_gpu_machine_has() -> None:
+    """No zarr, polars, dask, typer or pydantic there; see the design notes on devices."""
+    code = """
+import sys
+absent = ["zarr", "numcodecs", "dask", "distributed", "polars", "typer", "pydantic", "fsspec",
+          "ome_zarr_models", "rich", "pyarrow"]
+for name in absent:
+    sys.modules[name] = None
+import numpy as np
+from unidino_fast.engines import load_backbone
+model = load_backbone("random:0", device="cpu")
+print(model.embed_planes(np.ones((1, 224, 224), np.uint16)).shape)
+"""
+    assert python(code).strip() == "(1, 384)"

@@ -1,0 +1,337 @@
+"""Pixels equal those written, whatever the layout; chunks are fetched once; faults are named."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from zarr.storage import WrapperStore
+
+from unidino_fast.errors import PixelError
+from unidino_fast.plate import open_plate
+from unidino_fast.reading import FieldReader
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import ModuleType
+
+V3 = {"zarr_format": 3, "ngff": "0.5"}
+AXES = ["yx", "cyx", "zyx", "tyx", "czyx", "tcyx", "tzyx", "zcyx", "tczyx", "ctzyx", "cztyx"]
+LAYOUTS: dict[str, dict[str, Any]] = {
+    **{f"axes-{axes}": {"axes": axes} for axes in AXES},
+    **{f"v3-axes-{axes}": {**V3, "axes": axes} for axes in ("yx", "zyx", "tczyx", "zcyx")},
+    **{f"dtype-{d}": {"dtype": d} for d in ("|u1", "<i2", "<u4", "<f4", ">u2", ">i2", ">u4", ">f4")},
+    **{f"v3-dtype-{d}": {**V3, "dtype": d} for d in ("|u1", "<i2", "<u4", "<f4", ">u2", ">f4")},
+    **{
+        f"codec-{codec}": {"codec": codec}
+        for codec in (
+            "blosc-lz4-shuffle", "blosc-lz4-bitshuffle", "blosc-lz4-noshuffle", "blosc-zstd-shuffle",
+            "blosc-zlib-shuffle", "zstd", "gzip", "zlib", "none",
+        )
+    },
+    **{
+        f"v3-codec-{codec}": {**V3, "codec": codec}
+        for codec in ("blosc-lz4-shuffle", "blosc-lz4-bitshuffle", "blosc-zstd-shuffle", "zstd", "gzip", "none")
+    },
+    "v3-crc32c": {**V3, "codec": "zstd", "crc32c": True},
+    "dots": {"separator": "."},
+    "v3-dots": {**V3, "separator": "."},
+    "v3-v2-keys": {**V3, "v2_keys": True, "separator": "."},
+    "v3-v2-keys-slash": {**V3, "v2_keys": True},
+    "order-F": {"order": "F", "codec": "none", "axes": "czyx"},
+    "order-F-blosc": {"order": "F", "chunks": (2, 20, 30)},
+    "all-channels": {"chunks": (3, 45, 51)},
+    "straddling": {"sizes": {"c": 5}, "axes": "czyx", "chunks": (2, 1, 32, 32), "labels": None},
+    "v3-straddling": {**V3, "sizes": {"c": 5}, "axes": "czyx", "chunks": (2, 3, 16, 51), "labels": None},
+    "z-chunks": {"axes": "czyx", "chunks": (1, 3, 45, 51)},
+    "t-chunks": {"axes": "tcyx", "chunks": (2, 3, 16, 17)},
+    "edge-chunks": {"chunks": (1, 16, 50)},
+    "chunks-beyond": {"sizes": {"y": 7, "x": 5}, "chunks": (1, 7, 5)},
+    "prime": {"sizes": {"c": 1, "y": 13, "x": 7}, "chunks": (1, 5, 3), "labels": ("DNA",)},
+    "one-pixel": {"sizes": {"c": 1, "y": 1, "x": 1}, "labels": ("DNA",)},
+    "absent": {"chunks": (1, 20, 51), "absent": ((0, 0, 0), (2, 1, 0))},
+    "absent-fill-7": {"chunks": (1, 20, 51), "absent": ((1, 2, 0),), "fill_value": 7},
+    "absent-null": {"chunks": (1, 20, 51), "absent": ((1, 2, 0),), "fill_value": None},
+    "v3-absent": {**V3, "absent": ((1, 0, 0),), "fill_value": 3},
+    "v3-absent-null": {**V3, "absent": ((1, 0, 0),), "fill_value": None},
+    "absent-float": {"dtype": "<f4", "absent": ((0, 0, 0),), "fill_value": 0.5},
+    "v3-shards": {**V3, "chunks": (1, 16, 17), "shards": (3, 48, 51)},
+    "v3-shard-a-plane": {**V3, "chunks": (1, 15, 17), "shards": (1, 45, 51), "crc32c": True},
+    "v3-shards-z": {**V3, "axes": "czyx", "chunks": (1, 2, 32, 32), "shards": (2, 4, 64, 64)},
+    "v3-shards-absent": {
+        **V3, "chunks": (1, 16, 17), "shards": (1, 48, 51), "absent": ((2, 0, 0),), "fill_value": 9,
+    },
+    "dataset-s0": {"dataset": "s0", "n_datasets": 3},
+    "dataset-nested": {"dataset": "scale0/image"},
+}  # fmt: skip
+
+
+def projected(pixels: np.ndarray, axes: str, time: int, z: str | int) -> np.ndarray:
+    """(C, Y, X) by loops over whole planes."""
+    for position, axis in enumerate("tcz"):
+        if axis not in axes:
+            pixels, axes = np.expand_dims(pixels, 0), axis + axes
+        del position
+    ordered = pixels.transpose([axes.index(axis) for axis in "tczyx"])[time]
+    planes = []
+    for channel in ordered:
+        if isinstance(z, int):
+            planes.append(channel[z])
+            continue
+        total = channel[0].astype(np.float64)
+        for plane in channel[1:]:
+            total = np.maximum(total, plane) if z == "max" else total + plane
+        if z == "mean":
+            total = total / len(channel)
+            total = np.rint(total) if pixels.dtype.kind in "iu" else total
+        planes.append(total.astype(pixels.dtype))
+    return np.stack(planes)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_pixels_equal_those_written(name: str, plates: ModuleType, tmp_path: Path) -> None:
+    layout = plates.Layout(**LAYOUTS[name])
+    written = plates.write_plate(tmp_path / "p.zarr", {"A/1": ["0"]}, layout)["A/1/0"]
+    plate = open_plate(tmp_path / "p.zarr")
+    [field] = plate.fields
+    reader = FieldReader(plate.storage.zarr_store())
+    channels = tuple(range(field.length("c")))
+    for time in range(field.length("t")):
+        for z in ("max", "mean", field.length("z") - 1):
+            read = reader.read(field, time=time, channels=channels, z=z)
+            assert read.dtype == written.dtype
+            assert read.dtype.isnative
+            np.testing.assert_array_equal(read, projected(written, layout.axes, time, z))
+
+
+def test_channels_come_in_the_order_asked_for(plates: ModuleType, tmp_path: Path) -> None:
+    written = plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, sizes={"c": 6}, chunks=(4, 20, 51),
+                                 labels=None)["A/1/0"]  # fmt: skip
+    plate = open_plate(tmp_path / "p")
+    reader = FieldReader(plate.storage.zarr_store())
+    for wanted in ((5, 0), (2,), (0, 0, 3), (3, 1, 5, 1)):
+        read = reader.read(plate.fields[0], time=0, channels=wanted, z="max")
+        np.testing.assert_array_equal(read, written[list(wanted)])
+
+
+class CountingStore(WrapperStore):
+    """Counts reads by key and span."""
+
+    def __init__(self, store: Any) -> None:
+        super().__init__(store)
+        self.counts: dict[tuple[str, str], int] = {}
+        self.lock = threading.Lock()
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        with self.lock:
+            read = (key, str(byte_range))
+            self.counts[read] = self.counts.get(read, 0) + 1
+        return await super().get(key, prototype, byte_range)
+
+
+COUNTED = [
+    "axes-tczyx", "straddling", "v3-straddling", "all-channels", "z-chunks", "edge-chunks", "absent",
+    "v3-axes-zyx", "order-F-blosc",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_each_chunk_is_fetched_once_and_metadata_never(
+    name: str, plates: ModuleType, tmp_path: Path
+) -> None:
+    layout = plates.Layout(**LAYOUTS[name])
+    plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, layout)
+    plate = open_plate(tmp_path / "p")
+    [field] = plate.fields
+    store = CountingStore(plate.storage.zarr_store())
+    reader = FieldReader(store)
+    for time in range(field.length("t")):
+        reader.read(field, time=time, channels=tuple(range(field.length("c"))), z="max")
+    expected = {f"{field.array_path}/{key}": 1 for key in plates.chunk_keys(layout)}
+    assert {key: count for (key, _), count in store.counts.items()} == expected
+
+
+def test_each_chunk_of_a_shard_is_fetched_once(plates: ModuleType, tmp_path: Path) -> None:
+    """Of the shard's index, one copy a block is read: it is small."""
+    layout = plates.Layout(**V3, chunks=(1, 16, 17), shards=(3, 48, 51))
+    plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, layout)
+    plate = open_plate(tmp_path / "p")
+    store = CountingStore(plate.storage.zarr_store())
+    FieldReader(store).read(plate.fields[0], time=0, channels=(0, 1, 2), z="max")
+    spans = {span: n for (_, span), n in store.counts.items() if span.startswith("RangeByte")}
+    assert len(spans) == 3 * 3 * 3
+    assert set(spans.values()) == {1}
+    others = [n for (_, span), n in store.counts.items() if not span.startswith("RangeByte")]
+    assert others == [3]
+
+
+def test_only_the_chunks_asked_for_are_fetched(plates: ModuleType, tmp_path: Path) -> None:
+    plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, axes="tczyx")
+    plate = open_plate(tmp_path / "p")
+    store = CountingStore(plate.storage.zarr_store())
+    FieldReader(store).read(plate.fields[0], time=1, channels=(2,), z=3)
+    assert [key for key, _ in store.counts] == ["A/1/0/0/1/2/3/0/0"]
+
+
+BROKEN: dict[str, dict[str, Any]] = {
+    "blosc": {"codec": "blosc-lz4-shuffle"},
+    "blosc-zstd": {},
+    "zstd": {"codec": "zstd"},
+    "gzip": {"codec": "gzip"},
+    "zlib": {"codec": "zlib"},
+    "none": {"codec": "none"},
+    "v3-blosc": {**V3},
+    "v3-none": {**V3, "codec": "none"},
+    "v3-crc32c": {**V3, "codec": "none", "crc32c": True},
+    "v3-shard": {**V3, "codec": "zstd", "chunks": (1, 15, 17), "shards": (1, 45, 51)},
+}
+
+
+def reader_error(root: Path) -> str:
+    plate = open_plate(root)
+    reader = FieldReader(plate.storage.zarr_store())
+    with pytest.raises(PixelError) as caught:
+        reader.read(plate.fields[0], time=0, channels=(0, 1, 2), z="max")
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "short"])
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_chunk_is_named(
+    name: str, damage: str, plates: ModuleType, tmp_path: Path
+) -> None:
+    layout = plates.Layout(**BROKEN[name])
+    plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, layout)
+    key = f"A/1/0/0/{plates.chunk_key(layout, (1, 0, 0))}"
+    chunk = tmp_path / "p" / key
+    data = chunk.read_bytes()
+    noise = np.random.default_rng(0).bytes(len(data) - 1)
+    broken = {"truncated": data[: len(data) // 2], "empty": b"", "garbage": noise, "short": data[:3]}
+    chunk.write_bytes(broken[damage])
+    assert reader_error(tmp_path / "p").startswith(f"chunk {key} cannot be read (")
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_flipped_bit_is_found_by_its_checksum(
+    sharded: bool, plates: ModuleType, tmp_path: Path
+) -> None:
+    shards = (1, 45, 51) if sharded else None
+    layout = plates.Layout(**V3, codec="none", crc32c=True, shards=shards, chunks=(1, 45, 51))
+    plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, layout)
+    chunk = tmp_path / "p/A/1/0/0/c/2/0/0"
+    data = bytearray(chunk.read_bytes())
+    data[100] ^= 1
+    chunk.write_bytes(data)
+    message = reader_error(tmp_path / "p")
+    assert "chunk A/1/0/0/c/2/0/0 cannot be read" in message
+    assert "checksum" in message.lower()
+
+
+def test_a_chunk_that_is_a_folder_or_unreadable(plates: ModuleType, tmp_path: Path) -> None:
+    plates.write_plate(tmp_path / "p", {"A/1": ["0"]})
+    chunk = tmp_path / "p/A/1/0/0/1/0/0"
+    chunk.unlink()
+    chunk.symlink_to(chunk)  # a loop: an error that is neither "absent" nor a matter of rights
+    assert "chunk A/1/0/0/1/0/0 cannot be read" in reader_error(tmp_path / "p")
+
+
+def test_an_unknown_codec_is_one_line(plates: ModuleType, tmp_path: Path) -> None:
+    plates.write_plate(tmp_path / "p", {"A/1": ["0"]})
+    plates.edit_json(
+        tmp_path / "p/A/1/0/0/.zarray", lambda d: d.update(compressor={"id": "jpeg\nxl"})
+    )
+    assert "array A/1/0/0 cannot be opened" in reader_error(tmp_path / "p")
+    plates.write_plate(tmp_path / "q", {"A/1": ["0"]}, **V3)
+    plates.edit_json(
+        tmp_path / "q/A/1/0/0/zarr.json", lambda d: d["codecs"].append({"name": "jpegxl"})
+    )
+    assert "array A/1/0/0 cannot be opened" in reader_error(tmp_path / "q")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fill_value": "many"}, {"fill_value": -1}, {"fill_value": [1]}, {"order": "Z"},
+        {"filters": [{"id": "none such"}]}, {"filters": 3}, {"dimension_separator": "/../"},
+        {"compressor": {"id": 3}},
+    ],
+)  # fmt: skip
+def test_array_metadata_that_zarr_refuses(
+    change: dict[str, Any], plates: ModuleType, tmp_path: Path
+) -> None:
+    plates.write_plate(tmp_path / "p", {"A/1": ["0"]})
+    plates.edit_json(tmp_path / "p/A/1/0/0/.zarray", lambda d: d.update(change))
+    assert "A/1/0/0" in reader_error(tmp_path / "p")
+
+
+@pytest.mark.parametrize(
+    ("zarr_format", "change"),
+    [
+        (2, {"shape": [3, 10**12, 10**12]}),
+        (2, {"shape": [3, 10**6, 10**6], "chunks": [1, 10**6, 10**6]}),
+        (2, {"shape": [3, 10**4, 10**4], "chunks": [1, 1, 1]}),
+        (2, {"chunks": [1, 10**12, 10**12]}),
+        (3, {"shape": [3, 10**12, 10**12]}),
+        (3, {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, 10**12, 99]}}}),
+    ],
+)
+def test_absurd_sizes_are_refused_not_allocated(
+    zarr_format: int, change: dict[str, Any], plates: ModuleType, tmp_path: Path
+) -> None:
+    ngff = {2: "0.4", 3: "0.5"}[zarr_format]
+    plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, zarr_format=zarr_format, ngff=ngff)
+    name = {2: ".zarray", 3: "zarr.json"}[zarr_format]
+    plates.edit_json(tmp_path / f"p/A/1/0/0/{name}", lambda d: d.update(change))
+    assert "A/1/0/0" in reader_error(tmp_path / "p")
+
+
+def test_memory_that_runs_out_is_one_line(
+    plates: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plates.write_plate(tmp_path / "p", {"A/1": ["0"]})
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(np, "empty", full)
+    assert "field A/1/0/0 of 45 x 51 px does not fit in memory" in reader_error(tmp_path / "p")
+
+
+def test_one_reader_serves_several_threads(plates: ModuleType, tmp_path: Path) -> None:
+    wells = {f"A/{column}": ["0", "1"] for column in range(1, 7)}
+    written = plates.write_plate(tmp_path / "p", wells, chunks=(1, 16, 16))
+    plate = open_plate(tmp_path / "p")
+    reader = FieldReader(plate.storage.zarr_store())
+    fields = list(plate.fields) * 3
+
+    with ThreadPoolExecutor(4) as pool:
+        read = pool.map(
+            lambda field: reader.read(field, time=0, channels=(0, 1, 2), z="max"), fields
+        )
+        for field, pixels in zip(fields, read, strict=True):
+            np.testing.assert_array_equal(pixels, written[field.array_path.removesuffix("/0")])
+
+
+def test_one_block_is_in_memory_at_a_time(plates: ModuleType, tmp_path: Path) -> None:
+    """A stack of 20 planes a channel needs its two planes of pixels, not its forty of z."""
+    import tracemalloc
+
+    sizes = {"c": 2, "z": 20, "y": 256, "x": 256}
+    plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, axes="czyx", sizes=sizes, labels=None,
+                       codec="none")  # fmt: skip
+    plate = open_plate(tmp_path / "p")
+    reader = FieldReader(plate.storage.zarr_store())
+    reader.read(plate.fields[0], time=0, channels=(0,), z=0)
+    plane = 256 * 256 * 2
+    tracemalloc.start()
+    try:
+        reader.read(plate.fields[0], time=0, channels=(0, 1), z="max")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * plane
