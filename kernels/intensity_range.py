@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,12 +30,12 @@ def intensity_range_reference(planes: Tensor, percentiles: tuple[float, ...]) ->
     """
     last = planes[0].numel() - 1
     places = [percentile / 100 * last for percentile in percentiles]
-    ranks = [rank for place in places for rank in (math.floor(place), math.ceil(place))]
+    ranks = [rank for place in places for rank in (int(place), min(int(place) + 1, last))]
     select = order_statistics_counted if planes.dtype in _COUNTED else order_statistics_sorted
     ordered = torch.stack([select(plane, ranks) for plane in planes])  # (P, 2 Q)
     low, high = ordered[:, 0::2], ordered[:, 1::2]
     share = torch.tensor(
-        [place - math.floor(place) for place in places], dtype=torch.float64, device=planes.device
+        [place - int(place) for place in places], dtype=torch.float64, device=planes.device
     )
     # numpy starts from the nearer end, so that neither end is missed by rounding
     step = high - low

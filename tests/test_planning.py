@@ -4,8 +4,8 @@ import pytest
 
 from unidino_fast.config import EmbedOptions
 from unidino_fast.errors import PlateError, UsageError
-from unidino_fast.plate import open_plate
 from unidino_fast.planning import TileGrid, plan_plate
+from unidino_fast.plate import open_plate
 from unidino_fast.simulate import simulate_plate
 
 

@@ -273,6 +273,11 @@ class TestNormalize:
         assert found["DNA_003"].to_list() == [0] * 48
         assert caplog.messages == ["1 feature has no spread on p and was set to 0: DNA_003"]
 
+    def test_no_spread_leaves_null_what_is_null(self):
+        values = [None, 2.0, 2.0, None]
+        table = pl.DataFrame({"Metadata_Plate": ["p"] * 4, "x_000": values})
+        assert normalize(table)["x_000"].to_list() == [None, 0, 0, None]
+
     def test_one_well_is_all_zeros(self):
         found, neutralised = normalize_with_report(wells_table(1))
         assert found.select(feature_columns(found)).to_numpy().tolist() == [[0] * 7]

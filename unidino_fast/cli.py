@@ -124,10 +124,10 @@ def convert(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make an OME-Zarr plate of microscope images.
+    r"""Make an OME-Zarr plate of microscope images.
 
-    Harmony/Opera, ImageXpress and Cell Painting Gallery files are recognised by themselves; for all
-    others give a pattern, such as --pattern '(?P<well>[A-P]\\d\\d)_s(?P<site>\\d)_(?P<channel>\\w+)'.
+    Harmony/Opera, ImageXpress and Cell Painting Gallery files are recognised by themselves; for
+    others give a pattern: --pattern '(?P<well>[A-P]\d\d)_s(?P<site>\d)_(?P<channel>\w+)'.
     """
     from dataclasses import asdict
 

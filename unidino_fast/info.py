@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
     from unidino_fast.plate_model import Field, Plate
 
-_METADATA_FILES = (".zarray", ".zattrs", ".zgroup", ".zmetadata", "zarr.json")
+_CHUNK_KEY = re.compile(r"(c[/.])?[0-9]+([/.][0-9]+)*")
+_MOST_LINES = 10
 _GRID = TileGrid(224, 224)
 
 
@@ -85,35 +87,39 @@ def validate(plate: Plate) -> str | None:
 def render(facts: dict[str, Any]) -> str:
     """The facts as lines for a person."""
     low, high = facts["fields_per_well"]
-    size = facts["pixel_size_um"]
-    stored = facts["stored_bytes"]
-    absent = facts["absent_chunks"]
+    size, stored, absent = facts["pixel_size_um"], facts["stored_bytes"], facts["absent_chunks"]
+    rows, columns = _span(facts["rows"]), _span(facts["columns"])
+    per_well = low if low == high else f"{low} to {high}"
+    chunks = f"{_several(facts['chunks'], ' x ')} ({_several(facts['axes'])})"
+    on_disk = "" if stored is None else f", {_bytes(stored)} stored"
     lines = [
         ("plate", f"{facts['name']}  ({_version(facts)})"),
-        ("wells", f"{facts['n_wells']}  (rows {_span(facts['rows'])}, columns {_span(facts['columns'])})"),
-        ("fields", f"{facts['n_fields']}  ({low if low == high else f'{low} to {high}'} a well)"),
+        ("wells", f"{facts['n_wells']}  (rows {rows}, columns {columns})"),
+        ("fields", f"{facts['n_fields']}  ({per_well} a well)"),
         ("channels", f"{len(facts['channels'])}  ({', '.join(facts['channels'])})"),
         ("image", f"{_several(facts['image_size'], ' x ')} px, {_several(facts['dtype'])}"),
         ("pixel size", "unknown" if size is None else f"{size:g} um"),
         ("z planes", _several(facts["n_z"])),
         ("time points", _several(facts["n_timepoints"])),
         ("tiles", f"{_several(facts['tiles_per_field'])} of 224 px a field and channel"),
-        ("chunks", f"{_several(facts['chunks'], ' x ')} ({_several(facts['axes'])}), {_several(facts['codec'])}"),
+        ("chunks", f"{chunks}, {_several(facts['codec'])}"),
         ("shards", _several(facts["shards"], " x ")),
-        ("bytes", f"{_bytes(facts['pixel_bytes'])} of pixels" + ("" if stored is None else f", {_bytes(stored)} stored")),
-    ]  # fmt: skip
+        ("bytes", f"{_bytes(facts['pixel_bytes'])} of pixels{on_disk}"),
+    ]
     hidden = {"z planes": facts["n_z"] == [1], "time points": facts["n_timepoints"] == [1]}
     hidden["shards"] = not facts["shards"]
-    text = [f"{name:<12} {value}" for name, value in lines if not hidden.get(name)]
     if absent:
-        text.append(
-            f"{'absent':<12} {absent} of {facts['n_chunks']} chunks (they read as the fill value)"
-        )
-    text += [f"{'missing':<12} {line}" for line in facts["missing"]]
-    text += [f"{'warning':<12} {line}" for line in facts["warnings"]]
+        stored_parts = "shards" if facts["shards"] else "chunks"
+        of_all = f"{absent} of {facts['n_chunks']} {stored_parts}"
+        lines.append(("absent", f"{of_all} (they read as the fill value)"))
+    for kind in ("missing", "warnings"):
+        found = facts[kind]
+        lines += [(kind.removesuffix("s"), line) for line in found[:_MOST_LINES]]
+        if len(found) > _MOST_LINES:
+            lines.append(("", f"and {len(found) - _MOST_LINES} more: --json lists them all"))
     if not (absent or facts["missing"] or facts["warnings"]):
-        text.append(f"{'sound':<12} nothing is missing or odd")
-    return "\n".join(text)
+        lines.append(("sound", "nothing is missing or odd"))
+    return "\n".join(f"{name:<12} {value}" for name, value in lines if not hidden.get(name))
 
 
 def _stored(plate: Plate) -> tuple[int | None, int | None, int]:
@@ -127,7 +133,7 @@ def _stored(plate: Plate) -> tuple[int | None, int | None, int]:
         stamps = plate.storage.stamps(path)
         if stamps is None:
             return None, None, n_chunks
-        sizes = [size for key, size, _ in stamps if key.rsplit("/", 1)[-1] not in _METADATA_FILES]
+        sizes = [size for key, size, _ in stamps if _CHUNK_KEY.fullmatch(key, len(path) + 1)]
         n_bytes += sum(sizes)
         n_found += len(sizes)
     return n_bytes, max(n_chunks - n_found, 0), n_chunks

@@ -318,6 +318,8 @@ def _array_v3(document: dict[str, Any]) -> ArrayFacts:
     chunks = _sizes(document["chunk_grid"]["configuration"]["chunk_shape"])
     shards = None
     codecs = document["codecs"]
+    if not isinstance(codecs, list) or not codecs:
+        raise ValueError("it lists no codecs")
     names: list[str] = []
     for codec in codecs:
         if codec["name"] == "sharding_indexed":

@@ -150,7 +150,7 @@ class OutputFolder:
             document = json.loads(self.manifest.read_bytes())
             made_by = document["format"]
             held = {group: dict(document["provenance"][group]) for group in _DECIDING}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise OutputError(
                 f"{self.manifest} cannot be read: use --overwrite or another --out"
             ) from None
@@ -171,7 +171,7 @@ class OutputFolder:
 
     def _make_folders(self) -> None:
         for folder in (*reversed(self.path.parents), self.path, self.parts):
-            if not folder.exists():
+            if not folder.is_dir():
                 folder.mkdir(exist_ok=True)
                 self._created.append(folder)
 

@@ -78,7 +78,7 @@ def tiles_with_signal(plane: Tensor, *, tile: int, stride: int) -> Tensor:
     above = (
         (plane.to(torch.float32) > 0).unfold(0, tile, stride).unfold(1, tile, stride).flatten(0, 1)
     )  # (N, T, T)
-    # in integers: 0.01 * 70 * 70 is 49.00000000000001, and a tile of exactly 1 % is kept
+    # in integers: exactly 1 % is kept, but 0.01 * 70 * 70 is 49.00000000000001
     keep = 100 * above.flatten(1).sum(dim=1) >= EMPTY_PERCENT * tile * tile
     if not bool(keep.any()):
         keep[len(keep) // 2] = True
@@ -88,19 +88,14 @@ def tiles_with_signal(plane: Tensor, *, tile: int, stride: int) -> Tensor:
 def standardized(tiles: Tensor) -> Tensor:
     """Each tile to zero mean and unit variance; a constant tile to zeros.
 
-    Mean and variance are float64: the float32 mean of a constant tile misses the constant by a
-    rounding, and next to a variance of zero that rounding would become a signal.
-
     Args:
         tiles: (N, T, T) float32.
 
     Source: the per-image normalisation of MorphEm (CHAMMI-75).
     """
-    variance, mean = torch.var_mean(
-        tiles.to(torch.float64), dim=(-2, -1), correction=0, keepdim=True
-    )
-    scale = torch.rsqrt(variance + _STANDARDIZE_EPSILON).to(torch.float32)
-    return (tiles - mean.to(torch.float32)) * scale
+    # Welford's sums, which torch uses, find the mean of a constant tile exactly
+    variance, mean = torch.var_mean(tiles, dim=(-2, -1), correction=0, keepdim=True)
+    return (tiles - mean) * torch.rsqrt(variance + _STANDARDIZE_EPSILON)
 
 
 def _check_finite(planes: Tensor) -> None:

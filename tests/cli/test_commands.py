@@ -166,7 +166,7 @@ def slow_run(
     (plate_path / ".zattrs").write_text(json.dumps(root))
     call = [
         sys.executable, "-m", "unidino_fast", "embed", str(plate_path), "--out",
-        str(tmp_path / "out"), "--weights", str(tiny_weights), "--tile", "32", "--stride", "2",
+        str(tmp_path / "out"), "--weights", str(tiny_weights), "--tile", "32", "--stride", "6",
         "--json",
     ]  # fmt: skip
     with subprocess.Popen(

@@ -239,8 +239,9 @@ def _find(profiles: pl.DataFrame, name: str, preset: str | None) -> str:
     meant = f"did you mean {' or '.join(folded[match] for match in near)}? " if near else ""
     asked = f", which preset {preset} needs" if preset is not None else ""
     raise TableError(
-        f"the profiles have no column {METADATA_PREFIX}{stem}{asked}: {meant}join it to the table (embed "
-        f"--metadata) or name one of {', '.join(metadata) or 'its columns (it has no metadata)'}"
+        f"the profiles have no column {METADATA_PREFIX}{stem}{asked}: {meant}join it to the table "
+        "(embed --metadata) or name one of "
+        f"{', '.join(metadata) or 'its columns (it has no metadata)'}"
     )
 
 
@@ -302,7 +303,8 @@ def _features(rows: pl.DataFrame) -> NDArray[Any]:
     if text:
         raise TableError(
             f"column {text[0]} holds {features[text[0]].dtype}, but a column without the "
-            f"{METADATA_PREFIX} prefix is a feature and must be a number: rename it to {METADATA_PREFIX}{text[0]}"
+            f"{METADATA_PREFIX} prefix is a feature and must be a number: rename it to "
+            f"{METADATA_PREFIX}{text[0]}"
         )
     bad = features.select((~pl.all().cast(pl.Float64).is_finite().fill_null(False)).sum()).row(0)
     faulty = [(column, count) for column, count in zip(columns, bad, strict=True) if count]

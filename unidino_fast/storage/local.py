@@ -6,6 +6,7 @@ import bisect
 import lzma
 import os
 import stat
+import weakref
 import zipfile
 import zlib
 from typing import IO, TYPE_CHECKING
@@ -100,18 +101,15 @@ class ZipStorage:
         self.location = location
         self.is_remote = is_remote
         self._file = file
+        weakref.finalize(self, file.close)
         try:
             self._zip = zipfile.ZipFile(file)
         except _BROKEN_ZIP as error:
-            file.close()
             raise PlateError(
                 f"{location} is no readable zip ({first_line(error)}): copy it again"
             ) from error
         self._entries = {e.filename: e for e in self._zip.infolist() if not e.is_dir()}
         self._names = sorted(self._entries)
-
-    def __del__(self) -> None:
-        self._file.close()
 
     def read(self, key: str, start: int | None = None, stop: int | None = None) -> ReadResult:
         """See `Storage`."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from unidino_fast.storage.base import ReadResult, Stamp
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+_HTTP = ("http", "https")
 _CONCURRENT = 64
 _PAUSES_S = (0.1, 0.5)
 """Waits before a read is tried again."""
@@ -40,7 +41,7 @@ class RemoteStorage:
     def __init__(self, file_system: Any, root: str, *, location: str) -> None:
         self.location = location
         self._fs = file_system
-        self._is_http = location.lower().startswith("http")
+        self._is_http = location.split("://", 1)[0].lower() in _HTTP
         root, mark, query = root.partition("?") if self._is_http else (root, "", "")
         self._root, self._query = root.rstrip("/"), mark + query
         self._has_read = False
@@ -146,7 +147,11 @@ def file_system_of(url: str) -> tuple[Any, str]:
         raise UsageError(f"{url} has an unknown protocol {protocol!r}: use https, s3 or gs")
     try:
         # not from fsspec's cache, so that its sessions end with the plate
-        file_system, path = fsspec.url_to_fs(url, skip_instance_cache=True, **_options(protocol))
+        file_system, path = fsspec.url_to_fs(
+            _encoded(url) if protocol in _HTTP else url,
+            skip_instance_cache=True,
+            **_options(protocol),
+        )
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
         remedy = f"pip install 'unidino_fast[{extra}]'" if extra else first_line(error)
@@ -170,7 +175,9 @@ def open_file(file_system: Any, path: str, url: str) -> IO[bytes]:
 
 
 def _options(protocol: str) -> dict[str, Any]:
-    """Fsspec options: S3 without credentials is read anonymously."""
+    """Fsspec options: HTTP takes URLs as they are; S3 without credentials is read anonymously."""
+    if protocol in _HTTP:
+        return {"encoded": True}
     if protocol not in ("s3", "s3a"):
         return {}
     try:
@@ -178,6 +185,11 @@ def _options(protocol: str) -> dict[str, Any]:
     except ImportError:
         return {}  # fsspec says what to install
     return {"anon": get_session().get_credentials() is None}
+
+
+def _encoded(url: str) -> str:
+    """A URL with what a person may have typed into it escaped, and escapes left as they are."""
+    return urllib.parse.quote(url, safe="%/:?#[]@!$&'()*+,;=~")
 
 
 def _clipped(found: bytes, start: int | None, stop: int | None) -> bytes:

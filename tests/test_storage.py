@@ -1,0 +1,536 @@
+"""Zips, HTTP and S3: the same plate from each, few requests, nothing left open."""
+
+from __future__ import annotations
+
+import gc
+import http.server
+import re
+import sys
+import threading
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import zarr
+
+from unidino_fast.errors import PixelError, PlateError, UnidinoError, UsageError
+from unidino_fast.plate import open_plate
+from unidino_fast.reading import FieldReader
+from unidino_fast.storage import FolderStorage, StorageFault, ZipStorage, open_storage, remote
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+    from unidino_fast.plate_model import Plate
+
+WELLS = {"A/1": ["0", "1"], "B/2": ["0", "1"]}
+VERSIONS: dict[int, dict[str, Any]] = {2: {}, 3: {"zarr_format": 3, "ngff": "0.5"}}
+
+
+def refusal(location: Any, kind: type[UnidinoError] = PlateError) -> str:
+    with pytest.raises(kind) as caught:
+        open_plate(location)
+    message = str(caught.value)
+    assert message.isprintable()
+    return message
+
+
+def check_pixels(plate: Plate, written: dict[str, np.ndarray]) -> None:
+    reader = FieldReader(plate.storage.zarr_store())
+    seen = set()
+    for well in plate.wells:
+        for field in well.fields:
+            read = reader.read(field, time=0, channels=(0, 1, 2), z="max")
+            path = f"{well.path}/{field.site}"
+            np.testing.assert_array_equal(read, written[path])
+            seen.add(path)
+    assert seen == set(written)
+
+
+# Folders and paths
+
+
+def test_a_missing_path(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "none.zarr").endswith(
+        "none.zarr does not exist: give a plate's path or URL"
+    )
+    assert "does not exist" in refusal("")
+    assert "cannot be read" in refusal("~nobody-of-this-name/plate.zarr")
+    assert "does not exist" in refusal(f"file://{tmp_path}/none.zarr")
+
+
+def test_a_file_url(plates: ModuleType, tmp_path: Path) -> None:
+    written = plates.write_plate(tmp_path / "a plate.zarr", WELLS)
+    url = (tmp_path / "a plate.zarr").as_uri()
+    assert "%20" in url
+    plate = open_plate(url)
+    assert plate.location == url
+    check_pixels(plate, written)
+
+
+def test_spans_of_objects(tmp_path: Path) -> None:
+    (tmp_path / "object").write_bytes(b"0123456789")
+    with zipfile.ZipFile(tmp_path / "p.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        file.write(tmp_path / "object", "object")
+    for storage in (open_storage(tmp_path), open_storage(tmp_path / "p.zip")):
+        assert storage.read("object") == b"0123456789"
+        assert storage.read("object", 2, 5) == b"234"
+        assert storage.read("object", 7, None) == b"789"
+        assert storage.read("object", -3, None) == b"789"
+        assert storage.read("object", -30, None) == b"0123456789"
+        assert storage.read("object", 8, 30) == b"89"
+        assert storage.read("none") is None
+        assert storage.read("object/none") is None
+
+
+def test_stamps_change_with_the_pixels(plates: ModuleType, tmp_path: Path) -> None:
+    plates.write_plate(tmp_path / "p", WELLS)
+    storage = open_storage(tmp_path / "p")
+    before = storage.stamps("A/1/0/0")
+    assert before is not None
+    keys = [key for key, *_ in before]
+    assert keys == sorted(keys)
+    chunks = {key for key in keys if not key.rsplit("/", 1)[-1].startswith(".z")}
+    assert chunks == {f"A/1/0/0/{channel}/0/0" for channel in range(3)}
+    (tmp_path / "p/A/1/0/0/1/0/0").write_bytes(b"other")
+    after = storage.stamps("A/1/0/0")
+    assert after is not None
+    assert [a[0] for a, b in zip(after, before, strict=True) if a != b] == ["A/1/0/0/1/0/0"]
+    with pytest.raises(PlateError, match="A/9/0/0 cannot be listed") as caught:
+        storage.stamps("A/9/0/0")
+    assert str(caught.value).isprintable()
+
+
+# Zips
+
+
+def make_zip(folder: Path, target: Path, inside: str = "", compress: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(target, "w", compress) as file:
+        for path in sorted(folder.rglob("*")):
+            file.write(path, Path(inside) / path.relative_to(folder))
+    return target
+
+
+@pytest.mark.parametrize("compress", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("inside", ["", "p.zarr"])
+@pytest.mark.parametrize("suffix", [".zip", ".ozx", ".ZIP", ".dat"])
+def test_zips(
+    suffix: str, inside: str, compress: int, plates: ModuleType, tmp_path: Path
+) -> None:
+    written = plates.write_plate(tmp_path / "p", WELLS, **VERSIONS[3])
+    path = make_zip(tmp_path / "p", tmp_path / f"plate{suffix}", inside, compress)
+    plate = open_plate(path, strict=True)
+    assert plate.root == inside
+    check_pixels(plate, written)
+
+
+def test_shards_and_mosaics_in_a_zip(plates: ModuleType, tmp_path: Path) -> None:
+    layout = plates.Layout(**VERSIONS[3], chunks=(1, 16, 17), shards=(3, 48, 51))
+    written = plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, layout)
+    plates.write_roi_table(tmp_path / "p/A/1/0", 3, {"F": (0.0, 0.0, 13.0, 13.0)})
+    plate = open_plate(make_zip(tmp_path / "p", tmp_path / "p.ozx"))
+    [field] = plate.fields
+    read = FieldReader(plate.storage.zarr_store()).read(field, time=0, channels=(1,), z="max")
+    np.testing.assert_array_equal(read, written["A/1/0"][1:2, :20, :20])
+
+
+def test_stamps_of_a_zip(plates: ModuleType, tmp_path: Path) -> None:
+    plates.write_plate(tmp_path / "p", {"A/1": ["0"], "A/10": ["0"]})
+    storage = open_storage(make_zip(tmp_path / "p", tmp_path / "p.zip"))
+    folder = open_storage(tmp_path / "p")
+    for prefix in ("A/1", "A/1/0/0", "A", ""):
+        found, expected = storage.stamps(prefix), folder.stamps(prefix)
+        assert found is not None
+        assert expected is not None
+        assert [stamp[:2] for stamp in found] == [stamp[:2] for stamp in expected]
+    assert storage.stamps("none") == []
+
+
+def test_what_is_no_zip(tmp_path: Path) -> None:
+    (tmp_path / "p.zip").write_bytes(b"PK\x03\x04 but no more")
+    assert "is no readable zip" in refusal(tmp_path / "p.zip")
+    (tmp_path / "p.ozx").write_bytes(b"")
+    assert "is no readable zip" in refusal(tmp_path / "p.ozx")
+    (tmp_path / "p.txt").write_text("text")
+    assert "is a file, not a plate" in refusal(tmp_path / "p.txt")
+
+
+@pytest.mark.parametrize("compress", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_member_is_named(compress: int, plates: ModuleType, tmp_path: Path) -> None:
+    plates.write_plate(tmp_path / "p", {"A/1": ["0"]})
+    path = make_zip(tmp_path / "p", tmp_path / "p.zip", "", compress)
+    with zipfile.ZipFile(path) as file:
+        entry = file.getinfo("A/1/0/0/2/0/0")
+    data = bytearray(path.read_bytes())
+    middle = entry.header_offset + 60 + entry.compress_size // 2
+    data[middle : middle + 20] = bytes(20)
+    path.write_bytes(data)
+    plate = open_plate(path)
+    reader = FieldReader(plate.storage.zarr_store())
+    with pytest.raises(PixelError, match="chunk A/1/0/0/2/0/0 cannot be read") as caught:
+        reader.read(plate.fields[0], time=0, channels=(0, 1, 2), z="max")
+    assert str(caught.value).isprintable()
+
+
+def test_a_zip_is_closed_with_its_plate(plates: ModuleType, tmp_path: Path) -> None:
+    plates.write_plate(tmp_path / "p")
+    storage = open_storage(make_zip(tmp_path / "p", tmp_path / "p.zip"))
+    assert isinstance(storage, ZipStorage)
+    file = storage._file
+    del storage
+    gc.collect()
+    assert file.closed
+
+
+# HTTP
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves a folder, lists nothing, counts requests, fails where it is told to."""
+
+    daemon_threads = True
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.requests: list[str] = []
+        self.absent_status = 404
+        self.knows_ranges = True
+        self.failures: dict[str, list[int]] = {}
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
+    server: Server
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, *, body: bool) -> None:
+        path = self.path.split("?")[0].lstrip("/")
+        self.server.requests.append(path)
+        file = self.server.root / path
+        failures = self.server.failures.get(path, [])
+        if failures:
+            self.reply(failures.pop(0) if len(failures) > 1 else failures[0], b"", body=body)
+        elif not file.is_file():
+            self.reply(self.server.absent_status, b"", body=body)
+        else:
+            self.send_file(file.read_bytes(), body=body)
+
+    def send_file(self, data: bytes, *, body: bool) -> None:
+        span = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+        if span is None or not self.server.knows_ranges:
+            self.reply(200, data, body=body)
+            return
+        first, last = span.groups()
+        start = int(first) if first else len(data) - int(last)
+        stop = int(last) + 1 if first and last else len(data)
+        headers = {"Content-Range": f"bytes {start}-{min(stop, len(data)) - 1}/{len(data)}"}
+        self.reply(206, data[start:stop], body=body, headers=headers)
+
+    def reply(
+        self, status: int, data: bytes, *, body: bool, headers: dict[str, str] | None = None
+    ) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        if self.server.knows_ranges:
+            self.send_header("Accept-Ranges", "bytes")
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(remote, "_PAUSES_S", (0.01, 0.02))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    server = Server(tmp_path)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield server
+    gc.collect()  # sessions end with their plates, while the server is there
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("absent_status", [404, 403])
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_http(
+    zarr_format: int, absent_status: int, server: Server, plates: ModuleType, tmp_path: Path
+) -> None:
+    """Some servers forbid what does not exist; neither kind is ever asked for a listing."""
+    server.absent_status = absent_status
+    layout = plates.Layout(**VERSIONS[zarr_format], absent=((1, 0, 0),))
+    written = plates.write_plate(tmp_path / "p.zarr", WELLS, layout)
+    plate = open_plate(f"{server.url}/p.zarr/", strict=True)
+    assert plate.digest == open_plate(tmp_path / "p.zarr").digest
+    assert (plate.name, plate.storage.stamps("A"), plate.storage.children()) == ("plate one", None, [])
+    assert not any(path.endswith("/") or path in ("", "p.zarr") for path in server.requests)
+    check_pixels(plate, written)
+    probes = sum("no-such-key" in path for path in server.requests)
+    assert probes == (1 if absent_status == 403 else 0)
+
+
+def test_consolidated_metadata_over_http(
+    server: Server, plates: ModuleType, tmp_path: Path
+) -> None:
+    wells = {f"A/{column}": ["0", "1", "2"] for column in range(1, 9)}
+    plates.write_plate(tmp_path / "p.zarr", wells)
+    plates.write_json(tmp_path / "p.zarr/A/.zgroup", {"zarr_format": 2})
+    open_plate(f"{server.url}/p.zarr")
+    without = len(server.requests)
+    assert without == 3 + 8 + 2 * 24
+    zarr.consolidate_metadata(str(tmp_path / "p.zarr"))
+    server.requests.clear()
+    plate = open_plate(f"{server.url}/p.zarr", strict=True)
+    assert len(plate.fields) == 24
+    assert sorted(server.requests) == ["p.zarr/.zattrs", "p.zarr/.zmetadata", "p.zarr/zarr.json"]
+
+
+def test_a_plate_one_folder_down_over_http(
+    server: Server, plates: ModuleType, tmp_path: Path
+) -> None:
+    plates.write_plate(tmp_path / "set/plate")
+    assert open_plate(f"{server.url}/set").root == "plate"
+    plates.write_plate(tmp_path / "x/x.zarr")
+    assert open_plate(f"{server.url}/x").root == "x.zarr"
+
+
+@pytest.mark.parametrize("knows_ranges", [True, False])
+def test_shards_over_http(
+    knows_ranges: bool, server: Server, plates: ModuleType, tmp_path: Path
+) -> None:
+    server.knows_ranges = knows_ranges
+    layout = plates.Layout(**VERSIONS[3], chunks=(1, 16, 17), shards=(3, 48, 51), codec="none")
+    written = plates.write_plate(tmp_path / "p.zarr", WELLS, layout)
+    check_pixels(open_plate(f"{server.url}/p.zarr"), written)
+
+
+def test_a_server_that_fails_for_good(server: Server, plates: ModuleType, tmp_path: Path) -> None:
+    plates.write_plate(tmp_path / "p.zarr", WELLS)
+    server.failures = {"p.zarr/A/1/.zattrs": [500], "p.zarr/B/2/1/0/2/0/0": [500]}
+    message = refusal(f"{server.url}/p.zarr")
+    assert "well A01: metadata at A/1: 500" in message
+    assert server.requests.count("p.zarr/A/1/.zattrs") == 3
+    plate = open_plate(f"{server.url}/p.zarr", on_error="skip")
+    assert [well.name for well in plate.wells] == ["B02"]
+    reader = FieldReader(plate.storage.zarr_store())
+    with pytest.raises(PixelError, match="chunk B/2/1/0/2/0/0 cannot be read") as caught:
+        reader.read(plate.fields[1], time=0, channels=(0, 1, 2), z="max")
+    assert str(caught.value).isprintable()
+
+
+def test_a_server_that_fails_for_a_moment(
+    server: Server, plates: ModuleType, tmp_path: Path
+) -> None:
+    written = plates.write_plate(tmp_path / "p.zarr", WELLS)
+    server.failures = {
+        "p.zarr/.zattrs": [503, 200], "p.zarr/A/1/0/0/1/0/0": [429, 502, 200],
+    }  # fmt: skip
+    original = Handler.answer
+
+    def answer(self: Handler, *, body: bool) -> None:
+        failures = self.server.failures.get(self.path.lstrip("/"))
+        if failures == [200]:
+            del self.server.failures[self.path.lstrip("/")]
+        original(self, body=body)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Handler, "answer", answer)
+        check_pixels(open_plate(f"{server.url}/p.zarr", strict=True), written)
+    assert server.failures == {}
+
+
+def test_nothing_may_be_read(server: Server, plates: ModuleType, tmp_path: Path) -> None:
+    server.absent_status = 403
+    message = refusal(f"{server.url}/p.zarr")
+    assert "is no readable plate: metadata at its root: 403" in message
+    server.absent_status = 404
+    assert "is not an OME-Zarr plate" in refusal(f"{server.url}/p.zarr")
+
+
+def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_PAUSES_S", ())
+    message = refusal("http://127.0.0.1:1/p.zarr")
+    assert "is no readable plate: metadata at its root: Cannot connect" in message
+    assert "cannot be opened" in refusal("http://127.0.0.1:1/p.zip")
+
+
+def test_a_signed_url_keeps_its_query(server: Server, plates: ModuleType, tmp_path: Path) -> None:
+    written = plates.write_plate(tmp_path / "p.zarr", WELLS)
+    seen: list[str] = []
+    original = Handler.answer
+
+    def answer(self: Handler, *, body: bool) -> None:
+        seen.append(self.path)
+        original(self, body=body)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Handler, "answer", answer)
+        check_pixels(open_plate(f"{server.url}/p.zarr?token=a%2Fb"), written)
+    assert all(path.endswith("?token=a%2Fb") for path in seen)
+
+
+def test_names_with_spaces_over_http(server: Server, plates: ModuleType, tmp_path: Path) -> None:
+    written = plates.write_plate(tmp_path / "p.zarr", {"A/1": ["f#1 50%"]})
+    original = Handler.answer
+
+    def answer(self: Handler, *, body: bool) -> None:
+        import urllib.parse
+
+        self.path = urllib.parse.unquote(self.path)
+        original(self, body=body)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Handler, "answer", answer)
+        check_pixels(open_plate(f"{server.url}/p.zarr", strict=True), written)
+
+
+@pytest.mark.parametrize("inside", ["", "p.zarr"])
+def test_a_zip_over_http(
+    inside: str, server: Server, plates: ModuleType, tmp_path: Path
+) -> None:
+    written = plates.write_plate(tmp_path / "p", WELLS, **VERSIONS[3])
+    make_zip(tmp_path / "p", tmp_path / "p.ozx", inside)
+    plate = open_plate(f"{server.url}/p.ozx", strict=True)
+    check_pixels(plate, written)
+    del plate
+    assert "cannot be opened" in refusal(f"{server.url}/none.zip")
+    (tmp_path / "bad.zip").write_bytes(b"no zip at all")
+    assert "is no readable zip" in refusal(f"{server.url}/bad.zip")
+
+
+def test_a_zip_on_a_server_without_ranges(
+    server: Server, plates: ModuleType, tmp_path: Path
+) -> None:
+    server.knows_ranges = False
+    plates.write_plate(tmp_path / "p", WELLS, sizes={"y": 512, "x": 512}, codec="none")
+    make_zip(tmp_path / "p", tmp_path / "p.zip")
+    assert "p.zip" in refusal(f"{server.url}/p.zip")
+
+
+# Other protocols
+
+
+def test_other_file_systems(plates: ModuleType, tmp_path: Path) -> None:
+    """One without asynchronous reads."""
+    import fsspec
+
+    written = plates.write_plate(tmp_path / "p", WELLS)
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path / "p"), "/bucket/p.zarr", recursive=True)
+    try:
+        check_pixels(open_plate("memory://bucket/p.zarr", strict=True), written)
+    finally:
+        memory.rm("/bucket", recursive=True)
+
+
+def test_an_unknown_protocol() -> None:
+    assert "unknown protocol 'gopher'" in refusal("gopher://x/p.zarr", UsageError)
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "remedy"),
+    [
+        ("s3://bucket/p.zarr", "s3fs", "pip install 'unidino_fast[s3]'"),
+        ("gs://bucket/p.zarr", "gcsfs", "pip install 'unidino_fast[gcs]'"),
+    ],
+)
+def test_a_package_that_is_missing(
+    url: str, module: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fsspec.registry import _registry
+
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, "botocore.session", None)
+    monkeypatch.delitem(_registry, url.split(":")[0], raising=False)
+    assert remedy in refusal(url, UsageError)
+
+
+# S3
+
+
+@pytest.fixture(scope="module")
+def s3_url() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(
+    s3_url: str, plates: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, np.ndarray]]:
+    import boto3
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_url)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setattr(remote, "_PAUSES_S", (0.01,))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="screens")
+    layout = plates.Layout(**VERSIONS[3], chunks=(1, 16, 17), shards=(1, 48, 51),
+                           absent=((2, 0, 0),))  # fmt: skip
+    written = plates.write_plate(tmp_path / "p.zarr", WELLS, layout)
+    for path in (tmp_path / "p.zarr").rglob("*"):
+        if path.is_file():
+            key = f"sets/{path.relative_to(tmp_path)}"
+            client.put_object(Bucket="screens", Key=key, Body=path.read_bytes(), ACL="public-read")
+    make_zip(tmp_path / "p.zarr", tmp_path / "p.zip")
+    client.put_object(Bucket="screens", Key="sets/p.zip", Body=(tmp_path / "p.zip").read_bytes())
+    client.close()
+    yield written
+    gc.collect()
+
+
+@pytest.mark.parametrize("location", ["s3://screens/sets/p.zarr", "s3://screens/sets/p.zip"])
+def test_s3(location: str, bucket: dict[str, np.ndarray]) -> None:
+    check_pixels(open_plate(location, strict=True), bucket)
+    assert "is not an OME-Zarr plate" in refusal("s3://screens/none")
+    assert "s3://screens/none.zip cannot be opened" in refusal("s3://screens/none.zip")
+
+
+def test_s3_without_credentials_reads_anonymously(
+    bucket: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    plate = open_plate("s3://screens/sets/p.zarr", strict=True)
+    assert plate.storage._fs.anon is True  # type: ignore[attr-defined]
+    check_pixels(plate, bucket)
+
+
+def test_storages_say_whether_reads_cost_trips(plates: ModuleType, tmp_path: Path) -> None:
+    plates.write_plate(tmp_path / "p")
+    assert FolderStorage(tmp_path, location="p").is_remote is False
+    assert open_storage(make_zip(tmp_path / "p", tmp_path / "p.zip")).is_remote is False
+    assert open_storage("memory://p").is_remote is True
+    assert StorageFault("why").is_forbidden is False
