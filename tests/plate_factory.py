@@ -10,14 +10,16 @@ import json
 import math
 import zlib
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from numcodecs import GZip, Zlib, Zstd
 from numcodecs import Blosc as Blosc2
+from numcodecs import GZip, Zlib, Zstd
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, ZstdCodec
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SIZES = {"t": 2, "c": 3, "z": 4, "y": 45, "x": 51}
 TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
@@ -88,7 +90,9 @@ def write_plate(
         )
         images = []
         for item in listed:
-            site, acquisition, own = (*item, None, None)[:3] if type(item) is tuple else (item, None, None)
+            site, acquisition, own = (
+                (*item, None, None)[:3] if type(item) is tuple else (item, None, None)
+            )
             seed = zlib.crc32(f"{path}/{site}".encode())
             pixels[f"{path}/{site}"] = write_image(root / path / site, own or layout, seed)
             images.append({"path": site})
@@ -116,9 +120,7 @@ def write_group(path: Path, layout: Layout, attributes: dict[str, Any]) -> None:
         write_json(path / ".zattrs", attributes)
     else:
         ome = {"ome": {"version": layout.ngff, **attributes}}
-        write_json(
-            path / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": ome}
-        )
+        write_json(path / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": ome})
 
 
 def write_json(path: Path, document: Any) -> None:
@@ -156,7 +158,11 @@ def make_pixels(layout: Layout, seed: int = 0) -> np.ndarray:
 
 
 def write_array(path: Path, layout: Layout, pixels: np.ndarray) -> None:
-    grid = tuple(map(min, layout.chunks or layout.grid, pixels.shape)) if layout.shards is None else layout.chunks
+    grid = (
+        tuple(map(min, layout.chunks or layout.grid, pixels.shape))
+        if layout.shards is None
+        else layout.chunks
+    )
     shared: dict[str, Any] = {
         "shape": pixels.shape,
         "chunks": grid,
@@ -236,7 +242,9 @@ def image_attributes(layout: Layout) -> dict[str, Any]:
                 {"type": "translation", "translation": [0.0] * len(scale)},
             ]
             if layout.axes_style == "systems":
-                steps = [{"type": "sequence", "transformations": steps, "input": "a", "output": "b"}]
+                steps = [
+                    {"type": "sequence", "transformations": steps, "input": "a", "output": "b"}
+                ]
             dataset["coordinateTransformations"] = steps
         multiscale["datasets"].append(dataset)
     if layout.axes_style == "systems":
@@ -264,15 +272,23 @@ def axis_entry(axis: str, layout: Layout) -> Any:
 
 
 def write_roi_table(
-    image: Path, zarr_format: int, rows: dict[str, tuple[float, ...]], *, table: str = "FOV_ROI_table"
+    image: Path,
+    zarr_format: int,
+    rows: dict[str, tuple[float, ...]],
+    *,
+    table: str = "FOV_ROI_table",
 ) -> None:
     """An AnnData group as Fractal writes it: y, x, z and lengths in micrometres."""
     columns = ["x_micrometer", "y_micrometer", "z_micrometer",
                "len_x_micrometer", "len_y_micrometer", "len_z_micrometer"]  # fmt: skip
     group = zarr.open_group(str(image / "tables" / table), mode="w", zarr_format=zarr_format)
     group.attrs.update(
-        {"encoding-type": "anndata", "encoding-version": "0.1.0", "type": "roi_table",
-         "fractal_table_version": "1"}  # fmt: skip
+        {
+            "encoding-type": "anndata",
+            "encoding-version": "0.1.0",
+            "type": "roi_table",
+            "fractal_table_version": "1",
+        }
     )
     values = np.array(
         [[x, y, 0.0, width, height, 1.0] for y, x, height, width in rows.values()], np.float32
@@ -281,8 +297,12 @@ def write_roi_table(
     for axis, names, index in (("obs", list(rows), "FieldIndex"), ("var", columns, "_index")):
         frame = group.create_group(axis)
         frame.attrs.update(
-            {"_index": index, "column-order": [], "encoding-type": "dataframe",
-             "encoding-version": "0.2.0"}  # fmt: skip
+            {
+                "_index": index,
+                "column-order": [],
+                "encoding-type": "dataframe",
+                "encoding-version": "0.2.0",
+            }
         )
         column = frame.create_array(index, shape=len(names), dtype=str)
         column[...] = np.array(names, dtype=object)

@@ -65,7 +65,11 @@ def test_fields_that_differ(plates: ModuleType, tmp_path: Path) -> None:
     facts = describe(open_plate(tmp_path / "p"))
     assert facts["rows"] == ["A", "AA"]
     assert facts["image_size"] == [[45, 51], [9, 9]]
-    assert (facts["n_z"], facts["n_timepoints"], facts["dtype"]) == ([1, 4], [1, 2], ["uint16", "uint8"])
+    assert (facts["n_z"], facts["n_timepoints"], facts["dtype"]) == (
+        [1, 4],
+        [1, 2],
+        ["uint16", "uint8"],
+    )
     lines = lines_of(facts)
     assert lines["fields"] == "4  (1 to 2 a well)"
     assert lines["image"] == "45 x 51 or 9 x 9 px, uint16 or uint8"
@@ -128,7 +132,9 @@ def test_absurd_sizes_are_described(plates: ModuleType, tmp_path: Path) -> None:
 
 
 def write_own(path: Path, ngff: Any) -> None:
-    with PlateWriter(path, name="own", channels=["DNA", "ER"], ngff=ngff, pixel_size_um=0.5) as plate:
+    with PlateWriter(
+        path, name="own", channels=["DNA", "ER"], ngff=ngff, pixel_size_um=0.5
+    ) as plate:
         for well in ("A01", "B02"):
             plate.add_field(well, "0", np.ones((2, 16, 16), np.uint16))
 

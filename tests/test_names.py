@@ -20,7 +20,8 @@ def test_well_names_have_one_form(text: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "A", "1", "A0", "A00", "ABC1", "A1000", "A-", "1A", "A1x", "\u0391" + "1", "A\u0661"]
+    "text",
+    ["", "A", "1", "A0", "A00", "ABC1", "A1000", "A-", "1A", "A1x", "\u0391" + "1", "A\u0661"],
 )
 def test_other_text_is_no_well(text: str) -> None:
     assert parse_well(text) is None
@@ -38,7 +39,13 @@ def test_every_position_is_read_back(row: int, column: int) -> None:
 
 def test_wells_sort_in_plate_order() -> None:
     wells = [parse_well(text) for text in ("AA1", "B1", "A10", "A2", "Z1")]
-    assert [str(well) for well in sorted(filter(None, wells))] == ["A02", "A10", "B01", "Z01", "AA01"]
+    assert [str(well) for well in sorted(filter(None, wells))] == [
+        "A02",
+        "A10",
+        "B01",
+        "Z01",
+        "AA01",
+    ]
 
 
 @given(st.text())

@@ -70,8 +70,13 @@ def test_axes_by_type_then_name(axes: Any, letters: str) -> None:
     assert ngff.parse_image(image(axes)).axes == letters
 
 
-@pytest.mark.parametrize("axes", [[], ["x"], ["x", "y"], ["c", "c", "y", "x"], ["q", "y", "x"],
-                                  ["", "y", "x"], [{"name": "y"}, {"name": "x"}, {"name": "c"}]])  # fmt: skip
+@pytest.mark.parametrize(
+    "axes",
+    [
+        [], ["x"], ["x", "y"], ["c", "c", "y", "x"], ["q", "y", "x"], ["", "y", "x"],
+        [{"name": "y"}, {"name": "x"}, {"name": "c"}],
+    ],
+)  # fmt: skip
 def test_other_axes_are_refused(axes: Any) -> None:
     with pytest.raises(PlateError, match="axes"):
         ngff.parse_image(image(axes))
@@ -98,7 +103,7 @@ SCALE = {"type": "scale", "scale": [0.5, 0.65]}
         ([SCALE], "micrometer", [{"type": "scale", "scale": [2.0, 2.0]}], 1.3),
         ([{"type": "identity"}], "micrometer", [], None),
         ([{"type": "translation", "translation": [1, 2]}, SCALE], "micrometer", [], 0.65),
-        ([{"type": "sequence", "transformations": [SCALE, {"type": "translation"}]}], "um", [], 0.65),
+        ([{"type": "sequence", "transformations": [SCALE, {"type": "x"}]}], "um", [], 0.65),
         ([{"type": "scale", "scale": [1.0, 1.0]}], None, [], None),
         ([{"type": "scale", "scale": [1.0, 1.0]}], "micrometer", [], 1.0),
         ([{"type": "scale", "scale": [1, 2, 3]}], "micrometer", [], None),
@@ -197,7 +202,8 @@ def test_broken_arrays_of_v2(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize("change", [
     {"data_type": "float64"}, {"data_type": {"name": "uint16"}}, {"node_type": "group"},
     {"chunk_grid": {"name": "rectilinear", "configuration": {}}}, {"chunk_grid": 3},
-    {"codecs": {}}, {"codecs": []}, {"codecs": None}, {"codecs": [None]}, {"codecs": [{"name": "blosc"}]},
+    {"codecs": {}}, {"codecs": []}, {"codecs": None}, {"codecs": [None]},
+    {"codecs": [{"name": "blosc"}]},
     {"codecs": [{"name": "sharding_indexed", "configuration": {"chunk_shape": [1]}}]},
     {"codecs": [{"name": "sharding_indexed", "configuration": {"chunk_shape": [1, 0, 2],
                                                                "codecs": []}}]},
@@ -224,21 +230,25 @@ def test_version(attributes: dict[str, Any], version: str | None) -> None:
     assert ngff.version_of(attributes) == version
 
 
-@pytest.mark.parametrize("version", ["0.1", "0.4", "0.5", "0.6", "0.6rc0", "0.6.dev3", "0.6.dev3+g12"])
+@pytest.mark.parametrize(
+    "version", ["0.1", "0.4", "0.5", "0.6", "0.6rc0", "0.6.dev3", "0.6.dev3+g12"]
+)
 def test_known_versions(version: str) -> None:
     assert ngff.KNOWN_VERSIONS.fullmatch(version)
 
 
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 DOCUMENTS = {
     "plate": {"plate": {"name": "p", "rows": [{"name": "A"}], "columns": [{"name": "1"}],
                         "wells": [{"path": "A/1", "rowIndex": 0, "columnIndex": 0}]}},
     "well": {"well": {"images": [{"path": "0", "acquisition": 1}]}},
-    "image": {**image([{"name": "c", "type": "channel", "unit": None}, {"name": "y"}, {"name": "x"}],
+    "image": {**image([{"name": "c", "type": "channel"}, {"name": "y", "unit": ""}, {"name": "x"}],
                       datasets=[{"path": "0", "coordinateTransformations": [SCALE]}]),
               "omero": {"channels": [{"label": "DNA"}]}},
     "v2": ARRAY_V2,
@@ -276,12 +286,16 @@ def put(document: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data(), kind=st.sampled_from(sorted(DOCUMENTS)))
-def test_a_changed_document_parses_or_is_refused_in_one_line(data: st.DataObject, kind: str) -> None:
+def test_a_changed_document_parses_or_is_refused_in_one_line(
+    data: st.DataObject, kind: str
+) -> None:
     document = DOCUMENTS[kind]
     path = data.draw(st.sampled_from(places(document)))
     changed = json.loads(json.dumps(put(document, path, data.draw(JUNK))))
+    message = ""
     try:
         PARSERS[kind](changed)
     except PlateError as error:
-        assert str(error).isprintable()
-        assert len(str(error)) < 400
+        message = str(error)
+    assert message.isprintable()
+    assert len(message) < 400

@@ -13,13 +13,12 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unidino_fast import plate as plate_module
 from unidino_fast.errors import PlateError, UnidinoError, UsageError
 from unidino_fast.plate import open_plate
 from unidino_fast.plate_model import Region
 from unidino_fast.plate_reader import unique_labels
 from unidino_fast.reading import FieldReader
-from unidino_fast.storage import FolderStorage, open_storage
+from unidino_fast.storage import FolderStorage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,9 +27,10 @@ if TYPE_CHECKING:
     from unidino_fast.plate_model import Plate
 
 V3 = {"zarr_format": 3, "ngff": "0.5"}
+NAMELESS = {"axes": "tczyx", "axes_style": "none", "pixel_size": None}
 VERSIONS: dict[str, dict[str, Any]] = {
-    "0.1": {"ngff": "0.1", "axes": "tczyx", "axes_style": "none", "pixel_size": None, "separator": "."},
-    "0.2": {"ngff": "0.2", "axes": "tczyx", "axes_style": "none", "pixel_size": None},
+    "0.1": {**NAMELESS, "ngff": "0.1", "separator": "."},
+    "0.2": {**NAMELESS, "ngff": "0.2"},
     "0.3": {"ngff": "0.3", "axes": "zcyx", "axes_style": "strings", "pixel_size": None},
     "0.4": {},
     "0.4-upper": {"axes": "tczyx", "axes_style": "upper"},
@@ -262,9 +262,7 @@ def test_paths_that_leave_the_plate(
 ) -> None:
     plates.write_plate(tmp_path / "p", {"A/1": ["0"], "B/1": ["0"]})
     if place == "well":
-        plates.edit_json(
-            tmp_path / "p/.zattrs", lambda d: d["plate"]["wells"][0].update(path=path)
-        )
+        plates.edit_json(tmp_path / "p/.zattrs", lambda d: d["plate"]["wells"][0].update(path=path))
     elif place == "image":
         plates.edit_json(
             tmp_path / "p/A/1/.zattrs", lambda d: d["well"]["images"][0].update(path=path)
@@ -280,9 +278,7 @@ def test_paths_that_leave_the_plate(
 
 def test_wells_and_fields_listed_twice(plates: ModuleType, tmp_path: Path) -> None:
     plates.write_plate(tmp_path / "p")
-    plates.edit_json(
-        tmp_path / "p/.zattrs", lambda d: d["plate"]["wells"].append({"path": "A/01"})
-    )
+    plates.edit_json(tmp_path / "p/.zattrs", lambda d: d["plate"]["wells"].append({"path": "A/01"}))
     plates.edit_json(
         tmp_path / "p/B/2/.zattrs", lambda d: d["well"]["images"].append({"path": "./0"})
     )
@@ -304,19 +300,19 @@ def test_a_root_that_is_no_json_object(text: str, name: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("depth", [100, 300, 500, 800, 950, 990])
 @pytest.mark.parametrize("key", ["extra", "coordinateTransformations"])
-def test_deeply_nested_metadata(
-    depth: int, key: str, plates: ModuleType, tmp_path: Path
-) -> None:
+def test_deeply_nested_metadata(depth: int, key: str, plates: ModuleType, tmp_path: Path) -> None:
     plates.write_plate(tmp_path / "p")
     path = tmp_path / "p/A/1/0/.zattrs"
     link = '{"type":"sequence","transformations":['
     nested = "[" * depth + "]" * depth if key == "extra" else f"[{link * depth}{']}' * depth}]"
     text = path.read_text().replace('"datasets"', f'"{key}": {nested}, "datasets"')
     path.write_text(text)
+    message = ""
     try:
         open_plate(tmp_path / "p")
     except PlateError as error:
-        assert str(error).isprintable()
+        message = str(error)
+    assert message.isprintable()
 
 
 @pytest.mark.parametrize(
@@ -361,7 +357,9 @@ def test_both_zarr_versions_in_one_root(plates: ModuleType, tmp_path: Path) -> N
 def test_v3_metadata_beside_ome(plates: ModuleType, tmp_path: Path) -> None:
     plates.write_plate(tmp_path / "p", **V3)
     for path in (tmp_path / "p").rglob("zarr.json"):
-        plates.edit_json(path, lambda d: d.update(attributes=d.get("attributes", {}).get("ome", {})))
+        plates.edit_json(
+            path, lambda d: d.update(attributes=d.get("attributes", {}).get("ome", {}))
+        )
     assert len(open_plate(tmp_path / "p").wells) == 2
 
 
@@ -481,7 +479,11 @@ def test_a_plate_without_a_name_takes_its_folders(plates: ModuleType, tmp_path: 
 # Mosaics
 
 
-ROIS = {"FOV_1": (0.0, 0.0, 13.0, 19.5), "FOV_2": (13.0, 0.0, 13.0, 19.5), "FOV_3": (0.0, 19.5, 26.0, 13.0)}
+ROIS = {
+    "FOV_1": (0.0, 0.0, 13.0, 19.5),
+    "FOV_2": (13.0, 0.0, 13.0, 19.5),
+    "FOV_3": (0.0, 19.5, 26.0, 13.0),
+}
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
@@ -656,8 +658,13 @@ def test_consolidated_metadata_saves_the_reads(
     assert plate.digest == plain.digest
 
 
-@pytest.mark.parametrize("held", [None, [], "x", {"metadata": None}, {"metadata": {"A/1": 5}},
-                                  {"metadata": {"A/1/.zattrs": 5, "A/1/zarr.json": None}}])  # fmt: skip
+@pytest.mark.parametrize(
+    "held",
+    [
+        None, [], "x", {"metadata": None}, {"metadata": {"A/1": 5}},
+        {"metadata": {"A/1/.zattrs": 5, "A/1/zarr.json": None}},
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_consolidated_metadata_that_is_of_no_use(
     held: Any, zarr_format: int, plates: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -667,9 +674,7 @@ def test_consolidated_metadata_that_is_of_no_use(
     if zarr_format == 2:
         plates.write_json(tmp_path / "p/.zmetadata", held)
     else:
-        plates.edit_json(
-            tmp_path / "p/zarr.json", lambda d: d.update(consolidated_metadata=held)
-        )
+        plates.edit_json(tmp_path / "p/zarr.json", lambda d: d.update(consolidated_metadata=held))
     as_remote(monkeypatch)
     assert len(open_plate(tmp_path / "p", strict=True).wells) == 2
 
@@ -695,7 +700,9 @@ def test_consolidated_metadata_that_lacks_a_well(
 
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 
@@ -745,13 +752,12 @@ def test_a_changed_plate_opens_and_reads_or_is_refused_in_one_line(
     try:
         plate = open_plate(root, on_error=data.draw(st.sampled_from(["fail", "skip"])))
         pixels_of(plate)
+        said = "".join((plate.name, *plate.channels, *plate.warnings, *plate.missing))
     except UnidinoError as error:
-        assert str(error).isprintable()
-    else:
-        text_of_it = "".join((plate.name, *plate.channels, *plate.warnings, *plate.missing))
-        assert text_of_it.isprintable()
+        said = str(error)
     finally:
         path.write_text(text)
+    assert said.isprintable()
 
 
 def test_a_zip_opens_like_its_folder(plates: ModuleType, tmp_path: Path) -> None:
@@ -760,8 +766,3 @@ def test_a_zip_opens_like_its_folder(plates: ModuleType, tmp_path: Path) -> None
         for path in sorted((tmp_path / "p").rglob("*")):
             file.write(path, path.relative_to(tmp_path / "p"))
     assert open_plate(tmp_path / "p.zip").digest == open_plate(tmp_path / "p").digest
-
-
-def test_public_names() -> None:
-    assert set(plate_module.__all__) == {"Field", "Plate", "Region", "Well", "open_plate"}
-    assert open_storage is not None

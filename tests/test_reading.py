@@ -23,18 +23,22 @@ AXES = ["yx", "cyx", "zyx", "tyx", "czyx", "tcyx", "tzyx", "zcyx", "tczyx", "ctz
 LAYOUTS: dict[str, dict[str, Any]] = {
     **{f"axes-{axes}": {"axes": axes} for axes in AXES},
     **{f"v3-axes-{axes}": {**V3, "axes": axes} for axes in ("yx", "zyx", "tczyx", "zcyx")},
-    **{f"dtype-{d}": {"dtype": d} for d in ("|u1", "<i2", "<u4", "<f4", ">u2", ">i2", ">u4", ">f4")},
+    **{f"dtype-{d}": {"dtype": d} for d in ("|u1", "<i2", "<u4", "<f4", ">u2", ">i2", ">f4")},
+    "dtype->u4": {"dtype": ">u4"},
     **{f"v3-dtype-{d}": {**V3, "dtype": d} for d in ("|u1", "<i2", "<u4", "<f4", ">u2", ">f4")},
     **{
         f"codec-{codec}": {"codec": codec}
         for codec in (
-            "blosc-lz4-shuffle", "blosc-lz4-bitshuffle", "blosc-lz4-noshuffle", "blosc-zstd-shuffle",
-            "blosc-zlib-shuffle", "zstd", "gzip", "zlib", "none",
+            "blosc-lz4-shuffle", "blosc-lz4-bitshuffle", "blosc-lz4-noshuffle",
+            "blosc-zstd-shuffle", "blosc-zlib-shuffle", "zstd", "gzip", "zlib", "none",
         )
     },
     **{
         f"v3-codec-{codec}": {**V3, "codec": codec}
-        for codec in ("blosc-lz4-shuffle", "blosc-lz4-bitshuffle", "blosc-zstd-shuffle", "zstd", "gzip", "none")
+        for codec in (
+            "blosc-lz4-shuffle", "blosc-lz4-bitshuffle", "blosc-zstd-shuffle", "zstd", "gzip",
+            "none",
+        )
     },
     "v3-crc32c": {**V3, "codec": "zstd", "crc32c": True},
     "dots": {"separator": "."},
@@ -45,7 +49,9 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "order-F-blosc": {"order": "F", "chunks": (2, 20, 30)},
     "all-channels": {"chunks": (3, 45, 51)},
     "straddling": {"sizes": {"c": 5}, "axes": "czyx", "chunks": (2, 1, 32, 32), "labels": None},
-    "v3-straddling": {**V3, "sizes": {"c": 5}, "axes": "czyx", "chunks": (2, 3, 16, 51), "labels": None},
+    "v3-straddling": {
+        **V3, "sizes": {"c": 5}, "axes": "czyx", "chunks": (2, 3, 16, 51), "labels": None,
+    },
     "z-chunks": {"axes": "czyx", "chunks": (1, 3, 45, 51)},
     "t-chunks": {"axes": "tcyx", "chunks": (2, 3, 16, 17)},
     "edge-chunks": {"chunks": (1, 16, 50)},
@@ -71,10 +77,9 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 def projected(pixels: np.ndarray, axes: str, time: int, z: str | int) -> np.ndarray:
     """(C, Y, X) by loops over whole planes."""
-    for position, axis in enumerate("tcz"):
+    for axis in "tcz":
         if axis not in axes:
             pixels, axes = np.expand_dims(pixels, 0), axis + axes
-        del position
     ordered = pixels.transpose([axes.index(axis) for axis in "tczyx"])[time]
     planes = []
     for channel in ordered:
@@ -133,8 +138,8 @@ class CountingStore(WrapperStore):
 
 
 COUNTED = [
-    "axes-tczyx", "straddling", "v3-straddling", "all-channels", "z-chunks", "edge-chunks", "absent",
-    "v3-axes-zyx", "order-F-blosc",
+    "axes-tczyx", "straddling", "v3-straddling", "all-channels", "z-chunks", "edge-chunks",
+    "absent", "v3-axes-zyx", "order-F-blosc",
 ]  # fmt: skip
 
 
@@ -211,9 +216,34 @@ def test_a_broken_chunk_is_named(
     chunk = tmp_path / "p" / key
     data = chunk.read_bytes()
     noise = np.random.default_rng(0).bytes(len(data) - 1)
-    broken = {"truncated": data[: len(data) // 2], "empty": b"", "garbage": noise, "short": data[:3]}
+    broken = {
+        "truncated": data[: len(data) // 2],
+        "empty": b"",
+        "garbage": noise,
+        "short": data[:3],
+    }
     chunk.write_bytes(broken[damage])
     assert reader_error(tmp_path / "p").startswith(f"chunk {key} cannot be read (")
+
+
+def test_a_chunk_that_claims_to_be_huge(plates: ModuleType, tmp_path: Path) -> None:
+    """A zstd frame of one segment whose header says 2**62 bytes."""
+    plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, codec="zstd")
+    frame = b"\x28\xb5\x2f\xfd\xe0" + (2**62).to_bytes(8, "little") + bytes(20)
+    (tmp_path / "p/A/1/0/0/1/0/0").write_bytes(frame)
+    assert "chunk A/1/0/0/1/0/0 cannot be read" in reader_error(tmp_path / "p")
+
+
+def test_every_truncation_of_a_blosc_chunk_is_found(plates: ModuleType, tmp_path: Path) -> None:
+    """Blosc itself reads on in whatever memory follows."""
+    for root, version in (("p", {}), ("q", V3)):
+        plates.write_plate(tmp_path / root, {"A/1": ["0"]}, **version, sizes={"y": 9, "x": 9})
+        name = "A/1/0/0/0/0/0" if root == "p" else "A/1/0/0/c/0/0/0"
+        chunk = tmp_path / root / name
+        data = chunk.read_bytes()
+        for length in range(0, len(data), 7):
+            chunk.write_bytes(data[:length])
+            assert f"chunk {name} cannot be read" in reader_error(tmp_path / root)
 
 
 @pytest.mark.parametrize("sharded", [False, True])

@@ -83,7 +83,7 @@ class Documents:
         return found
 
     def include(self, key: str, document: Document) -> None:
-        """Takes a document into the digest; copies of others inside it (consolidated) do not count."""
+        """Takes a document into the digest, without the copies of others (consolidated) in it."""
         if isinstance(document, dict):
             document = {k: v for k, v in document.items() if k != "consolidated_metadata"}
             canonical = json.dumps([key, document], sort_keys=True, separators=(",", ":"))

@@ -58,7 +58,7 @@ def one_line(text: str) -> str:
 
 
 def plate_stem(location: str) -> str:
-    """A plate's name by its place: `plate_1` of `/data/plate_1.ome.zarr`, `https://x/plate_1.zarr/` or `plate_1.ozx`."""
+    """A plate's name by its place: `plate_1` of `/data/plate_1.ome.zarr` or `https://x/plate_1.ozx`."""
     name = location.split("?")[0].rstrip("/").replace("\\", "/").rsplit("/", 1)[-1]
     if name in ("", ".", ".."):
         name = os.path.basename(os.path.abspath(location))  # noqa: PTH119, PTH100

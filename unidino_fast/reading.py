@@ -116,8 +116,6 @@ class FieldReader:
         selection = tuple(spans[axis] for axis in field.axes)
         try:
             pixels: Pixels = np.asarray(array[selection])
-        except MemoryError:
-            raise
         except Exception as error:  # codecs and stores raise whatever they like
             key, reason = _faulty_chunk(array, field, selection) or (field.array_path, error)
             raise PixelError(
