@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_torch_thread() -> None:
+    """Networks here are tiny: threads that wait for each other would only slow them down."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def real_data_dir() -> Path:
     """Folder of real images and tables; tests that need it skip where it is absent."""

@@ -1,6 +1,7 @@
 """Writes small plates in every layout that real writers use, and says which pixels they hold.
 
-Arrays are written by zarr-python, all other metadata by hand.
+Arrays are written by zarr-python, all other metadata by hand. Below stand the checks that many
+tests make of a plate.
 """
 
 from __future__ import annotations
@@ -8,18 +9,25 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import zipfile
 import zlib
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 import zarr
 from numcodecs import Blosc as Blosc2
 from numcodecs import GZip, Zlib, Zstd
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, ZstdCodec
 
+from unidino_fast.errors import PlateError, UnidinoError
+from unidino_fast.plate import open_plate
+from unidino_fast.reading import FieldReader
+
 if TYPE_CHECKING:
-    from pathlib import Path
+    from unidino_fast.plate_model import Plate
 
 SIZES = {"t": 2, "c": 3, "z": 4, "y": 45, "x": 51}
 TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
@@ -306,3 +314,41 @@ def write_roi_table(
         )
         column = frame.create_array(index, shape=len(names), dtype=str)
         column[...] = np.array(names, dtype=object)
+
+
+def make_zip(
+    folder: Path, target: Path, inside: str = "", compress: int = zipfile.ZIP_STORED
+) -> Path:
+    """A folder as a zip, its content at the root or in one folder."""
+    with zipfile.ZipFile(target, "w", compress) as file:
+        for path in sorted(folder.rglob("*")):
+            file.write(path, Path(inside) / path.relative_to(folder))
+    return target
+
+
+def refusal(location: Any, kind: type[UnidinoError] = PlateError, **options: Any) -> str:
+    """The message with which a plate does not open: one short line."""
+    with pytest.raises(kind) as caught:
+        open_plate(location, **options)
+    message = str(caught.value)
+    assert message.isprintable(), message
+    assert len(message) < 1000
+    return message
+
+
+def pixels_of(plate: Plate) -> dict[str, np.ndarray]:
+    """All channels of each field at its first time point, by the path of its array."""
+    reader = FieldReader(plate.storage.zarr_store())
+    return {
+        field.array_path: reader.read(field, time=0, channels=range(field.length("c")), z="max")
+        for field in plate.fields
+    }
+
+
+def check_pixels(plate: Plate, written: dict[str, np.ndarray]) -> None:
+    """A plate of axes cyx holds these pixels and no others."""
+    read = pixels_of(plate)
+    prefix = f"{plate.root}/" if plate.root else ""
+    assert set(read) == {f"{prefix}{path}/0" for path in written}
+    for path, pixels in written.items():
+        np.testing.assert_array_equal(read[f"{prefix}{path}/0"], pixels)

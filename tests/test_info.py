@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from typing import TYPE_CHECKING, Any
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -122,6 +123,22 @@ def test_a_zip_is_described_like_its_folder(plates: ModuleType, tmp_path: Path) 
             file.write(path, path.relative_to(tmp_path / "p"))
     facts, of_zip = (describe(open_plate(tmp_path / name)) for name in ("p", "p.zip"))
     assert {k for k in facts if facts[k] != of_zip[k]} == {"location"}
+
+
+def test_a_plate_that_cannot_be_listed(plates: ModuleType, tmp_path: Path) -> None:
+    plates.write_plate(tmp_path / "p", {"A/1": ["0"]})
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path / "p"), "/info/p.zarr", recursive=True)
+    try:
+        plate = open_plate("memory://info/p.zarr")
+        facts, fault = describe(plate), validate(plate)
+    finally:
+        memory.rm("/info", recursive=True)
+    assert (facts["stored_bytes"], facts["absent_chunks"], facts["n_chunks"]) == (None, None, 3)
+    assert lines_of(facts)["sound"].startswith("nothing is missing or odd (chunks were not counted")
+    assert lines_of(facts)["bytes"] == "13.8 KB of pixels"
+    assert fault is not None  # no version in `well`, no window in `omero`
+    assert "\n" not in fault
 
 
 def test_absurd_sizes_are_described(plates: ModuleType, tmp_path: Path) -> None:

@@ -332,10 +332,14 @@ def test_memory_that_runs_out_is_one_line(
     assert "field A/1/0/0 of 45 x 51 px does not fit in memory" in reader_error(tmp_path / "p")
 
 
-def test_one_reader_serves_several_threads(plates: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("zipped", [False, True])
+def test_one_reader_serves_several_threads(
+    zipped: bool, plates: ModuleType, tmp_path: Path
+) -> None:
     wells = {f"A/{column}": ["0", "1"] for column in range(1, 7)}
     written = plates.write_plate(tmp_path / "p", wells, chunks=(1, 16, 16))
-    plate = open_plate(tmp_path / "p")
+    place = plates.make_zip(tmp_path / "p", tmp_path / "p.zip") if zipped else tmp_path / "p"
+    plate = open_plate(place)
     reader = FieldReader(plate.storage.zarr_store())
     fields = list(plate.fields) * 3
 

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from unidino_fast.errors import UsageError, first_line
+from unidino_fast.names import one_line
 from unidino_fast.planning import TileGrid
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def validate(plate: Plate) -> str | None:
         group = zarr.open_group(plate.storage.zarr_store(), path=plate.root, mode="r")
         model.from_zarr(group)
     except Exception as error:  # pydantic, zarr and the store each have their own
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        lines = [one_line(line) for line in str(error).splitlines() if line.strip()]
         return " | ".join(lines[:3]) or first_line(error)
     return None
 
@@ -118,7 +119,8 @@ def render(facts: dict[str, Any]) -> str:
         if len(found) > _MOST_LINES:
             lines.append(("", f"and {len(found) - _MOST_LINES} more: --json lists them all"))
     if not (absent or facts["missing"] or facts["warnings"]):
-        lines.append(("sound", "nothing is missing or odd"))
+        uncounted = " (chunks were not counted: no listing here)" if absent is None else ""
+        lines.append(("sound", f"nothing is missing or odd{uncounted}"))
     return "\n".join(f"{name:<12} {value}" for name, value in lines if not hidden.get(name))
 
 
