@@ -231,7 +231,7 @@ def test_tiles_of_another_size_are_refused(model: uf.Embedder) -> None:
     ("option", "value", "said"),
     [
         ("device", "tpu", "auto, cpu, cuda"),
-        ("engine", "warp", "auto or eager"),
+        ("engine", "warp", "auto, eager, compile"),
         ("precision", "fp7", "fp32"),
         ("batch_size", 0, "1 or more"),
         ("tile", 100, "multiple"),

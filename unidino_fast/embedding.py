@@ -1,18 +1,21 @@
 """Wells -> features: reads fields ahead, cuts their tiles, embeds them in full batches.
 
-Letters: C channels, N tiles of a plane, T tile edge, D features.
+Letters: C channels, N tiles of a plane, T tokens, P patch edge, D features.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 
 from unidino_fast import ops
+from unidino_fast.engines.graph import patches_of
 from unidino_fast.errors import PixelError
 from unidino_fast.preprocess import tiles_of, tiles_with_signal
 from unidino_fast.reading import FieldReader
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from unidino_fast.clock import StageClock
     from unidino_fast.config import EmbedOptions
     from unidino_fast.engines import Embedder
+    from unidino_fast.engines.packing import Ticket, TilePacker
     from unidino_fast.planning import FieldTask, WellTask
     from unidino_fast.plate_model import Plate
 
@@ -47,12 +51,12 @@ def embed_wells(
     options: EmbedOptions,
     clock: StageClock,
 ) -> Iterator[tuple[WellTask, WellResult | PixelError]]:
-    """Embeds wells in order.
+    """Embeds wells; batches of the network run across fields and wells.
 
     The clock's stages are `read` (waiting for the thread that reads ahead), `preprocess`, `embed`.
 
     Yields:
-        Each task with its result, or with the error that its pixels gave.
+        Each task, in order, with its result or with the error that its pixels gave.
     """
     reader = FieldReader(plate.storage.zarr_store())
 
@@ -61,14 +65,65 @@ def embed_wells(
         channels = task.channels if options.keep_empty else (0, *task.channels)
         return reader.read(task.field, time=task.time, channels=channels, z=options.z)
 
-    pending = _read_ahead([field for well in tasks for field in well.fields], read)
+    futures = _read_ahead([field for well in tasks for field in well.fields], read)
+    packer = model.packer()
+    begun: deque[_Begun] = deque()
     for task in tasks:
-        planes = islice(pending, len(task.fields))
+        begun.append(_begin_well(task, islice(futures, len(task.fields)), packer, options, clock))
+        while begun and begun[0].done:
+            yield _finished(begun.popleft())
+    with clock.stage("embed"):
+        packer.flush()
+    yield from map(_finished, begun)
+
+
+def sample_patches(
+    tasks: Sequence[WellTask], plate: Plate, model: Embedder, options: EmbedOptions
+) -> Tensor:
+    """Some tiles of a plate for the self-check of an engine, of its first readable field.
+
+    Returns:
+        (N, T, P * P) on the model's device, N at most a batch, 0 if no field is readable.
+    """
+    reader = FieldReader(plate.storage.zarr_store())
+    patch = model.backbone.patch_size
+    for task in (one for well in tasks for one in well.fields):
         try:
-            yield task, _embed_well(task, planes, model, options, clock)
-        except PixelError as error:
-            yield task, error
-        deque(planes, maxlen=0)  # lets go of what a failed well has left
+            planes = reader.read(task.field, time=task.time, channels=task.channels, z=options.z)
+            pixels = torch.from_numpy(planes).to(model.device)
+            found = [
+                _patches("", task, label, plane, options, patch)
+                for label, plane in zip(task.labels, pixels, strict=True)
+            ]
+        except PixelError:
+            continue  # said in its place, when the well is embedded
+        everything = torch.cat(found)
+        n_tiles = min(len(everything), model.batch_size)
+        return everything[torch.linspace(0, len(everything) - 1, n_tiles).long()]
+    return torch.empty((0, 1, patch**2))
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A well whose tiles wait in the packer, or one that has failed."""
+
+    task: WellTask
+    fields: list[_BegunField] = field(default_factory=list)
+    error: PixelError | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.error is not None or all(
+            ticket.done for begun in self.fields for ticket in begun.tickets
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _BegunField:
+    task: FieldTask
+    n_dropped: int
+    tickets: list[Ticket]
+    """One a channel."""
 
 
 def _read_ahead(items: Iterable[Item], read: Callable[[Item], Result]) -> Iterator[Future[Result]]:
@@ -87,32 +142,52 @@ def _read_ahead(items: Iterable[Item], read: Callable[[Item], Result]) -> Iterat
                 future.cancel()
 
 
-def _embed_well(
+def _begin_well(
     task: WellTask,
-    planes: Iterator[Future[Planes]],
-    model: Embedder,
+    futures: Iterator[Future[Planes]],
+    packer: TilePacker,
     options: EmbedOptions,
     clock: StageClock,
-) -> WellResult:
-    kept: list[Tensor] = []  # one mask (N,) a field
-
-    def blocks() -> Iterator[Tensor]:
-        for field, future in zip(task.fields, planes, strict=True):
+) -> _Begun:
+    """Hands the tiles of a well to the packer."""
+    begun = _Begun(task)
+    try:
+        for field_task, future in zip(task.fields, futures, strict=True):
             with clock.stage("read"):
-                pixels = torch.from_numpy(future.result())
-            with clock.stage("preprocess"):
-                pixels = pixels.to(model.device, non_blocking=True)
-                keep = _kept_tiles(field, pixels, options)
-                kept.append(keep.cpu())
-            first = 0 if options.keep_empty else 1
-            for label, plane in zip(field.labels, pixels[first:], strict=True):
-                with clock.stage("preprocess"):
-                    tiles = _tiles(task.name, field, label, plane, options)[keep]
-                yield tiles
+                pixels = future.result()
+            begun.fields.append(_begin_field(task, field_task, pixels, packer, options, clock))
+    except PixelError as error:
+        begun.error = error
+        deque(futures, maxlen=0)  # lets go of what the well has left
+    return begun
 
-    with clock.stage("embed"):
-        features = torch.from_numpy(model.embed_stream(blocks()))
-    return WellResult(task.well.position, _field_results(task, kept, features))
+
+def _begin_field(
+    well: WellTask,
+    task: FieldTask,
+    planes: Planes,
+    packer: TilePacker,
+    options: EmbedOptions,
+    clock: StageClock,
+) -> _BegunField:
+    with clock.stage("preprocess"):
+        pixels = torch.from_numpy(planes).to(packer.device, non_blocking=True)
+        keep = _kept_tiles(task, pixels, options)
+    tickets = []
+    for label, plane in zip(task.labels, pixels if options.keep_empty else pixels[1:], strict=True):
+        with clock.stage("preprocess"):
+            patches = _patches(well.name, task, label, plane, options, packer.patch)[keep]
+        with clock.stage("embed"):
+            tickets.append(packer.add(patches))
+    return _BegunField(task, len(keep) - int(keep.sum()), tickets)
+
+
+def _finished(begun: _Begun) -> tuple[WellTask, WellResult | PixelError]:
+    """The result of a well whose features are all there."""
+    if begun.error is not None:
+        return begun.task, begun.error
+    fields = tuple(_field_result(field) for field in begun.fields)
+    return begun.task, WellResult(begun.task.well.position, fields)
 
 
 def _kept_tiles(field: FieldTask, pixels: Tensor, options: EmbedOptions) -> Tensor:
@@ -122,34 +197,26 @@ def _kept_tiles(field: FieldTask, pixels: Tensor, options: EmbedOptions) -> Tens
     return tiles_with_signal(pixels[0], tile=options.tile, stride=options.step)
 
 
-def _tiles(well: str, field: FieldTask, label: str, plane: Tensor, options: EmbedOptions) -> Tensor:
-    """Scaled tiles (N, T, T) of one plane."""
+def _patches(
+    well: str, field: FieldTask, label: str, plane: Tensor, options: EmbedOptions, patch: int
+) -> Tensor:
+    """Scaled tiles of one plane as patches (N, T, P * P)."""
     try:
-        return tiles_of(plane[None], options.intensity, tile=options.tile, stride=options.step)[0]
+        tiles = tiles_of(plane[None], options.intensity, tile=options.tile, stride=options.step)
     except PixelError as error:
         raise PixelError(f"field {well}/{field.field.site}, channel {label}: {error}") from None
+    return patches_of(tiles[0], patch)
 
 
-def _field_results(
-    task: WellTask, kept: Sequence[Tensor], features: Tensor
-) -> tuple[FieldResult, ...]:
-    """Splits the features of a well's tiles into field means."""
-    results = []
-    start = 0
-    for field, keep in zip(task.fields, kept, strict=True):
-        n_kept, n_channels = int(keep.sum()), len(field.labels)
-        stop = start + n_channels * n_kept
-        of_tiles = features[start:stop].reshape(n_channels, n_kept, -1)  # (C, kept, D)
-        everything = torch.ones(n_kept, dtype=torch.bool)
-        results.append(
-            FieldResult(
-                site=field.field.site,
-                time=field.time,
-                labels=field.labels,
-                n_tiles=n_kept,
-                n_tiles_dropped=len(keep) - n_kept,
-                features=ops.segment_mean(of_tiles, everything).numpy(),
-            )
-        )
-        start = stop
-    return tuple(results)
+def _field_result(begun: _BegunField) -> FieldResult:
+    """Means over the tiles of one field."""
+    of_tiles = torch.from_numpy(np.stack([ticket.features for ticket in begun.tickets]))
+    everything = torch.ones(of_tiles.shape[1], dtype=torch.bool)
+    return FieldResult(
+        site=begun.task.field.site,
+        time=begun.task.time,
+        labels=begun.task.labels,
+        n_tiles=of_tiles.shape[1],
+        n_tiles_dropped=begun.n_dropped,
+        features=ops.segment_mean(of_tiles, everything).numpy(),  # (C, D)
+    )

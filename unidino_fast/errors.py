@@ -31,6 +31,10 @@ class WeightsError(UnidinoError, ValueError):
     """Weights that are missing, unsafe to open, or of another architecture."""
 
 
+class EngineError(UnidinoError, RuntimeError):
+    """An engine whose embeddings differ from the reference."""
+
+
 class TableError(UnidinoError, ValueError):
     """A platemap or profile table that lacks what was asked of it."""
 

@@ -18,7 +18,8 @@ import polars as pl
 
 from unidino_fast.clock import StageClock, peak_memory_mb
 from unidino_fast.config import EmbedOptions, embed_options
-from unidino_fast.embedding import embed_wells
+from unidino_fast.embedding import embed_wells, sample_patches
+from unidino_fast.engines.selfcheck import SelfCheck, self_check
 from unidino_fast.errors import PixelError
 from unidino_fast.output import OutputFolder, pixel_stamp
 from unidino_fast.planning import Plan, WellTask, plan_plate
@@ -119,6 +120,8 @@ def embed_plate(
     )
     model.check_single_channel()
     plan = plan_plate(plate, options, patch=model.backbone.patch_size)
+    model = model.for_job(plan.n_tiles)
+    _check_engine(plan.wells, plate, model, options)
     results = []
     for task, result in embed_wells(plan.wells, plate, model, options, StageClock()):
         if isinstance(result, PixelError):
@@ -164,6 +167,7 @@ def embed_to_folder(
     start = time.perf_counter()
     model.check_single_channel()
     plan = plan_plate(plate, options, patch=model.backbone.patch_size)
+    model = model.for_job(plan.n_tiles)
     if platemap is not None:  # complain before hours of work, not after them
         join_platemap(_wells_of(plan, plate), platemap.table, name=platemap.name)
     folder = OutputFolder(Path(out), plate.name, provenance_of(plate, model, options))
@@ -186,6 +190,7 @@ def embed_to_folder(
             "host": platform.node(),
             "location": plate.location,
             "batch_size": model.batch_size,
+            "self_check": None if run.check is None else run.check.to_dict(),
             **summary.to_dict(),
         }
     )
@@ -211,6 +216,7 @@ class _Run:
         self.stamps: dict[str, str | None] = {}
         self.n_resumed = 0
         self.n_new_tiles = 0
+        self.check: SelfCheck | None = None
 
     def resume(self) -> None:
         """Takes over the wells that a former run finished."""
@@ -224,6 +230,9 @@ class _Run:
     def embed(self, on_error: OnError, on_well: Callable[[WellTask], None]) -> None:
         """Embeds the other wells and writes each as it is finished."""
         pending = [task for task in self.plan.wells if task.name not in self.results]
+        if not self.model.is_reference:
+            with self.clock.stage("check"):
+                self.check = _check_engine(pending, self.plate, self.model, self.options)
         for task, result in embed_wells(pending, self.plate, self.model, self.options, self.clock):
             if isinstance(result, WellResult):
                 with self.clock.stage("write"):
@@ -276,6 +285,15 @@ class _Run:
     def _ordered(self) -> list[WellResult]:
         """Results in plate order."""
         return [self.results[t.name] for t in self.plan.wells if t.name in self.results]
+
+
+def _check_engine(
+    tasks: Sequence[WellTask], plate: Plate, model: Embedder, options: EmbedOptions
+) -> SelfCheck | None:
+    """Holds an engine against the reference, before its first well."""
+    if model.is_reference:
+        return None
+    return self_check(model, sample_patches(tasks, plate, model, options))
 
 
 def _fields_of(

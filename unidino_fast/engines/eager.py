@@ -1,9 +1,9 @@
-"""The reference engine: the backbone's own module, run by torch as it is written."""
+"""The reference engine: the inference graph, run by torch operation by operation."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,33 +12,37 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-Precision = Literal["fp32", "bf16", "fp16"]
+    from unidino_fast.choices import Precision
+    from unidino_fast.engines.graph import InferenceGraph
+
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class EagerEngine:
-    """Runs a module on one device in one precision.
+    """Runs the graph on one device in one precision.
 
     Args:
-        module: (N, C, T, T) -> (N, D).
+        graph: patches (N, tokens, P * P) -> (N, D).
         device: where it runs.
         precision: `fp32`, or autocast to `bf16` or `fp16`.
     """
 
     name = "eager"
 
-    def __init__(self, module: torch.nn.Module, device: torch.device, precision: Precision) -> None:
-        self._module = module.to(device)
+    def __init__(self, graph: InferenceGraph, device: torch.device, precision: Precision) -> None:
+        self._graph = graph.to(device)
         self._device = device
         self._precision = precision
 
-    def __call__(self, tiles: Tensor) -> Tensor:
-        """Embeds tiles (N, C, T, T) on the engine's device; (N, D) float32 on that device."""
-        with torch.inference_mode(), self._autocast():
-            features: Tensor = self._module(tiles)
+    def __call__(self, patches: Tensor) -> Tensor:
+        """Embeds patches (N, tokens, P * P) on the engine's device; (N, D) float32 there."""
+        with torch.inference_mode(), autocast(self._device, self._precision):
+            features: Tensor = self._graph(patches)
         return features.float()
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self._precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self._device.type, dtype=AUTOCAST_DTYPES[self._precision])
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """Autocast of a precision; nothing for fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=AUTOCAST_DTYPES[precision])

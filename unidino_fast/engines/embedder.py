@@ -1,42 +1,38 @@
 """`Embedder`: a backbone on a device, ready to embed tiles and planes.
 
-Letters: N tiles, P planes, T tile edge, D features.
+Letters: N tiles, P planes, E tile edge, T tokens, D features.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, get_args
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
 
 from unidino_fast.backbones import Backbone, open_backbone
-from unidino_fast.choices import EngineName, Intensity, PrecisionName
-from unidino_fast.engines.eager import EagerEngine, Precision
+from unidino_fast.choices import EngineName, Intensity, Precision
+from unidino_fast.engines.choose import (
+    COMPUTE_BATCH,
+    Engine,
+    build_engine,
+    choose_device,
+    choose_engine,
+    choose_precision,
+)
+from unidino_fast.engines.graph import InferenceGraph, patches_of
+from unidino_fast.engines.packing import TilePacker
 from unidino_fast.errors import PixelError, UsageError
-from unidino_fast.preprocess import standardized, tiles_of
+from unidino_fast.preprocess import tiles_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
 
 INTENSITIES = get_args(Intensity)
-ENGINES = get_args(EngineName)
-PRECISIONS = get_args(PrecisionName)
-_BATCH_SIZE = {"cpu": 16, "cuda": 256}
-
-
-class Engine(Protocol):
-    """What runs a backbone: tiles (N, C, T, T) on its device -> features (N, D) float32."""
-
-    name: str
-
-    def __call__(self, tiles: Tensor) -> Tensor:
-        """Embeds one batch."""
-        ...
 
 
 def load_backbone(
@@ -52,21 +48,26 @@ def load_backbone(
 
     Args:
         weights: `default`, a file, `FILE#student`, `timm:NAME`, `hf:REPO`, `random[:SEED]`.
-        engine: `auto` or `eager`.
+        engine: `auto` (by device and size of the job), `eager`, `compile`, `onnx` or `tensorrt`.
         device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda` or `cuda:N`.
         precision: `auto` (bf16 on CUDA, fp32 on the CPU), `fp32`, `bf16` or `fp16`.
         tile: tile edge in pixels; the size that the weights were trained at by default.
-        batch_size: tiles a step; 256 on CUDA, 16 on the CPU by default.
+        batch_size: tiles a step of the network. A fixed size for the device by default: another
+            may change the last bits of the embeddings.
 
     Raises:
         WeightsError: the weights cannot be loaded.
         UsageError: an option is not available here.
     """
-    place = _device(device)
+    place = choose_device(device)
+    arithmetic = choose_precision(precision, place)
+    choose_engine(engine, place, None)
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"batch size {batch_size} is too small: use 1 or more")
     backbone = open_backbone(weights)
     if tile is not None:
         backbone = backbone.with_tile(tile)
-    return Embedder(backbone, engine, place, _precision(precision, place), batch_size)
+    return Embedder(backbone, engine, place, arithmetic, batch_size)
 
 
 class Embedder:
@@ -75,11 +76,11 @@ class Embedder:
     Attributes:
         backbone: the weights and what is known of them.
         dim: features a tile, D.
-        tile: tile edge in pixels, T.
+        tile: tile edge in pixels, E.
         device: where it runs.
         precision: of its arithmetic.
-        engine: name of the engine.
-        batch_size: tiles a step.
+        engine: name of the engine, `auto` until the size of a job is known.
+        batch_size: tiles a step of the network.
     """
 
     def __init__(
@@ -90,24 +91,43 @@ class Embedder:
         precision: Precision,
         batch_size: int | None = None,
     ) -> None:
-        if engine not in ENGINES:
-            raise UsageError(f"engine {engine!r} is not available: use {' or '.join(ENGINES)}")
-        if batch_size is not None and batch_size < 1:
-            raise UsageError(f"batch size {batch_size} is too small: use 1 or more")
         self.backbone = backbone
         self.dim = backbone.dim
         self.tile = backbone.image_size
         self.device = device
-        self.precision = precision
-        self.batch_size = batch_size or _BATCH_SIZE.get(device.type, 16)
-        self._engine: Engine = EagerEngine(backbone.module, device, precision)
-        self.engine = self._engine.name
+        self.precision: Precision = precision
+        self.engine = engine
+        self.batch_size = batch_size or COMPUTE_BATCH[device.type]
+        self._engines: dict[EngineName, Engine] = {}
+
+    def for_job(self, n_tiles: int) -> Embedder:
+        """This embedder with the engine that suits a job of so many tiles; engines are shared."""
+        chosen = choose_engine(self.engine, self.device, n_tiles)
+        if chosen == self.engine:
+            return self
+        other = Embedder(self.backbone, chosen, self.device, self.precision, self.batch_size)
+        other._engines = self._engines
+        other.__dict__["_graph"] = self._graph
+        return other
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether this is what others are checked against: the eager engine in fp32."""
+        return self.engine in ("auto", "eager") and self.precision == "fp32"
+
+    def reference(self) -> Embedder:
+        """The eager engine in fp32 on the same device: what others are checked against."""
+        other = Embedder(self.backbone, "eager", self.device, "fp32", self.batch_size)
+        if self.precision == "fp32":
+            other._engines = self._engines
+        other.__dict__["_graph"] = self._graph
+        return other
 
     def embed_tiles(self, tiles: ArrayLike | Tensor) -> NDArray[np.float32]:
         """Embeds tiles.
 
         Args:
-            tiles: (N, T, T) float32 in [0, 1].
+            tiles: (N, E, E) float32 in [0, 1].
 
         Returns:
             (N, D) float32.
@@ -121,8 +141,10 @@ class Embedder:
                 f"tiles of shape {tuple(batch.shape)} do not fit:"
                 f" give (N, {self.tile}, {self.tile})"
             )
-        self.check_single_channel()
-        return self.embed_stream([batch])
+        packer = self.packer()
+        ticket = packer.add(patches_of(batch, self.backbone.patch_size))
+        packer.flush()
+        return ticket.features
 
     def embed_planes(
         self,
@@ -157,29 +179,40 @@ class Embedder:
                 f"planes of shape {tuple(pixels.shape)} do not hold a tile of {self.tile} px:"
                 " give (P, H, W)"
             )
+        packer = self.packer()
+        tickets = []
+        for plane in pixels:
+            tiles = tiles_of(plane[None].to(self.device), intensity, tile=self.tile, stride=step)[0]
+            tickets.append(packer.add(patches_of(tiles, self.backbone.patch_size)))
+        packer.flush()
+        means = [ticket.features.mean(axis=0, dtype=np.float64) for ticket in tickets]
+        return np.array(means, np.float32).reshape(len(tickets), self.dim)
+
+    def packer(self) -> TilePacker:
+        """A queue for tiles' patches that runs the network in batches of one fixed shape."""
         self.check_single_channel()
-        blocks = (
-            tiles_of(plane[None], intensity, tile=self.tile, stride=step)[0] for plane in pixels
+        patch = self.backbone.patch_size
+        return TilePacker(
+            self._embed_batch,
+            size=self.batch_size,
+            n_tokens=(self.tile // patch) ** 2,
+            patch=patch,
+            dim=self.dim,
+            device=self.device,
         )
-        features = self.embed_stream(blocks)
-        if not len(pixels):
-            return features
-        of_planes = features.reshape(len(pixels), -1, self.dim).astype(np.float64)
-        return np.asarray(of_planes.mean(axis=1), np.float32)
 
-    def embed_stream(self, blocks: Iterable[Tensor]) -> NDArray[np.float32]:
-        """Embeds blocks of tiles (n, T, T), in order, in full batches; (sum of n, D) float32."""
-        found = [self._embed_batch(batch) for batch in _batches(blocks, self.batch_size)]
-        if not found:
-            return np.empty((0, self.dim), np.float32)
-        return np.concatenate(found)
+    @cached_property
+    def _graph(self) -> InferenceGraph:
+        return InferenceGraph(self.backbone).eval()
 
-    def _embed_batch(self, tiles: Tensor) -> NDArray[np.float32]:
-        tiles = tiles.to(self.device, non_blocking=True)
-        if self.backbone.input_norm == "per_tile":
-            tiles = standardized(tiles)
+    def _embed_batch(self, patches: Tensor) -> NDArray[np.float32]:
+        name = choose_engine(self.engine, self.device, None)
+        if name not in self._engines:
+            self._engines[name] = build_engine(
+                name, self._graph, self.device, self.precision, self.batch_size
+            )
         try:
-            features = self._engine(tiles[:, None]).cpu().numpy()
+            features = self._engines[name](patches).cpu().numpy()
         except torch.OutOfMemoryError as error:
             raise UsageError(
                 f"batch size {self.batch_size} does not fit in the memory of {self.device}:"
@@ -210,46 +243,5 @@ class Embedder:
             "input_norm": self.backbone.input_norm,
             "engine": self.engine,
             "precision": self.precision,
+            "batch_size": self.batch_size,
         }
-
-
-def _batches(blocks: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    """Regroups blocks of tiles into batches of `size`; the last may be smaller."""
-    held: list[Tensor] = []
-    n_held = 0
-    for block in blocks:
-        rest = block
-        while n_held + len(rest) >= size:
-            missing = size - n_held
-            yield torch.cat([*held, rest[:missing]])
-            held, n_held, rest = [], 0, rest[missing:]
-        if len(rest):
-            held.append(rest)
-            n_held += len(rest)
-    if held:
-        yield torch.cat(held)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {name!r} is unknown: use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"device {name} is not here ({torch.cuda.device_count()} CUDA devices):"
-            " use --device auto or cpu"
-        )
-    return device
-
-
-def _precision(name: str, device: torch.device) -> Precision:
-    if name == "auto":
-        return "bf16" if device.type == "cuda" else "fp32"
-    if name not in PRECISIONS:
-        raise UsageError(f"precision {name!r} is not available: use {', '.join(PRECISIONS)}")
-    return name  # type: ignore[return-value]

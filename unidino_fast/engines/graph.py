@@ -28,6 +28,9 @@ class InferenceGraph(nn.Module):
         backbone: a single-channel backbone; its parameters are shared, not copied.
     """
 
+    class_token: Tensor
+    positions: Tensor
+
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         vit: Any = backbone.module
@@ -106,7 +109,8 @@ def patches_of(tiles: Tensor, patch: int) -> Tensor:
     """Lays tiles out as rows of patches.
 
     Args:
-        tiles: (N, E, E), E a multiple of the patch edge P.
+        tiles: (N, E, E), E a multiple of the patch edge.
+        patch: patch edge P in pixels.
 
     Returns:
         (N, (E / P) ** 2, P * P), patches along rows, pixels of a patch along rows.

@@ -1,0 +1,161 @@
+"""Engines give the reference's numbers, whatever stands beside a tile; a broken one is caught."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+import unidino_fast as uf
+from unidino_fast.config import EmbedOptions
+from unidino_fast.engines import choose
+from unidino_fast.engines.graph import InferenceGraph, patches_of
+from unidino_fast.errors import EngineError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import polars as pl
+
+EDGE = 32
+
+
+@pytest.fixture
+def tiles() -> torch.Tensor:
+    return torch.rand(37, EDGE, EDGE, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_weights: Path) -> np.ndarray:
+    """timm called directly, one tile at a time."""
+    vit = timm.create_model(
+        "vit_small_patch16_224",
+        in_chans=1,
+        img_size=EDGE,
+        embed_dim=64,
+        depth=2,
+        num_heads=1,
+        num_classes=0,
+    ).eval()
+    vit.load_state_dict(load_file(tiny_weights), strict=True)
+    tiles = torch.rand(37, EDGE, EDGE, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        return np.concatenate([vit(tile[None, None]).numpy() for tile in tiles])
+
+
+@pytest.mark.parametrize("engine", ["eager", "compile"])
+def test_engine_equals_timm(
+    tiny_weights: Path, tiles: torch.Tensor, expected: np.ndarray, engine: str
+) -> None:
+    model = uf.load_backbone(tiny_weights, device="cpu", engine=engine)
+    np.testing.assert_allclose(model.embed_tiles(tiles), expected, rtol=0, atol=1e-5)
+
+
+def test_graph_without_qkv_bias(tiles: torch.Tensor, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    vit: Any = timm.create_model(
+        "vit_small_patch16_224",
+        in_chans=1,
+        img_size=EDGE,
+        embed_dim=128,
+        depth=3,
+        num_heads=2,
+        num_classes=0,
+        qkv_bias=False,
+    ).eval()
+    torch.save(vit.state_dict(), tmp_path / "w.pth")
+    model = uf.load_backbone(tmp_path / "w.pth", device="cpu")
+    with torch.no_grad():
+        direct = vit(tiles[:, None]).numpy()
+    np.testing.assert_allclose(model.embed_tiles(tiles), direct, rtol=0, atol=1e-5)
+
+
+def test_patches_of_is_the_convolution_of_a_patch_embedding(tiles: torch.Tensor) -> None:
+    kernel = torch.rand(5, 1, 16, 16)
+    convolved = torch.nn.functional.conv2d(tiles[:, None], kernel, stride=16)
+    product = patches_of(tiles, 16) @ kernel.flatten(1).T
+    torch.testing.assert_close(product, convolved.flatten(2).transpose(1, 2))
+
+
+@pytest.mark.parametrize("engine", ["eager", "compile"])
+def test_neighbours_and_order_do_not_change_a_bit(
+    tiny_weights: Path, tiles: torch.Tensor, engine: str
+) -> None:
+    model = uf.load_backbone(tiny_weights, device="cpu", engine=engine)
+    together = model.embed_tiles(tiles)
+    alone = np.concatenate([model.embed_tiles(tile[None]) for tile in tiles])
+    shuffled = model.embed_tiles(tiles.flip(0))[::-1]
+    np.testing.assert_array_equal(alone, together)
+    np.testing.assert_array_equal(shuffled, together)
+
+
+def test_full_size_neighbours_do_not_change_a_bit() -> None:
+    """ViT-S/16: matrix products large enough to be cut into blocks."""
+    model = uf.load_backbone("random:1", device="cpu")
+    tiles = torch.rand(19, 224, 224, generator=torch.Generator().manual_seed(4))
+    together = model.embed_tiles(tiles)
+    np.testing.assert_array_equal(model.embed_tiles(tiles[7:12]), together[7:12])
+
+
+def test_auto_compiles_large_jobs_only() -> None:
+    cpu = torch.device("cpu")
+    assert choose.choose_engine("auto", cpu, None) == "eager"
+    assert choose.choose_engine("auto", cpu, 100) == "eager"
+    assert choose.choose_engine("auto", cpu, 10**7) == "compile"
+    assert choose.choose_engine("eager", cpu, 10**7) == "eager"
+    with pytest.raises(UsageError, match="warp"):
+        choose.choose_engine("warp", cpu, 1)
+
+
+def test_self_check_goes_into_the_manifest(
+    small_plate: tuple[Path, pl.DataFrame], tiny_weights: Path, tmp_path: Path
+) -> None:
+    model = uf.load_backbone(tiny_weights, device="cpu", engine="compile")
+    plate = uf.open_plate(small_plate[0])
+    uf.embed_to_folder(plate, model, tmp_path, EmbedOptions(tile=EDGE))
+    check = json.loads((tmp_path / "small/manifest.json").read_text())["run"]["self_check"]
+    assert check["engine"] == "compile"
+    assert check["lowest_cosine"] >= check["limit"] == 0.99999
+    assert check["n_tiles"] > 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_self_check_catches_a_perturbed_layer(
+    small_plate: tuple[Path, pl.DataFrame],
+    tiny_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+) -> None:
+    """An engine whose second block's fc1 weights are off by a tenth of their spread."""
+
+    class Broken:
+        name = "compile"
+
+        def __init__(self, graph: InferenceGraph, *_: Any) -> None:
+            import copy
+
+            self.graph = copy.deepcopy(graph)
+            weight = self.graph.blocks[1].mlp.fc1.weight
+            noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+            with torch.no_grad():
+                weight.add_(weight.std() * (3 if precision == "bf16" else 0.1) * noise)
+
+        def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                return self.graph(patches)
+
+    monkeypatch.setattr("unidino_fast.engines.compiled.CompiledEngine", Broken)
+    model = uf.load_backbone(tiny_weights, device="cpu", engine="compile", precision=precision)
+    plate = uf.open_plate(small_plate[0])
+    with pytest.raises(
+        EngineError, match=r"cosine 0\.\d+ .* below 0\.99.*--engine eager"
+    ) as caught:
+        uf.embed_to_folder(plate, model, tmp_path / "out", EmbedOptions(tile=EDGE))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
