@@ -1,11 +1,31 @@
 """Operations on pixels and tile embeddings; one op, one file.
 
-Each file holds the op's reference in plain torch, which is also its CPU path and its test's oracle.
-This package imports torch alone, nothing of the rest.
+Each file holds the op's reference in plain torch, which is also its CPU path and its test's oracle,
+then its Triton kernel, then the launcher, which has the op's name. `unidino_fast.ops` chooses.
+This package imports torch and triton alone, nothing of the rest.
 """
 
-from unidino_fast.kernels.intensity_range import intensity_range_reference
-from unidino_fast.kernels.segment_mean import segment_mean_reference
-from unidino_fast.kernels.tile_normalize import tile_normalize_reference
+from unidino_fast.kernels.intensity_range import (
+    IntensityStatistics,
+    intensity_range,
+    intensity_range_reference,
+    intensity_statistics,
+    intensity_statistics_reference,
+)
+from unidino_fast.kernels.segment_mean import segment_mean, segment_mean_reference
+from unidino_fast.kernels.tile_normalize import tile_normalize, tile_normalize_reference
+from unidino_fast.kernels.tile_signal import tile_signal, tile_signal_reference
 
-__all__ = ["intensity_range_reference", "segment_mean_reference", "tile_normalize_reference"]
+__all__ = [
+    "IntensityStatistics",
+    "intensity_range",
+    "intensity_range_reference",
+    "intensity_statistics",
+    "intensity_statistics_reference",
+    "segment_mean",
+    "segment_mean_reference",
+    "tile_normalize",
+    "tile_normalize_reference",
+    "tile_signal",
+    "tile_signal_reference",
+]

@@ -181,16 +181,20 @@ def embed(
     channels: Annotated[
         str | None, typer.Option(help="Channels to embed, such as DNA,ER.", show_default="all")
     ] = None,
-    engine: Annotated[Literal["auto", "eager"], typer.Option(help="How the network is run.")] = (
-        "auto"
-    ),
+    engine: Annotated[
+        Literal["auto", "eager", "compile", "onnx", "tensorrt"],
+        typer.Option(help="How the network is run; auto goes by device and size of the job."),
+    ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"],
         typer.Option(help="auto is bf16 on CUDA and fp32 on the CPU."),
     ] = "auto",
     batch_size: Annotated[
-        int | None, typer.Option(help="Tiles a step.", show_default="16 on the CPU, 256 on CUDA")
+        int | None,
+        typer.Option(
+            help="Tiles a step of the network.", show_default="16 on the CPU, 256 on CUDA"
+        ),
     ] = None,
     metadata: Annotated[
         Path | None, typer.Option(help="Platemap (CSV or Parquet) to join by well and plate.")
@@ -309,6 +313,70 @@ def evaluate(
         typer.echo(json.dumps(result.to_dict()))
     else:
         typer.echo(result.summary())
+
+
+@app.command()
+def export(
+    weights: Annotated[str, typer.Argument(help="Backbone, as --weights of embed takes it.")],
+    to: Annotated[Literal["onnx", "tensorrt"], typer.Option(help="What to write.")],
+    out: Annotated[Path, typer.Option(help="The file; its manifest is FILE.json.")],
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"],
+        typer.Option(help="auto is fp32 for ONNX and bf16 for TensorRT."),
+    ] = "auto",
+    tile: Annotated[
+        int | None, typer.Option(help="Tile edge in pixels.", show_default="the weights' own")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Largest batch of a TensorRT engine.", show_default="256")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a backbone for other runtimes."""
+    from unidino_fast.export import export_backbone
+
+    manifest = export_backbone(
+        weights, out, to=to, precision=precision, tile=tile, batch_size=batch_size
+    )
+    typer.echo(json.dumps(manifest) if as_json else f"{out}: {to} of {weights}, {out}.json")
+
+
+@app.command()
+def bench(
+    what: Annotated[Literal["model", "kernels"], typer.Argument(help="What to measure.")],
+    weights: Annotated[str, typer.Option(help="Backbone of bench model.")] = "random:0",
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(help="Engine to measure; give it again for several.", show_default="all here"),
+    ] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="Precision; again for several.", show_default="usual")
+    ] = None,
+    batch_size: Annotated[
+        list[int] | None,
+        typer.Option(help="Tiles a step; again for several.", show_default="usual"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    quick: Annotated[bool, typer.Option("--quick", help="A minute or two.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for rows and a picture.", show_default="none")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure speed against the usual ways, in one run."""
+    from unidino_fast.benchmarks.command import run_bench
+
+    run_bench(
+        what,
+        weights=weights,
+        engines=engine or (),
+        precisions=precision or (),
+        batch_sizes=batch_size or (),
+        device=device,
+        quick=quick,
+        out=out,
+        as_json=as_json,
+    )
 
 
 def main() -> None:

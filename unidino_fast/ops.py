@@ -1,18 +1,87 @@
 """The one place that picks which implementation of an op runs.
 
-Today each op has its reference alone; a Triton kernel that is faster and equal is chosen here.
+Tensors on CUDA go to the Triton kernel, where it takes their dtype; all others to the reference.
+Why is logged once, at level DEBUG.
 """
 
 from __future__ import annotations
 
-from unidino_fast.kernels import (
-    intensity_range_reference as intensity_range,
-)
-from unidino_fast.kernels import (
-    segment_mean_reference as segment_mean,
-)
-from unidino_fast.kernels import (
-    tile_normalize_reference as tile_normalize,
-)
+import logging
+from functools import cache
+from typing import TYPE_CHECKING, Literal
 
-__all__ = ["intensity_range", "segment_mean", "tile_normalize"]
+import torch
+
+from unidino_fast import kernels
+from unidino_fast.kernels.intensity_range import COUNTED_DTYPES
+from unidino_fast.kernels.segment_mean import FEATURE_DTYPES
+from unidino_fast.kernels.tile_normalize import PIXEL_DTYPES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Implementation = Literal["triton", "reference"]
+
+_LOG = logging.getLogger(__name__)
+_DTYPES = {
+    "intensity_range": COUNTED_DTYPES,
+    "segment_mean": FEATURE_DTYPES,
+    "tile_normalize": PIXEL_DTYPES,
+    "tile_signal": PIXEL_DTYPES,
+}
+"""What each kernel reads."""
+
+
+def implementation(op: str, tensor: Tensor) -> Implementation:
+    """Which implementation of an op runs on a tensor."""
+    if not tensor.is_cuda:
+        return _chosen(op, "reference", f"tensors on {tensor.device.type}")
+    if tensor.dtype not in _DTYPES[op]:
+        return _chosen(op, "reference", f"no kernel for {tensor.dtype}")
+    return _chosen(op, "triton", f"{tensor.dtype} on CUDA")
+
+
+def intensity_range(planes: Tensor, percentiles: tuple[float, ...]) -> Tensor:
+    """Percentiles of planes (P, H, W); (P, Q) float64. See `kernels.intensity_range_reference`."""
+    if implementation("intensity_range", planes) == "triton":
+        return kernels.intensity_range(planes.contiguous(), percentiles)
+    return kernels.intensity_range_reference(planes, percentiles)
+
+
+def segment_mean(features: Tensor, keep: Tensor) -> Tensor:
+    """Means (C, D) of features (C, N, D) over kept tiles. See `kernels.segment_mean_reference`."""
+    if implementation("segment_mean", features) == "triton":
+        return kernels.segment_mean(features.contiguous(), keep)
+    return kernels.segment_mean_reference(features, keep)
+
+
+def tile_normalize(
+    planes: Tensor,
+    low: Tensor,
+    span: Tensor,
+    *,
+    tile: int,
+    stride: int,
+    clip: bool,
+    patch: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Scaled tiles or patches of planes (P, H, W). See `kernels.tile_normalize_reference`."""
+    if implementation("tile_normalize", planes) == "triton":
+        run, planes = kernels.tile_normalize, planes.contiguous()
+    else:
+        run = kernels.tile_normalize_reference
+    return run(planes, low, span, tile=tile, stride=stride, clip=clip, patch=patch, dtype=dtype)
+
+
+def tile_signal(planes: Tensor, *, tile: int, stride: int) -> Tensor:
+    """Pixels above zero of each tile; (P, N) int32. See `kernels.tile_signal_reference`."""
+    if implementation("tile_signal", planes) == "triton":
+        return kernels.tile_signal(planes.contiguous(), tile=tile, stride=stride)
+    return kernels.tile_signal_reference(planes, tile=tile, stride=stride)
+
+
+@cache
+def _chosen(op: str, choice: Implementation, reason: str) -> Implementation:
+    _LOG.debug("%s: %s (%s)", op, choice, reason)  # once: the answer is remembered
+    return choice

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from unidino_fast.kernels import intensity_range_reference
+from unidino_fast.kernels import intensity_range_reference, intensity_statistics_reference
 from unidino_fast.kernels.intensity_range import order_statistics_counted, order_statistics_sorted
 
 PERCENTILES = (0.0, 0.1, 12.5, 50.0, 77.7, 99.9, 100.0)
@@ -49,3 +49,16 @@ def test_planes_need_not_be_contiguous():
     planes = torch.from_numpy(pixels("u2", (2, 40, 30)))[:, ::2, ::3]
     found = intensity_range_reference(planes, (50.0,))
     assert found.flatten().tolist() == np.median(planes.numpy(), axis=(1, 2)).tolist()
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i2", "u4", "f4"])
+def test_statistics_are_numpys(dtype):
+    planes = np.stack([pixels(dtype, (13, 17), seed) for seed in range(2)])
+    found = intensity_statistics_reference(torch.from_numpy(planes), (25.0, 50.0))
+    values = planes.reshape(2, -1).astype("f8")
+    np.testing.assert_allclose(found.percentiles, np.percentile(values, (25, 50), axis=1).T)
+    assert found.lowest.tolist() == values.min(axis=1).tolist()
+    assert found.highest.tolist() == values.max(axis=1).tolist()
+    # sums of 221 float64 in another order
+    np.testing.assert_allclose(found.mean, values.mean(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(found.sd, values.std(axis=1), rtol=1e-12)

@@ -68,3 +68,20 @@ def test_the_planes_are_left_alone(dtype):
     ones = torch.ones(1)
     tile_normalize_reference(planes, ones, ones, tile=2, stride=2, clip=True)
     assert bool((planes == 1).all())
+
+
+@pytest.mark.parametrize("patch", [1, 2, 3, 6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_patches_are_the_tiles_cut_again(patch, dtype):
+    planes = torch.from_numpy(pixels("u2", (2, 14, 20)))
+    low, span = torch.tensor([3.0, 0.0]), torch.tensor([7.5, 65_535.0])
+    options = {"tile": 6, "stride": 4, "clip": True}
+    tiles = tile_normalize_reference(planes, low, span, **options)
+    found = tile_normalize_reference(planes, low, span, patch=patch, dtype=dtype, **options)
+    side = 6 // patch
+    assert found.shape == (*tiles.shape[:2], side * side, patch * patch)
+    assert found.dtype == dtype
+    for index in range(side * side):
+        top, left = index // side * patch, index % side * patch
+        block = tiles[:, :, top : top + patch, left : left + patch].to(dtype)
+        assert torch.equal(found[:, :, index], block.flatten(2))
