@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from unidino_fast.engines.graph import standardized
 from unidino_fast.errors import PixelError
-from unidino_fast.preprocess import standardized, tiles_of, tiles_with_signal
+from unidino_fast.preprocess import tiles_of, tiles_with_signal
 
 DTYPES = ["u1", "u2", "i2", "u4", "f4"]
 SHAPES = [(7, 7, 7, 7), (13, 29, 5, 5), (31, 17, 7, 3), (11, 23, 4, 9)]

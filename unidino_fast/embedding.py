@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from unidino_fast import ops
-from unidino_fast.engines.graph import patches_of
 from unidino_fast.errors import PixelError
 from unidino_fast.preprocess import tiles_of, tiles_with_signal
 from unidino_fast.reading import FieldReader
@@ -202,10 +201,12 @@ def _patches(
 ) -> Tensor:
     """Scaled tiles of one plane as patches (N, T, P * P)."""
     try:
-        tiles = tiles_of(plane[None], options.intensity, tile=options.tile, stride=options.step)
+        patches = tiles_of(
+            plane[None], options.intensity, tile=options.tile, stride=options.step, patch=patch
+        )
     except PixelError as error:
         raise PixelError(f"field {well}/{field.field.site}, channel {label}: {error}") from None
-    return patches_of(tiles[0], patch)
+    return patches[0]
 
 
 def _field_result(begun: _BegunField) -> FieldResult:

@@ -24,11 +24,12 @@ STRETCH_EPSILON = 1e-8
 """Keeps a constant plane at 0, in units of the stored pixels."""
 EMPTY_PERCENT = 1
 """A tile with a smaller percentage of pixels above zero is empty."""
-_STANDARDIZE_EPSILON = 1e-12
 _FLOAT_SLACK = 1e-3
 
 
-def tiles_of(planes: Tensor, intensity: Intensity, *, tile: int, stride: int) -> Tensor:
+def tiles_of(
+    planes: Tensor, intensity: Intensity, *, tile: int, stride: int, patch: int | None = None
+) -> Tensor:
     """Cuts planes into tiles and scales their intensity.
 
     Args:
@@ -38,9 +39,10 @@ def tiles_of(planes: Tensor, intensity: Intensity, *, tile: int, stride: int) ->
             [0, 1]. `none` leaves the values as they are.
         tile: edge in pixels.
         stride: step between tiles in pixels.
+        patch: lays each tile out as rows of patches of this edge P.
 
     Returns:
-        (C, N, T, T) float32.
+        (C, N, T, T) float32, or, with `patch`, (C, N, (T / P) ** 2, P * P).
 
     Raises:
         PixelError: floating-point pixels are not finite, or not in 0..1 where `dtype` needs that.
@@ -58,7 +60,8 @@ def tiles_of(planes: Tensor, intensity: Intensity, *, tile: int, stride: int) ->
         bounds = ops.intensity_range(planes, STRETCH)  # (C, 2)
         low = bounds[:, 0]
         span = bounds[:, 1] - bounds[:, 0] + STRETCH_EPSILON
-    return ops.tile_normalize(planes, low, span, tile=tile, stride=stride, clip=intensity != "none")
+    clip = intensity != "none"
+    return ops.tile_normalize(planes, low, span, tile=tile, stride=stride, clip=clip, patch=patch)
 
 
 def tiles_with_signal(plane: Tensor, *, tile: int, stride: int) -> Tensor:
@@ -75,27 +78,12 @@ def tiles_with_signal(plane: Tensor, *, tile: int, stride: int) -> Tensor:
     Returns:
         (N,) bool.
     """
-    above = (
-        (plane.to(torch.float32) > 0).unfold(0, tile, stride).unfold(1, tile, stride).flatten(0, 1)
-    )  # (N, T, T)
+    n_above = ops.tile_signal(plane[None], tile=tile, stride=stride)[0]  # (N,)
     # in integers: exactly 1 % is kept, but 0.01 * 70 * 70 is 49.00000000000001
-    keep = 100 * above.flatten(1).sum(dim=1) >= EMPTY_PERCENT * tile * tile
+    keep = 100 * n_above >= EMPTY_PERCENT * tile * tile
     if not bool(keep.any()):
         keep[len(keep) // 2] = True
     return keep
-
-
-def standardized(tiles: Tensor) -> Tensor:
-    """Each tile to zero mean and unit variance; a constant tile to zeros.
-
-    Args:
-        tiles: (N, T, T) float32.
-
-    Source: the per-image normalisation of MorphEm (CHAMMI-75).
-    """
-    # Welford's sums, which torch uses, find the mean of a constant tile exactly
-    variance, mean = torch.var_mean(tiles, dim=(-2, -1), correction=0, keepdim=True)
-    return (tiles - mean) * torch.rsqrt(variance + _STANDARDIZE_EPSILON)
 
 
 def _check_finite(planes: Tensor) -> None:

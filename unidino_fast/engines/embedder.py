@@ -182,8 +182,11 @@ class Embedder:
         packer = self.packer()
         tickets = []
         for plane in pixels:
-            tiles = tiles_of(plane[None].to(self.device), intensity, tile=self.tile, stride=step)[0]
-            tickets.append(packer.add(patches_of(tiles, self.backbone.patch_size)))
+            pixels_here = plane[None].to(self.device)
+            patches = tiles_of(
+                pixels_here, intensity, tile=self.tile, stride=step, patch=packer.patch
+            )
+            tickets.append(packer.add(patches[0]))
         packer.flush()
         means = [ticket.features.mean(axis=0, dtype=np.float64) for ticket in tickets]
         return np.array(means, np.float32).reshape(len(tickets), self.dim)
