@@ -34,6 +34,7 @@ LAYERS = [
     "preprocess",
     "backbones",
     "engines",
+    "benchmarks",
     "clock files results",
     "query tables",
     "platemap profiles",
@@ -69,7 +70,8 @@ def imported(path: Path) -> Iterator[str]:
 
 def sources() -> list[Path]:
     """Every file below the package but its own `__init__`, which names what it offers."""
-    files = {*PACKAGE.rglob("*.py"), *(PACKAGE / "kernels").glob("*.py")}  # kernels is a link
+    links = (PACKAGE / "kernels", PACKAGE / "benchmarks")
+    files = {*PACKAGE.rglob("*.py"), *(path for link in links for path in link.rglob("*.py"))}
     return sorted(files - {PACKAGE / "__init__.py"})
 
 
@@ -92,6 +94,12 @@ def test_kernels_import_torch_and_triton_alone(path: Path) -> None:
     allowed = {"__future__", "collections", "math", "typing", "torch", "triton"}
     for name in imported(path):
         assert name.split(".")[0] in allowed or name.startswith("unidino_fast.kernels")
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_command_line_imports_benchmarks(path: Path) -> None:
+    if module_of(path) not in ("benchmarks", "cli"):
+        assert not any(name.startswith("unidino_fast.benchmarks") for name in imported(path))
 
 
 def python(code: str) -> str:

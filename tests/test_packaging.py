@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("unidino_fast", "kernels", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = (
+    *("unidino_fast", "kernels", "benchmarks"),
+    *("setup.py", "pyproject.toml", "README.md", "LICENSE"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,8 @@ def test_wheel_installs_one_name_and_runs(built: tuple[Path, Path], tmp_path: Pa
     tops = {path.name for path in site.iterdir() if path.suffix != ".dist-info"} - {"bin"}
     assert tops == {"unidino_fast"}
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "unidino_fast").rglob("*.py")}
-    modules |= {f"unidino_fast/{path.relative_to(ROOT)}" for path in ROOT.glob("kernels/*.py")}
+    linked = (path for top in ("kernels", "benchmarks") for path in (ROOT / top).rglob("*.py"))
+    modules |= {f"unidino_fast/{path.relative_to(ROOT)}" for path in linked}
     held = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
     assert held == modules
     code = (

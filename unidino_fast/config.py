@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unidino_fast.choices import Intensity
 from unidino_fast.errors import UsageError
+
+_RULES = {
+    "intensity": f"use {', '.join(get_args(Intensity))}",
+    "tile": "use a positive number of pixels",
+    "stride": "use a positive number of pixels",
+    "z": "use max, mean or the number of a plane, from 0",
+}
 
 
 class EmbedOptions(BaseModel):
@@ -52,4 +59,5 @@ def embed_options(**values: Any) -> EmbedOptions:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
-        raise UsageError(f"{name} {values.get(name)!r} is not allowed: {first['msg']}") from None
+        rule = _RULES.get(name, first["msg"])
+        raise UsageError(f"{name} {values.get(name)!r} is not allowed: {rule}") from None

@@ -20,7 +20,7 @@ from unidino_fast.clock import StageClock, peak_memory_mb
 from unidino_fast.config import EmbedOptions, embed_options
 from unidino_fast.embedding import embed_wells, sample_patches
 from unidino_fast.engines.selfcheck import SelfCheck, self_check
-from unidino_fast.errors import PixelError
+from unidino_fast.errors import PixelError, UsageError
 from unidino_fast.output import OutputFolder, pixel_stamp
 from unidino_fast.planning import Plan, WellTask, plan_plate
 from unidino_fast.platemap import join_platemap
@@ -166,6 +166,7 @@ def embed_to_folder(
     """
     start = time.perf_counter()
     model.check_single_channel()
+    _refuse_inside(Path(out), plate)
     plan = plan_plate(plate, options, patch=model.backbone.patch_size)
     model = model.for_job(plan.n_tiles)
     if platemap is not None:  # complain before hours of work, not after them
@@ -245,7 +246,8 @@ class _Run:
                 self.left_out[task.name] = str(result)
             on_well(task)
         if not self.results:
-            raise PixelError(f"no well could be embedded: {next(iter(self.left_out.values()))}")
+            reason = next(iter(self.left_out.values()), "the plan is empty")
+            raise PixelError(f"no well could be embedded: {reason}")
 
     def write_tables(self, platemap: Platemap | None) -> list[str]:
         """Writes fields, wells and profiles; returns what a person should know about them."""
@@ -294,6 +296,12 @@ def _check_engine(
     if model.is_reference:
         return None
     return self_check(model, sample_patches(tasks, plate, model, options))
+
+
+def _refuse_inside(out: Path, plate: Plate) -> None:
+    """Results do not belong into the plate that they describe."""
+    if not plate.storage.is_remote and out.resolve().is_relative_to(Path(plate.location).resolve()):
+        raise UsageError(f"--out {out} lies in the plate {plate.location}: choose another place")
 
 
 def _fields_of(

@@ -80,7 +80,8 @@ BAD_OPTIONS: dict[str, tuple[list[str], int, str]] = {
     "tile larger than the field": (["--tile", "96"], 2, "does not fit field A01/0 of 70 x 100 px"),
     "tile of no size": (["--tile", "0"], 2, "tile 0 is not allowed"),
     "z plane": (["--z", "4"], 2, "z plane 4"),
-    "z word": (["--z", "median"], 2, "z 'median' is not allowed"),
+    "z word": (["--z", "median"], 2, "z 'median' is not allowed: use max, mean or the number"),
+    "z below 0": (["--z=-1"], 2, "z '-1' is not allowed"),
     "acquisition": (["--acquisition", "7"], 2, "acquisition 7 is not in the plate"),
     "weights absent": (["--weights", "nowhere.pth"], 1, "nowhere.pth"),
     "platemap absent": (["--metadata", "nowhere.csv"], 1, "nowhere.csv does not exist"),
@@ -166,6 +167,13 @@ def test_output_that_cannot_be_written(
     out = tmp_path / "file" / "out"
     options = ("--out", out, "--weights", tiny_weights, "--tile", "32")
     refuse("embed", small_plate[0], *options, code=1, said="cannot be written")
+
+
+def test_output_in_the_plate(refuse: Refuse, plate_path: Path, tiny_weights: Path) -> None:
+    before = sorted(plate_path.rglob("*"))
+    options = ("--out", plate_path / "results", "--weights", tiny_weights, "--tile", "32")
+    refuse("embed", plate_path, *options, code=2, said="lies in the plate")
+    assert sorted(plate_path.rglob("*")) == before
 
 
 def test_nan_pixels(refuse: Refuse, tiny_weights: Path, tmp_path: Path) -> None:

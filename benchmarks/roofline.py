@@ -1,0 +1,51 @@
+"""What the machine can do at best: a large matrix product and a large copy.
+
+Both are candidates like the others, measured in the same rounds, so that a share of the limit is
+not a comparison of two moments.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from unidino_fast.benchmarks.measure import Candidate
+
+if TYPE_CHECKING:
+    from unidino_fast.choices import Precision
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MATRIX_EDGE = {"cpu": 2048, "cuda": 8192}
+COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
+"""Far more than any cache holds."""
+
+
+def matrix_product(device: torch.device, precision: Precision) -> Candidate:
+    """A product of two square matrices of normal numbers; its work is in operations.
+
+    The precision is what torch calls so: float32 without tensor-core shortcuts unless the program
+    allowed them.
+    """
+    edge = MATRIX_EDGE[device.type]
+    generator = torch.Generator(device).manual_seed(0)
+    left, right = (
+        torch.randn(edge, edge, device=device, generator=generator).to(DTYPES[precision])
+        for _ in range(2)
+    )
+    out = torch.empty_like(left)
+    return Candidate(
+        f"limit: matrix product of {edge} in {precision}",
+        lambda: torch.matmul(left, right, out=out),
+        2.0 * edge**3,
+    )
+
+
+def copy(device: torch.device) -> Candidate:
+    """A copy within the device's memory; its work is in bytes, read and written."""
+    n_bytes = COPY_BYTES[device.type]
+    source = torch.randint(255, (n_bytes,), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return Candidate(
+        f"limit: copy of {n_bytes >> 20} MiB", lambda: target.copy_(source), 2.0 * n_bytes
+    )
