@@ -19,7 +19,7 @@ PACKAGE = ROOT / "unidino_fast"
 # From the bottom up: a module imports only from lines above its own, or from its own package.
 LAYERS = [
     "_version errors choices",
-    "names config",
+    "names config files",
     "storage",
     "documents ngff",
     "plate_model",
@@ -35,11 +35,11 @@ LAYERS = [
     "backbones",
     "engines",
     "benchmarks",
-    "clock files results",
-    "query tables",
+    "clock results tables",
+    "query",
     "platemap profiles",
     "provenance embedding output",
-    "pipeline",
+    "pipeline export",
     "evaluation",
     "writing",
     "convert simulate",

@@ -8,7 +8,7 @@ from polars.testing import assert_frame_equal
 
 from unidino_fast.config import EmbedOptions
 from unidino_fast.errors import OutputError, TableError, UsageError
-from unidino_fast.files import PROVENANCE_KEY, atomic, write_json, write_parquet
+from unidino_fast.files import atomic, write_json
 from unidino_fast.names import WellName
 from unidino_fast.output import TABLES, OutputFolder, folder_name, pixel_stamp
 from unidino_fast.planning import FieldTask, WellTask, plan_plate
@@ -16,7 +16,7 @@ from unidino_fast.plate import open_plate
 from unidino_fast.plate_model import Field, Well
 from unidino_fast.results import FieldResult, WellResult
 from unidino_fast.simulate import simulate_plate
-from unidino_fast.tables import read_table, write_table
+from unidino_fast.tables import PROVENANCE_KEY, atomic_table, write_parquet
 
 PROVENANCE = {
     "plate": {"name": "p", "digest": "ab" * 32},
@@ -357,7 +357,7 @@ class TestFiles:
     @pytest.mark.parametrize("write", ["write_parquet", "write_csv"])
     def test_a_full_disk(self, tmp_path, write):
         def fail():
-            with atomic(tmp_path / "a.parquet") as temporary:
+            with atomic_table(tmp_path / "a.parquet") as temporary:
                 temporary.symlink_to("/dev/full")
                 getattr(pl.DataFrame({"a": range(1000)}), write)(temporary)
 

@@ -7,16 +7,12 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
 from unidino_fast.errors import OutputError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-PROVENANCE_KEY = "unidino_fast"
-"""Key of the provenance (a JSON object) in the metadata of the Parquet files."""
 TEMPORARY = ".*.tmp"
 """Pattern of the names that files have while they are written."""
 
@@ -37,23 +33,11 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-    except (OSError, pl.exceptions.ComputeError) as error:  # Polars' word for a full disk
-        reason = getattr(error, "strerror", None) or first_line(error)
+    except OSError as error:
+        reason = error.strerror or first_line(error)
         raise OutputError(
             f"{path} cannot be written ({reason}): free the disk or choose another --out"
         ) from error
-
-
-def write_parquet(frame: pl.DataFrame, path: Path, metadata: Mapping[str, Any]) -> None:
-    """Writes a table with a JSON object in its metadata; equal input gives equal bytes.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    with atomic(path) as temporary:
-        frame.write_parquet(
-            temporary, metadata={PROVENANCE_KEY: json.dumps(metadata, sort_keys=True)}
-        )
 
 
 def write_json(document: Mapping[str, Any], path: Path) -> None:

@@ -16,8 +16,9 @@ import numpy as np
 import polars as pl
 
 from unidino_fast.errors import OutputError
-from unidino_fast.files import PROVENANCE_KEY, TEMPORARY, write_json, write_parquet
+from unidino_fast.files import TEMPORARY, write_json
 from unidino_fast.results import FieldResult, WellResult
+from unidino_fast.tables import PROVENANCE_KEY, write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from unidino_fast.errors import OutputError, TableError, UsageError, first_line
-from unidino_fast.files import atomic, write_parquet
+from unidino_fast.files import atomic
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+PROVENANCE_KEY = "unidino_fast"
+"""Key of the provenance (a JSON object) in the metadata of the Parquet files."""
 _SEPARATORS = (",", ";", "\t")
 _PANDAS_INDEX = re.compile(r"|Unnamed: 0|__index_level_\d+__")
 """Names under which pandas writes its row numbers, which nobody means as data."""
@@ -54,6 +58,27 @@ def read_table(path: str | os.PathLike[str]) -> pl.DataFrame:
     return table.select(name for name in table.columns if not _PANDAS_INDEX.fullmatch(name))
 
 
+@contextmanager
+def atomic_table(path: Path) -> Iterator[Path]:
+    """`files.atomic` for what Polars writes: its error for a full disk is one of the disk too."""
+    with atomic(path) as temporary:
+        try:
+            yield temporary
+        except pl.exceptions.ComputeError as error:
+            raise OSError(first_line(error)) from error
+
+
+def write_parquet(frame: pl.DataFrame, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Writes a table with a JSON object in its metadata; equal input gives equal bytes.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    provenance = {PROVENANCE_KEY: json.dumps(metadata, sort_keys=True)}
+    with atomic_table(path) as temporary:
+        frame.write_parquet(temporary, metadata=provenance)
+
+
 def write_table(
     frame: pl.DataFrame, path: str | os.PathLike[str], provenance: Mapping[str, Any]
 ) -> None:
@@ -75,7 +100,7 @@ def write_table(
     if file.suffix.lower() == ".parquet":
         write_parquet(frame, file, provenance)
         return
-    with atomic(file) as temporary:
+    with atomic_table(file) as temporary:
         frame.write_csv(temporary)
 
 

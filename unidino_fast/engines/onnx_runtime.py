@@ -1,0 +1,106 @@
+"""The graph through ONNX Runtime, without a compiler.
+
+On a quiet CPU as fast as eager torch; ahead of it where other work shares the cores.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from unidino_fast.engines.onnx_export import INPUT_NAME, OUTPUT_NAME, imported, onnx_model
+from unidino_fast.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unidino_fast.choices import Precision
+    from unidino_fast.engines.graph import InferenceGraph
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_PRECISIONS = {"cpu": ("fp32",), "cuda": ("fp32", "fp16")}
+_ERRORS_ONLY = 3
+
+
+class OnnxEngine:
+    """Runs the graph in an ONNX Runtime session; any batch size, from any number of threads.
+
+    Args:
+        graph: patches (N, tokens, P * P) -> (N, D).
+        device: the CPU, or a CUDA device where ONNX Runtime has its CUDA provider.
+        precision: `fp32`; on CUDA `fp16` too.
+        batch_size: tiles in a call; a hint that this engine does not need.
+        threads: threads that compute on the CPU; torch's number by default.
+
+    Raises:
+        UsageError: onnx or onnxruntime is not installed, or does not do this device or precision.
+    """
+
+    name = "onnx"
+
+    def __init__(
+        self,
+        graph: InferenceGraph,
+        device: torch.device,
+        precision: Precision,
+        *,
+        batch_size: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        runtime = imported("onnxruntime")
+        provider = _PROVIDERS[device.type]
+        if provider not in runtime.get_available_providers():
+            raise UsageError(
+                f"this onnxruntime does not run on {device}: pip install onnxruntime-gpu in its"
+                " place, or use --engine compile"
+            )
+        if precision not in _PRECISIONS[device.type]:
+            raise UsageError(
+                f"engine onnx does not compute in {precision} on {device}: use --precision"
+                f" {' or '.join(_PRECISIONS[device.type])}, or --engine compile"
+            )
+        options = runtime.SessionOptions()
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.log_severity_level = _ERRORS_ONLY
+        # waiting threads sleep: the same cores decode the next tiles meanwhile
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        on_device = {}
+        if device.type == "cuda":
+            on_device = {"device_id": device.index or 0, "use_tf32": 0}  # fp32 means fp32
+        self._device = device
+        self._dim = graph.positions.shape[2]
+        self._session: Any = runtime.InferenceSession(
+            onnx_model(graph, precision), options, providers=[(provider, on_device)]
+        )
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        """Embeds patches (N, tokens, P * P) on the engine's device; (N, D) float32 there."""
+        patches = patches.detach().contiguous()
+        if self._device.type == "cuda":
+            return self._on_cuda(patches)
+        (features,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: patches.numpy()})
+        return torch.from_numpy(features)
+
+    def _on_cuda(self, patches: Tensor) -> Tensor:
+        """Reads and writes torch's memory in place."""
+        features = torch.empty(len(patches), self._dim, device=patches.device)
+        binding = self._session.io_binding()
+        for bind, name, tensor in (
+            (binding.bind_input, INPUT_NAME, patches),
+            (binding.bind_output, OUTPUT_NAME, features),
+        ):
+            bind(
+                name,
+                "cuda",
+                self._device.index or 0,
+                np.float32,
+                tuple(tensor.shape),
+                tensor.data_ptr(),
+            )
+        # the session computes on a stream of its own and returns when that is done
+        torch.cuda.current_stream(patches.device).synchronize()
+        self._session.run_with_iobinding(binding)
+        return features
