@@ -16,7 +16,13 @@ from unidino_fast.plate import open_plate
 from unidino_fast.plate_model import Field, Well
 from unidino_fast.results import FieldResult, WellResult
 from unidino_fast.simulate import simulate_plate
-from unidino_fast.tables import PROVENANCE_KEY, atomic_table, write_parquet
+from unidino_fast.tables import (
+    PROVENANCE_KEY,
+    atomic_table,
+    read_table,
+    write_parquet,
+    write_table,
+)
 
 PROVENANCE = {
     "plate": {"name": "p", "digest": "ab" * 32},
