@@ -32,7 +32,7 @@ class WeightsError(UnidinoError, ValueError):
 
 
 class EngineError(UnidinoError, RuntimeError):
-    """An engine whose embeddings differ from the reference."""
+    """An engine that cannot be built or run, or whose embeddings differ from the reference."""
 
 
 class TableError(UnidinoError, ValueError):

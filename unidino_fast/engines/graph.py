@@ -58,7 +58,7 @@ class InferenceGraph(nn.Module):
             patches = standardized(patches)
         tokens = functional.linear(patches, self.patch_weight, self.patch_bias)
         tokens = tokens + self.positions
-        first = self.class_token.expand(len(tokens), -1, -1)
+        first = self.class_token.expand(tokens.shape[0], -1, -1)
         x = torch.cat([first, tokens], dim=1)  # (N, T, D)
         for block in self.blocks[:-1]:
             x = x + self._attention(block.attn, block.norm1(x))

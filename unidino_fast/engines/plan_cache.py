@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unidino_fast.errors import OutputError
+from unidino_fast.files import atomic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,8 +63,6 @@ def read_plan(path: Path) -> memoryview | None:
 
 def write_plan(path: Path, plan: memoryview) -> None:
     """Keeps a plan; where the disk does not take it, says so and goes on without."""
-    from unidino_fast.files import atomic  # here: machines with a bare GPU lack what it needs
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary, temporary.open("wb") as file:
