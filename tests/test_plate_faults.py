@@ -40,8 +40,8 @@ def test_all_faults_are_raised_together(
     assert [(w.name, len(w.fields)) for w in plate.wells] == [
         ("A02", 1), ("A03", 1), ("A04", 1), ("A05", 2), ("A06", 2), ("A07", 2), ("A08", 2),
     ]  # fmt: skip
-    assert len(plate.warnings) == 4
-    assert "array of field A03/0: metadata at A/3/0/0: is not a JSON object" in plate.warnings
+    assert len(plate.skipped) == 4
+    assert "array of field A03/0: metadata at A/3/0/0: is not a JSON object" in plate.skipped
 
 
 def test_metadata_that_cannot_be_read(plates: ModuleType, tmp_path: Path) -> None:

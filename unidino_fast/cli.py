@@ -226,7 +226,7 @@ def embed(
         stride=stride,
         keep_empty=keep_empty,
         channels=None if channels is None else tuple(c.strip() for c in channels.split(",")),
-        z=int(z) if z.isdigit() else z,
+        z=int(z) if z.isascii() and z.isdigit() else z,
         acquisition=acquisition,
     )
     request = EmbedRequest(

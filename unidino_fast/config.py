@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from unidino_fast.choices import Intensity
 from unidino_fast.errors import UsageError
 
+MOST_PIXELS = 1_000_000
+"""Largest tile or stride that can be meant."""
 _RULES = {
     "intensity": f"use {', '.join(get_args(Intensity))}",
     "tile": "use a positive number of pixels",
@@ -35,8 +37,8 @@ class EmbedOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     intensity: Intensity = "dtype"
-    tile: Annotated[int, Field(ge=1)] = 224
-    stride: Annotated[int, Field(ge=1)] | None = None
+    tile: Annotated[int, Field(ge=1, le=MOST_PIXELS)] = 224
+    stride: Annotated[int, Field(ge=1, le=MOST_PIXELS)] | None = None
     keep_empty: bool = False
     channels: tuple[str, ...] | None = None
     z: Literal["max", "mean"] | Annotated[int, Field(ge=0)] = "max"

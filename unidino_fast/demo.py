@@ -29,9 +29,15 @@ def run_demo(out: Path, *, weights: str, seed: int) -> None:
     log_to_console()
     say("simulating a plate: 48 wells, 6 mechanisms x 2 compounds x 3 replicates, 12 DMSO wells")
     plate_path, platemap_path = out / "plate.zarr", out / "platemap.csv"
+    marker = out / ".unidino_fast_demo"
     try:
+        if out.is_dir() and any(out.iterdir()) and not marker.exists():
+            raise OutputError(f"{out} holds files that no demo wrote: choose another --out")
         out.mkdir(parents=True, exist_ok=True)
+        marker.touch()
         simulate_plate(plate_path, seed=seed, overwrite=True).write_csv(platemap_path)
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(
             f"{out} cannot be written ({error.strerror or error}): choose another --out"

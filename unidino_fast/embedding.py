@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +22,7 @@ from unidino_fast.reading import FieldReader
 from unidino_fast.results import FieldResult, WellResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
     from numpy.typing import NDArray
@@ -49,7 +50,7 @@ def embed_wells(
     model: Embedder,
     options: EmbedOptions,
     clock: StageClock,
-) -> Iterator[tuple[WellTask, WellResult | PixelError]]:
+) -> Generator[tuple[WellTask, WellResult | PixelError], None, None]:
     """Embeds wells; batches of the network run across fields and wells.
 
     The clock's stages are `read` (waiting for the thread that reads ahead), `preprocess`, `embed`.
@@ -67,10 +68,12 @@ def embed_wells(
     futures = _read_ahead([field for well in tasks for field in well.fields], read)
     packer = model.packer()
     begun: deque[_Begun] = deque()
-    for task in tasks:
-        begun.append(_begin_well(task, islice(futures, len(task.fields)), packer, options, clock))
-        while begun and begun[0].done:
-            yield _finished(begun.popleft())
+    with closing(futures):  # ends the reading thread however this ends
+        for task in tasks:
+            planes = islice(futures, len(task.fields))
+            begun.append(_begin_well(task, planes, packer, options, clock))
+            while begun and begun[0].done:
+                yield _finished(begun.popleft())
     with clock.stage("embed"):
         packer.flush()
     yield from map(_finished, begun)
@@ -125,7 +128,9 @@ class _BegunField:
     """One a channel."""
 
 
-def _read_ahead(items: Iterable[Item], read: Callable[[Item], Result]) -> Iterator[Future[Result]]:
+def _read_ahead(
+    items: Iterable[Item], read: Callable[[Item], Result]
+) -> Generator[Future[Result], None, None]:
     """Futures of reads in order, a few running ahead in one thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
         window: deque[Future[Result]] = deque()

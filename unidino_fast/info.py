@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from unidino_fast.errors import UsageError, first_line
 from unidino_fast.names import one_line
 from unidino_fast.planning import TileGrid
+from unidino_fast.reading import stored_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from unidino_fast.plate_model import Field, Plate
 
-_CHUNK_KEY = re.compile(r"(c[/.])?[0-9]+([/.][0-9]+)*")
 _MOST_LINES = 10
 _GRID = TileGrid(224, 224)
 
@@ -28,7 +27,7 @@ def describe(plate: Plate) -> dict[str, Any]:
     """
     fields = plate.fields
     per_well = [len(well.fields) for well in plate.wells]
-    stored_bytes, absent_chunks, n_chunks = _stored(plate)
+    stored_bytes, absent_chunks, n_chunks = stored_chunks(plate)
     return {
         "name": plate.name,
         "location": plate.location,
@@ -56,7 +55,7 @@ def describe(plate: Plate) -> dict[str, Any]:
         "absent_chunks": absent_chunks,
         "acquisitions": list(plate.acquisitions),
         "missing": list(plate.missing),
-        "warnings": list(plate.warnings),
+        "warnings": [*plate.skipped, *plate.warnings],
     }
 
 
@@ -122,23 +121,6 @@ def render(facts: dict[str, Any]) -> str:
         uncounted = " (chunks were not counted: no listing here)" if absent is None else ""
         lines.append(("sound", f"nothing is missing or odd{uncounted}"))
     return "\n".join(f"{name:<12} {value}" for name, value in lines if not hidden.get(name))
-
-
-def _stored(plate: Plate) -> tuple[int | None, int | None, int]:
-    """Bytes on disk, chunks (or shards) that are not there, and how many there should be."""
-    n_bytes, n_found, n_chunks = 0, 0, 0
-    for path, field in {field.array_path: field for field in plate.fields}.items():
-        grid = field.array.shards or field.array.chunks
-        n_chunks += math.prod(
-            -(-length // size) for length, size in zip(field.array.shape, grid, strict=True)
-        )
-        stamps = plate.storage.stamps(path)
-        if stamps is None:
-            return None, None, n_chunks
-        sizes = [size for key, size, _ in stamps if _CHUNK_KEY.fullmatch(key, len(path) + 1)]
-        n_bytes += sum(sizes)
-        n_found += len(sizes)
-    return n_bytes, max(n_chunks - n_found, 0), n_chunks
 
 
 def _pixel_bytes(field: Field) -> int:

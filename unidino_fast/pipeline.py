@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import platform
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +27,7 @@ from unidino_fast.planning import Plan, WellTask, plan_plate
 from unidino_fast.platemap import join_platemap
 from unidino_fast.profiles import aggregate, describe_neutralised, normalize_with_report
 from unidino_fast.provenance import provenance_of
+from unidino_fast.reading import stored_chunks
 from unidino_fast.results import WellResult, fields_frame
 
 if TYPE_CHECKING:
@@ -123,12 +125,13 @@ def embed_plate(
     model = model.for_job(plan.n_tiles)
     _check_engine(plan.wells, plate, model, options)
     results = []
-    for task, result in embed_wells(plan.wells, plate, model, options, StageClock()):
-        if isinstance(result, PixelError):
-            raise result
-        results.append(result)
-        if on_well is not None:
-            on_well(task)
+    with closing(embed_wells(plan.wells, plate, model, options, StageClock())) as wells:
+        for task, result in wells:
+            if isinstance(result, PixelError):
+                raise result
+            results.append(result)
+            if on_well is not None:
+                on_well(task)
     return _fields_of(results, plate, plan, model)
 
 
@@ -213,7 +216,7 @@ class _Run:
         self.options, self.folder = options, folder
         self.clock = StageClock()
         self.results: dict[str, WellResult] = {}
-        self.left_out: dict[str, str] = {}
+        self.left_out = dict(_split_fault(fault) for fault in plate.skipped)
         self.stamps: dict[str, str | None] = {}
         self.n_resumed = 0
         self.n_new_tiles = 0
@@ -234,17 +237,19 @@ class _Run:
         if not self.model.is_reference:
             with self.clock.stage("check"):
                 self.check = _check_engine(pending, self.plate, self.model, self.options)
-        for task, result in embed_wells(pending, self.plate, self.model, self.options, self.clock):
-            if isinstance(result, WellResult):
-                with self.clock.stage("write"):
-                    self.folder.write_part(result, self.stamps[task.name])
-                self.results[task.name] = result
-                self.n_new_tiles += sum(f.n_tiles * len(f.labels) for f in result.fields)
-            elif on_error == "fail":
-                raise result
-            else:
-                self.left_out[task.name] = str(result)
-            on_well(task)
+        stream = embed_wells(pending, self.plate, self.model, self.options, self.clock)
+        with closing(stream) as wells:
+            for task, result in wells:
+                if isinstance(result, WellResult):
+                    with self.clock.stage("write"):
+                        self.folder.write_part(result, self.stamps[task.name])
+                    self.results[task.name] = result
+                    self.n_new_tiles += sum(f.n_tiles * len(f.labels) for f in result.fields)
+                elif on_error == "fail":
+                    raise result
+                else:
+                    self.left_out[task.name] = str(result)
+                on_well(task)
         if not self.results:
             reason = next(iter(self.left_out.values()), "the plan is empty")
             raise PixelError(f"no well could be embedded: {reason}")
@@ -252,6 +257,12 @@ class _Run:
     def write_tables(self, platemap: Platemap | None) -> list[str]:
         """Writes fields, wells and profiles; returns what a person should know about them."""
         warnings: list[str] = []
+        _, n_absent, n_chunks = stored_chunks(self.plate)
+        if n_absent:
+            warnings.append(
+                f"{n_absent} of {n_chunks} chunks are absent and read as the fill value:"
+                " is the copy of the plate complete?"
+            )
         with self.clock.stage("write"):
             fields = _fields_of(self._ordered(), self.plate, self.plan, self.model)
             if platemap is not None:
@@ -296,6 +307,12 @@ def _check_engine(
     if model.is_reference:
         return None
     return self_check(model, sample_patches(tasks, plate, model, options))
+
+
+def _split_fault(fault: str) -> tuple[str, str]:
+    """`well A02` and why, of the line that opening the plate gave."""
+    what, _, why = fault.partition(": ")
+    return what.removeprefix("well "), why or fault
 
 
 def _refuse_inside(out: Path, plate: Plate) -> None:

@@ -86,7 +86,8 @@ def _open(storage: Storage, acquisition: int | None, *, strict: bool, on_error: 
         zarr_format=documents.zarr_format,
         acquisitions=tuple(sorted(reader.acquisitions)),
         missing=tuple(reader.missing),
-        warnings=tuple(reader.faults + reader.warnings + _plate_warnings(version, reader)),
+        skipped=tuple(reader.faults),
+        warnings=tuple(reader.warnings + _plate_warnings(version, reader)),
         digest=documents.digest,
         storage=storage,
     )

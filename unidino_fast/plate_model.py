@@ -82,6 +82,7 @@ class Plate:
         root: path of the plate within its storage, empty where it is the storage itself.
         pixel_size_um: pixel edge in micrometres where known (of the first field).
         missing: what the metadata lists and the disk lacks, a line each.
+        skipped: wells and fields left out for a fault (`on_error="skip"`), a line each.
         warnings: other oddities, a line each.
         digest: SHA-256 of all metadata.
     """
@@ -96,6 +97,7 @@ class Plate:
     zarr_format: int
     acquisitions: tuple[int, ...]
     missing: tuple[str, ...]
+    skipped: tuple[str, ...]
     warnings: tuple[str, ...]
     digest: str
     storage: Storage = field(repr=False, compare=False)

@@ -8,7 +8,9 @@ field and one block.
 from __future__ import annotations
 
 import itertools
+import math
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,12 +25,14 @@ if TYPE_CHECKING:
     from zarr import Array
     from zarr.abc.store import Store
 
-    from unidino_fast.plate_model import Field
+    from unidino_fast.plate_model import Field, Plate
 
     Pixels = NDArray[Any]
 
 _MOST_CHUNKS = 1_000_000
 """Chunks of one block (a channel's planes, as a rule): more is a lie or a mistake."""
+
+_CHUNK_KEY = re.compile(r"(c[/.])?[0-9]+([/.][0-9]+)*")
 
 
 class FieldReader:
@@ -201,3 +205,23 @@ def _faulty_chunk(
         except Exception as error:  # the same fault again, now with its place known
             return f"{field.array_path}/{array.metadata.encode_chunk_key(index)}", error
     return None
+
+
+def stored_chunks(plate: Plate) -> tuple[int | None, int | None, int]:
+    """Bytes on disk, chunks (or shards) that are not there, and how many there should be.
+
+    The first two are None where the storage cannot tell.
+    """
+    n_bytes, n_found, n_chunks = 0, 0, 0
+    for path, field in {field.array_path: field for field in plate.fields}.items():
+        grid = field.array.shards or field.array.chunks
+        n_chunks += math.prod(
+            -(-length // size) for length, size in zip(field.array.shape, grid, strict=True)
+        )
+        stamps = plate.storage.stamps(path)
+        if stamps is None:
+            return None, None, n_chunks
+        sizes = [size for key, size, _ in stamps if _CHUNK_KEY.fullmatch(key, len(path) + 1)]
+        n_bytes += sum(sizes)
+        n_found += len(sizes)
+    return n_bytes, max(n_chunks - n_found, 0), n_chunks

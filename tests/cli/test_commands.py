@@ -112,6 +112,49 @@ def test_skip_names_what_it_left_out_and_exits_with_3(
     assert wells["Metadata_Well"].to_list() == ["A01", "A03", "B01", "B02"]
 
 
+def test_skip_counts_faulty_metadata_as_left_out(
+    run: Run, plate_path: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    (plate_path / "A/2/.zattrs").write_bytes(b"{not json")
+    options = ("--out", tmp_path / "out", "--weights", tiny_weights, "--tile", "32")
+    done = run("embed", plate_path, *options, "--on-error", "skip", "--json")
+    assert done.code == 3
+    assert list(json.loads(done.out)["left_out"]["small"]) == ["A02"]
+
+
+def test_absent_chunks_are_said(
+    run: Run, plate_path: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    (plate_path / "A/2/0/0/1/0/0").unlink()
+    options = ("--out", tmp_path / "out", "--weights", tiny_weights, "--tile", "32")
+    done = run("embed", plate_path, *options)
+    assert done.code == 0
+    assert "warning: 1 of 36 chunks are absent" in done.err
+
+
+def test_a_damaged_chunk_ends_the_process(
+    plate_path: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    """The thread that reads ahead must not keep the interpreter from leaving."""
+    (plate_path / "A/1/0/0/1/0/0").write_bytes(b"rubbish")
+    call = [
+        sys.executable, "-m", "unidino_fast", "embed", str(plate_path), "--out",
+        str(tmp_path / "out"), "--weights", str(tiny_weights), "--tile", "32",
+    ]  # fmt: skip
+    for _ in range(3):
+        done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=90)
+        assert done.returncode == 1
+        assert "Exception ignored" not in done.stderr
+
+
+def test_demo_spares_the_files_of_others(run: Run, plate_path: Path) -> None:
+    before = sorted(plate_path.parent.rglob("*"))
+    refused = run("demo", "--out", plate_path.parent)
+    assert refused.code == 1
+    assert "holds files that no demo wrote" in refused.err
+    assert sorted(plate_path.parent.rglob("*")) == before
+
+
 def test_traceback_is_shown_when_asked_for(tmp_path: Path) -> None:
     call = [sys.executable, "-m", "unidino_fast", "info", str(tmp_path / "no"), "--traceback"]
     done = subprocess.run(call, capture_output=True, text=True, check=False)

@@ -81,6 +81,8 @@ BAD_OPTIONS: dict[str, tuple[list[str], int, str]] = {
     "tile of no size": (["--tile", "0"], 2, "tile 0 is not allowed"),
     "z plane": (["--z", "4"], 2, "z plane 4"),
     "z word": (["--z", "median"], 2, "z 'median' is not allowed: use max, mean or the number"),
+    "z of another script": (["--z", "\u00b2"], 2, "is not allowed"),
+    "stride without end": (["--stride", "9" * 20], 2, "stride"),
     "z below 0": (["--z=-1"], 2, "z '-1' is not allowed"),
     "acquisition": (["--acquisition", "7"], 2, "acquisition 7 is not in the plate"),
     "weights absent": (["--weights", "nowhere.pth"], 1, "nowhere.pth"),
