@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from unidino_fast.errors import UnidinoError
+from unidino_fast.names import one_line
 
 app = typer.Typer(
     name="unidino-fast",
@@ -389,7 +390,7 @@ def main() -> None:
     except UnidinoError as error:
         if show_traceback:
             raise
-        print(f"unidino-fast: {error}", file=sys.stderr)
+        print(f"unidino-fast: {one_line(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # `unidino-fast info ... | head`
         sys.stderr.close()

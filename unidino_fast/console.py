@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from unidino_fast.names import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
@@ -22,7 +24,7 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 def say(text: str) -> None:
     """One line on standard error, where standard output is for results."""
-    print(text, file=sys.stderr, flush=True)
+    print(one_line(text), file=sys.stderr, flush=True)
 
 
 def log_to_console() -> None:

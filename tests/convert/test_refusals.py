@@ -165,3 +165,14 @@ def test_overwrite_keeps_the_old_plate_until_the_new_one_is_whole(opera, kit, tm
     convert_plate(opera.folder, out, overwrite=True)
     np.testing.assert_array_equal(kit.read(out, "A/1", "0")[0], kit.pixels(1234))
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float64"])
+def test_dtypes_that_no_plate_holds(kit, tmp_path, dtype):
+    import tifffile
+
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in/A01_s1_w1.tif", np.zeros((8, 9), dtype))
+    with pytest.raises(ConvertError, match=rf"A01_s1_w1.tif holds pixels of {dtype}, but plates"):
+        convert_plate(tmp_path / "in", tmp_path / "p.zarr")
+    assert not (tmp_path / "p.zarr").exists()

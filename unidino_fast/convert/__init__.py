@@ -33,6 +33,7 @@ from unidino_fast.convert.layouts import (
 from unidino_fast.convert.tables import find_table, is_table, table_index
 from unidino_fast.errors import ConvertError, UsageError
 from unidino_fast.names import plate_stem
+from unidino_fast.ngff import PIXEL_DTYPES
 from unidino_fast.writing import Ngff, PlateWriter, check_output
 
 if TYPE_CHECKING:
@@ -228,6 +229,11 @@ def _common_header(plan: FieldPlan) -> Header:
     paths = [path for one in plan.fields for path in one.paths]
     local = [path for path in paths if not is_url(path)]
     first = read_header(paths[0])
+    if first.dtype.newbyteorder("=").name not in PIXEL_DTYPES:
+        raise ConvertError(
+            f"{paths[0]} holds pixels of {first.dtype.name}, but plates hold"
+            f" {', '.join(PIXEL_DTYPES)}: save the images as one of them"
+        )
     different: dict[str, str] = {}
     with ThreadPoolExecutor(_N_READERS) as pool:
         for path, header in zip(local, pool.map(read_header, local), strict=True):
