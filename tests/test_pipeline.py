@@ -14,7 +14,7 @@ import unidino_fast as uf
 from unidino_fast import pipeline
 from unidino_fast.config import EmbedOptions
 from unidino_fast.errors import OutputError, PixelError, TableError
-from unidino_fast.pipeline import Platemap
+from unidino_fast.platemap import Platemap
 
 if TYPE_CHECKING:
     from unidino_fast.planning import WellTask
@@ -125,6 +125,32 @@ def test_provenance_in_files_and_manifest(
     assert {"torch", "timm", "zarr", "python"} <= set(held["software"])
     assert manifest["run"]["status"] == "done"
     assert str(tmp_path) not in json.dumps(held)
+
+
+def test_provenance_names_platemap_and_normalisation(
+    small_plate: tuple[Path, pl.DataFrame], model: uf.Embedder, tmp_path: Path
+) -> None:
+    table = pl.DataFrame({"Metadata_Well": ["A01"], "Metadata_Dose": [1.0]})
+    digests = []
+    for dose in (1.0, 2.0):
+        changed = Platemap("map.csv", table.with_columns(Metadata_Dose=pl.lit(dose)))
+        embed(small_plate[0], model, tmp_path, platemap=changed)
+        text = pl.read_parquet_metadata(tmp_path / "small/profiles.parquet")["unidino_fast"]
+        held = json.loads(text)
+        assert held["platemap"]["name"] == "map.csv"
+        assert held["profiles"]["method"] == "mad_robustize"
+        digests.append(held["platemap"]["digest"])
+    assert digests[0] != digests[1]
+
+
+def test_weights_are_judged_by_digest(
+    small_plate: tuple[Path, pl.DataFrame], tiny_weights: Path, tmp_path: Path
+) -> None:
+    renamed = Path(shutil.copy(tiny_weights, tmp_path / "renamed.safetensors"))
+    for weights in (tiny_weights, renamed):
+        model = uf.load_backbone(weights, device="cpu")
+        summary = embed(small_plate[0], model, tmp_path / "out")
+    assert summary.n_resumed == 6
 
 
 class Stop(Exception):

@@ -11,9 +11,9 @@ from unidino_fast.console import WellProgress, log_to_console, say
 from unidino_fast.engines import load_backbone
 from unidino_fast.errors import OutputError
 from unidino_fast.evaluation import evaluate
-from unidino_fast.pipeline import Platemap, embed_to_folder
+from unidino_fast.pipeline import embed_to_folder
 from unidino_fast.plate import open_plate
-from unidino_fast.platemap import read_platemap
+from unidino_fast.platemap import Platemap, read_platemap
 from unidino_fast.simulate import CONTROL, simulate_plate
 
 if TYPE_CHECKING:

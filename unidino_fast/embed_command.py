@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from unidino_fast.choices import OnError
     from unidino_fast.config import EmbedOptions
     from unidino_fast.engines import Embedder
-    from unidino_fast.pipeline import Platemap, RunSummary
+    from unidino_fast.pipeline import RunSummary
     from unidino_fast.plate_model import Plate
+    from unidino_fast.platemap import Platemap
 
 INTERRUPTED = 130
 LEFT_OUT = 3
@@ -63,8 +64,7 @@ class EmbedRequest:
     @cached_property
     def platemap(self) -> Platemap | None:
         """The platemap, read once."""
-        from unidino_fast.pipeline import Platemap
-        from unidino_fast.platemap import read_platemap
+        from unidino_fast.platemap import Platemap, read_platemap
 
         if self.metadata is None:
             return None

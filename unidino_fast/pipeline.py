@@ -24,7 +24,7 @@ from unidino_fast.engines.selfcheck import SelfCheck, self_check
 from unidino_fast.errors import PixelError, UsageError
 from unidino_fast.output import OutputFolder, pixel_stamp
 from unidino_fast.planning import Plan, WellTask, plan_plate
-from unidino_fast.platemap import join_platemap
+from unidino_fast.platemap import Platemap, join_platemap
 from unidino_fast.profiles import aggregate, describe_neutralised, normalize_with_report
 from unidino_fast.provenance import provenance_of
 from unidino_fast.reading import stored_chunks
@@ -37,14 +37,6 @@ if TYPE_CHECKING:
     from unidino_fast.choices import Intensity, OnError
     from unidino_fast.engines import Embedder
     from unidino_fast.plate_model import Plate
-
-
-@dataclass(frozen=True, slots=True)
-class Platemap:
-    """A platemap to join: its table (from `read_platemap`) and its name for messages."""
-
-    name: str
-    table: pl.DataFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +166,7 @@ def embed_to_folder(
     model = model.for_job(plan.n_tiles)
     if platemap is not None:  # complain before hours of work, not after them
         join_platemap(_wells_of(plan, plate), platemap.table, name=platemap.name)
-    folder = OutputFolder(Path(out), plate.name, provenance_of(plate, model, options))
+    folder = OutputFolder(Path(out), plate.name, provenance_of(plate, model, options, platemap))
     folder.open(overwrite=overwrite)
     run = _Run(plate, plan, model, options, folder)
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,19 @@ _RESERVED = (
 )
 _LONGEST_SHOWN = 40
 _MOST_ROWS = 26 * 27  # ZZ
+
+
+@dataclass(frozen=True, slots=True)
+class Platemap:
+    """A platemap to join: its table (from `read_platemap`) and its name for messages."""
+
+    name: str
+    table: pl.DataFrame
+
+    def describe(self) -> dict[str, str]:
+        """Name and SHA-256 of the table as CSV, for provenance."""
+        text = self.table.write_csv()
+        return {"name": self.name, "digest": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def read_platemap(path: str | os.PathLike[str]) -> pl.DataFrame:

@@ -12,17 +12,22 @@ if TYPE_CHECKING:
     from unidino_fast.config import EmbedOptions
     from unidino_fast.engines import Embedder
     from unidino_fast.plate_model import Plate
+    from unidino_fast.platemap import Platemap
 
 _LIBRARIES = ("torch", "timm", "numpy", "zarr", "numcodecs", "polars")
 
 
-def provenance_of(plate: Plate, model: Embedder, options: EmbedOptions) -> dict[str, Any]:
+def provenance_of(
+    plate: Plate, model: Embedder, options: EmbedOptions, platemap: Platemap | None = None
+) -> dict[str, Any]:
     """Everything that decides the numbers; nothing that differs between equal runs."""
     return {
         "unidino_fast": __version__,
         "plate": {"name": plate.name, "digest": plate.digest, "ngff_version": plate.ngff_version},
         "model": model.describe(),
         "options": {**options.model_dump(mode="json"), "stride": options.step},
+        "platemap": None if platemap is None else platemap.describe(),
+        "profiles": {"method": "mad_robustize", "by": "Metadata_Plate"},
         "device": _device_name(model),
         "software": {"python": platform.python_version(), **_versions()},
     }
