@@ -1,6 +1,7 @@
 """Operations that a tile costs, by formula.
 
-Letters: T tokens with the class token, D features, M width of the hidden layer, P patch edge.
+Letters: T tokens with the class token, D features, H heads, M width of the hidden layer, P patch
+edge.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ class VitSize:
 
     dim: int
     depth: int
+    heads: int
     tokens: int
     mlp_dim: int
     patch_pixels: int
@@ -29,6 +31,7 @@ def size_of(backbone: Backbone) -> VitSize:
     return VitSize(
         dim=backbone.dim,
         depth=len(vit.blocks),
+        heads=vit.blocks[0].attn.num_heads,
         tokens=(backbone.image_size // backbone.patch_size) ** 2 + 1,
         mlp_dim=vit.blocks[0].mlp.fc1.out_features,
         patch_pixels=backbone.patch_size**2,
@@ -45,18 +48,21 @@ def tile_flops(size: VitSize, *, class_token_only: bool) -> int:
         class_token_only: whether the last block works for the class token alone, which is all that
             an embedding needs. `False` is what a plain implementation does.
     """
-    dim, tokens = size.dim, size.tokens
-    patches = 2 * (tokens - 1) * size.patch_pixels * dim
-    block = _block(size, queries=tokens)
-    last = _block(size, queries=1) if class_token_only else block
-    return patches + (size.depth - 1) * block + last
+    patches = 2 * (size.tokens - 1) * size.patch_pixels * size.dim
+    block = _block(size)
+    return patches + (size.depth - 1) * block + (_last_block(size) if class_token_only else block)
 
 
-def _block(size: VitSize, queries: int) -> int:
-    """A block of which the results of so many tokens are wanted."""
+def _block(size: VitSize) -> int:
     dim, tokens = size.dim, size.tokens
-    projections = 2 * queries * dim * dim + 2 * tokens * dim * 2 * dim  # queries; keys and values
-    attention = 2 * (2 * queries * tokens * dim)  # scores; weighted sum
-    return (
-        projections + attention + 2 * queries * dim * dim + 2 * (2 * queries * dim * size.mlp_dim)
-    )
+    projections = 2 * tokens * dim * 4 * dim  # queries, keys, values; after attention
+    attention = 2 * (2 * tokens * tokens * dim)  # scores; weighted sum
+    return projections + attention + 2 * (2 * tokens * dim * size.mlp_dim)
+
+
+def _last_block(size: VitSize) -> int:
+    """For the class token alone, which needs neither keys nor values; see `InferenceGraph`."""
+    dim = size.dim
+    projections = 2 * dim * 4 * dim  # query; through key and value weights; after attention
+    attention = 2 * (2 * size.heads * size.tokens * dim)
+    return projections + attention + 2 * (2 * dim * size.mlp_dim)

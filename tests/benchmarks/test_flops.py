@@ -49,7 +49,7 @@ def test_class_token_only(backbone: Backbone) -> None:
 
 
 def test_vit_small() -> None:
-    """The figures that are quoted: 9.2 and 8.6 GFLOP a tile of 224 px."""
-    size = VitSize(dim=384, depth=12, tokens=197, mlp_dim=1536, patch_pixels=256)
+    """The figures that are quoted: 9.1 and 8.4 GFLOP a tile of 224 px."""
+    size = VitSize(dim=384, depth=12, heads=6, tokens=197, mlp_dim=1536, patch_pixels=256)
     assert tile_flops(size, class_token_only=False) / 1e9 == pytest.approx(9.1, abs=0.1)
-    assert tile_flops(size, class_token_only=True) / 1e9 == pytest.approx(8.5, abs=0.1)
+    assert tile_flops(size, class_token_only=True) / 1e9 == pytest.approx(8.4, abs=0.05)

@@ -1,6 +1,7 @@
 """Recomputes the tables of kernels/README.md. Run this file to print them.
 
-Letters: E patch edge, t patches, n tokens, D features, F hidden features, L blocks; a is the bytes
+Letters: E patch edge, t patches, n tokens, D features, H heads, F hidden features, L blocks; a is
+the bytes
 of one tile's activations (n, D) in bf16.
 """
 
@@ -13,7 +14,7 @@ import torch
 
 README = Path(__file__).parents[2] / "kernels" / "README.md"
 
-T, E, D, F, L = 224, 16, 384, 1536, 12
+T, E, D, H, F, L = 224, 16, 384, 6, 1536, 12
 t = (T // E) ** 2
 n = t + 1
 a = 2 * n * D
@@ -58,8 +59,9 @@ BLOCKS = {
     ],
 }
 
-# The last block for the class token alone: norm and keys and values of all tokens, the rest of one.
-LAST = [NORM, (2 * n * D * 2 * D, 3 * a), (2 * D * D + 4 * n * D + 2 * D * D + 4 * D * F, 2 * a)]
+# The last block for the class token alone, without keys and values: the norm of all tokens, their
+# scores and weighted means, and products of one token.
+LAST = [NORM, (2 * 2 * H * n * D, 2 * a), (2 * D * 4 * D + 4 * D * F, 0)]
 
 
 def network(block: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -82,7 +84,7 @@ def flop_rows() -> list[str]:
         ("projection", "2 n D²", PROJ[0]),
         ("fc1 and fc2", "4 n D F", FC1[0] + FC2[0]),
         ("one block", "8 n D² + 4 n² D + 4 n D F", block),
-        ("last block, class token", "4 n D² + 4 D² + 4 n D + 4 D F", last),
+        ("last block, class token", "8 D² + 4 H n D + 4 D F", last),
         ("12 full blocks", "with the patch embedding", PATCH_EMBED[0] + L * block),
         (
             "11 full blocks and the last",

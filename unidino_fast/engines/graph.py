@@ -2,8 +2,8 @@
 
 Engines run this module or export it. Three exact shortcuts: the patch embedding is one matrix
 product over patches already laid out in rows; tiles are standardised inside where the weights want
-it; and the last block computes queries, projection and MLP for the class token alone, because
-nothing else of it reaches the output. Letters: N tiles, T tokens (patches and class token), D
+it; and the last block works for the class token alone, because nothing else of it reaches the
+output, without making keys and values. Letters: N tiles, T tokens (patches and class token), D
 features, H heads, P patch edge.
 """
 
@@ -74,14 +74,25 @@ class InferenceGraph(nn.Module):
         return attention.proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _class_attention(self, attention: Any, x: Tensor) -> Tensor:
-        """Attention of the class token alone: (N, T, D) -> (N, 1, D)."""
-        dim = x.shape[-1]
-        weight, bias = attention.qkv.weight, attention.qkv.bias
-        query_bias, rest_bias = (None, None) if bias is None else (bias[:dim], bias[dim:])
-        (q,) = self._split(functional.linear(x[:, :1], weight[:dim], query_bias), 1)
-        k, v = self._split(functional.linear(x, weight[dim:], rest_bias), 2)
-        mixed = functional.scaled_dot_product_attention(q, k, v)  # (N, H, 1, D / H)
-        return attention.proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        """Attention of the class token alone: (N, T, D) -> (N, 1, D).
+
+        One query a head, so the products change places: keys are never made, the query goes
+        through their weights instead (their bias adds one number to all scores, which softmax
+        drops); nor are values, the weighted mean of the tokens goes through theirs.
+        """
+        n, _, dim = x.shape
+        query, key, value = attention.qkv.weight.view(3, self.heads, -1, dim)  # (H, D / H, D) each
+        bias = attention.qkv.bias
+        query_bias, _, value_bias = (None, None, None) if bias is None else bias.chunk(3)
+        q = functional.linear(x[:, 0], query.flatten(0, 1), query_bias)
+        q = (q * (dim // self.heads) ** -0.5).view(n, self.heads, -1).transpose(0, 1)
+        asked = torch.bmm(q, key).transpose(0, 1)  # (N, H, D)
+        shares = torch.bmm(asked, x.transpose(1, 2)).softmax(dim=-1)  # (N, H, T)
+        seen = torch.bmm(shares.to(x.dtype), x).transpose(0, 1)  # (H, N, D)
+        mixed = torch.bmm(seen, value.transpose(1, 2)).transpose(0, 1).reshape(n, 1, dim)
+        if value_bias is not None:
+            mixed = mixed + value_bias
+        return attention.proj(mixed)  # type: ignore[no-any-return]
 
     def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """(N, T, parts * D) -> parts of (N, H, T, D / H)."""

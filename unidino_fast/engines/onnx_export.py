@@ -10,7 +10,6 @@ token), D features, H heads, P patch edge.
 from __future__ import annotations
 
 import importlib
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -180,7 +179,9 @@ def _write_graph(writer: _Writer, graph: InferenceGraph) -> None:
         normed = writer.layer_norm(x, f"{name}.norm1", block.norm1, writer.dtype)
         if index == last:  # nothing but the class token reaches the output
             x = writer.first_token(x)  # (N, 1, D)
-        mixed = _attention(writer, graph, block.attn, f"{name}.attn", normed, alone=index == last)
+            mixed = _class_attention(writer, graph, block.attn, f"{name}.attn", normed)
+        else:
+            mixed = _attention(writer, graph, block.attn, f"{name}.attn", normed)
         x = writer.node("Add", x, mixed)
         normed = writer.layer_norm(x, f"{name}.norm2", block.norm2, writer.dtype)
         x = writer.node("Add", x, _mlp(writer, block.mlp, f"{name}.mlp", normed))
@@ -221,32 +222,60 @@ def _embedded(writer: _Writer, graph: InferenceGraph, patches: str) -> str:
     return writer.node("Add", padded, writer.weight("positions", start))
 
 
-def _attention(
-    writer: _Writer, graph: InferenceGraph, attention: Any, name: str, x: str, *, alone: bool
-) -> str:
-    """Self-attention of (N, T, D); of the class token `alone`: (N, 1, D)."""
+def _attention(writer: _Writer, graph: InferenceGraph, attention: Any, name: str, x: str) -> str:
+    """Self-attention of (N, T, D)."""
     n_tokens, dim = graph.positions.shape[1] + 1, graph.positions.shape[2]
-    n_queries, width = 1 if alone else n_tokens, dim // graph.heads
+    width = dim // graph.heads
     weights = dict(zip("qkv", attention.qkv.weight.chunk(3), strict=True))
-    bias = attention.qkv.bias
-    biases: dict[str, Any] = dict(
-        zip("qkv", [None] * 3 if bias is None else bias.chunk(3), strict=True)
-    )
-    # softmax(q k^T / sqrt(width)): exact in every precision for heads 64 wide
-    weights["q"] = weights["q"] / math.sqrt(width)
-    biases["q"] = None if bias is None else biases["q"] / math.sqrt(width)
+    biases = dict(zip("qkv", _biases(attention), strict=True))
+    weights["q"], biases["q"] = _scaled(weights["q"], biases["q"], width)
     heads = {}
-    for part, n in (("q", n_queries), ("k", n_tokens), ("v", n_tokens)):
-        source = writer.first_token(x) if alone and part == "q" else x
-        y = writer.linear(source, f"{name}.{part}", weights[part], biases[part])
-        y = writer.node("Reshape", y, writer.integers(0, n, graph.heads, width))
+    for part in "qkv":
+        y = writer.linear(x, f"{name}.{part}", weights[part], biases[part])
+        y = writer.node("Reshape", y, writer.integers(0, n_tokens, graph.heads, width))
         order = [0, 2, 3, 1] if part == "k" else [0, 2, 1, 3]
         heads[part] = writer.node("Transpose", y, perm=order)
     shares = writer.node("Softmax", writer.node("MatMul", heads["q"], heads["k"]), axis=-1)
     mixed = writer.node("MatMul", shares, heads["v"])  # (N, H, T, D / H)
     merged = writer.node("Transpose", mixed, perm=[0, 2, 1, 3])
-    merged = writer.node("Reshape", merged, writer.integers(0, n_queries, dim))
+    merged = writer.node("Reshape", merged, writer.integers(0, n_tokens, dim))
     return writer.linear(merged, f"{name}.proj", attention.proj.weight, attention.proj.bias)
+
+
+def _class_attention(
+    writer: _Writer, graph: InferenceGraph, attention: Any, name: str, x: str
+) -> str:
+    """Attention of the class token alone: (N, T, D) -> (N, 1, D); as in `InferenceGraph`."""
+    heads, dim = graph.heads, graph.positions.shape[2]
+    query, key, value = attention.qkv.weight.chunk(3)
+    query_bias, _, value_bias = _biases(attention)
+    query, query_bias = _scaled(query, query_bias, dim // heads)
+    q = writer.linear(writer.first_token(x), f"{name}.q", query, query_bias)
+    q = writer.node("Reshape", q, writer.integers(0, heads, 1, dim // heads))
+    key = writer.weight(f"{name}.k.weight", key.unflatten(0, (heads, -1)))  # (H, D / H, D)
+    asked = writer.node("Reshape", writer.node("MatMul", q, key), writer.integers(0, heads, dim))
+    scores = writer.node("MatMul", asked, writer.node("Transpose", x, perm=[0, 2, 1]))
+    shares = writer.node("Softmax", scores, axis=-1)  # (N, H, T)
+    seen = writer.node("MatMul", shares, x)  # (N, H, D)
+    seen = writer.node("Reshape", seen, writer.integers(0, heads, 1, dim))
+    value = writer.weight(f"{name}.v.weight", value.unflatten(0, (heads, -1)).transpose(1, 2))
+    mixed = writer.node("MatMul", seen, value)  # (N, H, 1, D / H)
+    mixed = writer.node("Reshape", mixed, writer.integers(0, 1, dim))
+    if value_bias is not None:
+        mixed = writer.node("Add", mixed, writer.weight(f"{name}.v.bias", value_bias))
+    return writer.linear(mixed, f"{name}.proj", attention.proj.weight, attention.proj.bias)
+
+
+def _biases(attention: Any) -> tuple[Tensor | None, ...]:
+    """Biases of queries, keys and values."""
+    bias = attention.qkv.bias
+    return (None, None, None) if bias is None else bias.chunk(3)
+
+
+def _scaled(weight: Tensor, bias: Tensor | None, width: int) -> tuple[Tensor, Tensor | None]:
+    """Query weights that give scores over sqrt(width): exact in any precision for heads 64 wide."""
+    scale = width**-0.5
+    return weight * scale, None if bias is None else bias * scale
 
 
 def _mlp(writer: _Writer, mlp: Any, name: str, x: str) -> str:

@@ -78,6 +78,8 @@ class OnnxEngine:
 
     def __call__(self, patches: Tensor) -> Tensor:
         """Embeds patches (N, tokens, P * P) on the engine's device; (N, D) float32 there."""
+        if not len(patches):  # the runtime does not broadcast over no tiles
+            return torch.empty(0, self._dim, device=patches.device)
         patches = patches.detach().contiguous()
         if self._device.type == "cuda":
             return self._on_cuda(patches)
