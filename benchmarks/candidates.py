@@ -44,6 +44,11 @@ class Setting:
     precision: Precision
     batch: int
 
+    @property
+    def step(self) -> int | None:
+        """Tiles in a call of our networks: on CUDA batches are measured to choose it by."""
+        return self.batch if self.device.type == "cuda" else None
+
 
 class PlainModel(nn.Module):
     """timm's model as it is, and before it what the weights want done to a tile."""
@@ -133,7 +138,7 @@ def timm_openvino(setting: Setting) -> Network:
 def own_engine(setting: Setting, *, name: EngineName) -> Network:
     """One of our engines."""
     graph = InferenceGraph(copied(setting.backbone)).eval()
-    engine = build_engine(name, graph, setting.device, setting.precision, setting.batch)
+    engine = build_engine(name, graph, setting.device, setting.precision, step=setting.step)
     patch = setting.backbone.patch_size
     return lambda tiles: engine(patches_of(tiles[:, 0], patch))
 

@@ -197,7 +197,7 @@ def _plain(job: PlanesJob, build: Callable[[Setting], Network]) -> Callable[[], 
 def _own(job: PlanesJob, name: EngineName) -> Callable[[], Tensor]:
     setting = job.setting
     graph = InferenceGraph(copied(setting.backbone)).eval()
-    engine = build_engine(name, graph, setting.device, setting.precision, setting.batch)
+    engine = build_engine(name, graph, setting.device, setting.precision, step=setting.step)
     # exported graphs read float32, and so do the variances of tiles that are standardised
     narrow = name in ("eager", "compile") and setting.backbone.input_norm == "identity"
     dtype = DTYPES[setting.precision] if narrow else torch.float32

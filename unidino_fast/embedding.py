@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     Planes = NDArray[Any]
 
+SAMPLE_TILES = 16
+"""Tiles that an engine is held against the reference on."""
 FIELDS_AHEAD = 2
 """Fields read while another is embedded: with the one in hand, the bound on pixels in memory."""
 
@@ -85,7 +87,7 @@ def sample_patches(
     """Some tiles of a plate for the self-check of an engine, of its first readable field.
 
     Returns:
-        (N, T, P * P) on the model's device, N at most a batch, 0 if no field is readable.
+        (N, T, P * P) on the model's device, N at most `SAMPLE_TILES`, 0 if no field is readable.
     """
     reader = FieldReader(plate.storage.zarr_store())
     patch = model.backbone.patch_size
@@ -100,7 +102,7 @@ def sample_patches(
         except PixelError:
             continue  # said in its place, when the well is embedded
         everything = torch.cat(found)
-        n_tiles = min(len(everything), model.batch_size)
+        n_tiles = min(len(everything), SAMPLE_TILES)
         return everything[torch.linspace(0, len(everything) - 1, n_tiles).long()]
     return torch.empty((0, 1, patch**2))
 
@@ -180,7 +182,8 @@ def _begin_field(
     tickets = []
     for label, plane in zip(task.labels, pixels if options.keep_empty else pixels[1:], strict=True):
         with clock.stage("preprocess"):
-            patches = _patches(well.name, task, label, plane, options, packer.patch)[keep]
+            patches = _patches(well.name, task, label, plane, options, packer.patch, packer.dtype)
+            patches = patches[keep]
         with clock.stage("embed"):
             tickets.append(packer.add(patches))
     return _BegunField(task, len(keep) - int(keep.sum()), tickets)
@@ -202,12 +205,23 @@ def _kept_tiles(field: FieldTask, pixels: Tensor, options: EmbedOptions) -> Tens
 
 
 def _patches(
-    well: str, field: FieldTask, label: str, plane: Tensor, options: EmbedOptions, patch: int
+    well: str,
+    field: FieldTask,
+    label: str,
+    plane: Tensor,
+    options: EmbedOptions,
+    patch: int,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Scaled tiles of one plane as patches (N, T, P * P)."""
     try:
         patches = tiles_of(
-            plane[None], options.intensity, tile=options.tile, stride=options.step, patch=patch
+            plane[None],
+            options.intensity,
+            tile=options.tile,
+            stride=options.step,
+            patch=patch,
+            dtype=dtype,
         )
     except PixelError as error:
         raise PixelError(f"field {well}/{field.field.site}, channel {label}: {error}") from None

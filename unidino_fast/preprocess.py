@@ -28,7 +28,13 @@ _FLOAT_SLACK = 1e-3
 
 
 def tiles_of(
-    planes: Tensor, intensity: Intensity, *, tile: int, stride: int, patch: int | None = None
+    planes: Tensor,
+    intensity: Intensity,
+    *,
+    tile: int,
+    stride: int,
+    patch: int | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Cuts planes into tiles and scales their intensity.
 
@@ -40,9 +46,10 @@ def tiles_of(
         tile: edge in pixels.
         stride: step between tiles in pixels.
         patch: lays each tile out as rows of patches of this edge P.
+        dtype: what the scaled intensities are rounded to.
 
     Returns:
-        (C, N, T, T) float32, or, with `patch`, (C, N, (T / P) ** 2, P * P).
+        (C, N, T, T), or, with `patch`, (C, N, (T / P) ** 2, P * P).
 
     Raises:
         PixelError: floating-point pixels are not finite, or not in 0..1 where `dtype` needs that.
@@ -61,7 +68,9 @@ def tiles_of(
         low = bounds[:, 0]
         span = bounds[:, 1] - bounds[:, 0] + STRETCH_EPSILON
     clip = intensity != "none"
-    return ops.tile_normalize(planes, low, span, tile=tile, stride=stride, clip=clip, patch=patch)
+    return ops.tile_normalize(
+        planes, low, span, tile=tile, stride=stride, clip=clip, patch=patch, dtype=dtype
+    )
 
 
 def tiles_with_signal(plane: Tensor, *, tile: int, stride: int) -> Tensor:

@@ -102,14 +102,34 @@ def test_full_size_neighbours_do_not_change_a_bit() -> None:
     np.testing.assert_array_equal(model.embed_tiles(tiles[7:12]), together[7:12])
 
 
-def test_auto_compiles_large_jobs_only() -> None:
-    cpu = torch.device("cpu")
-    assert choose.choose_engine("auto", cpu, None) == "eager"
-    assert choose.choose_engine("auto", cpu, 100) == "eager"
-    assert choose.choose_engine("auto", cpu, 10**7) == "compile"
-    assert choose.choose_engine("eager", cpu, 10**7) == "eager"
+@pytest.mark.parametrize(
+    ("device", "precision", "n_tiles", "chosen"),
+    [
+        ("cpu", "fp32", None, "eager"),
+        ("cpu", "fp32", 100, "eager"),
+        ("cpu", "fp32", 10**4, "onnx"),
+        ("cpu", "bf16", 10**4, "eager"),
+        ("cpu", "bf16", 10**7, "compile"),
+        ("cuda", "bf16", 10**4, "eager"),
+        ("cuda", "fp32", 10**7, "compile"),
+    ],
+)
+def test_auto_goes_by_device_precision_and_size(
+    device: str, precision: Any, n_tiles: int | None, chosen: str
+) -> None:
+    place = torch.device(device)
+    assert choose.choose_engine("auto", place, precision, n_tiles) == chosen
+    assert choose.choose_engine("tensorrt", place, precision, n_tiles) == "tensorrt"
+
+
+def test_an_unknown_engine_is_named() -> None:
     with pytest.raises(UsageError, match="warp"):
-        choose.choose_engine("warp", cpu, 1)
+        choose.choose_engine("warp", torch.device("cpu"), "fp32", 1)
+
+
+@pytest.mark.parametrize(("dim", "step"), [(64, 256), (384, 256), (768, 128), (1280, 64)])
+def test_steps_shrink_with_the_backbone(dim: int, step: int) -> None:
+    assert choose.step_of(torch.device("cuda"), dim) == step
 
 
 def test_self_check_goes_into_the_manifest(
@@ -137,8 +157,10 @@ def test_self_check_catches_a_perturbed_layer(
     class Broken:
         name = "compile"
 
-        def __init__(self, graph: InferenceGraph, *_: Any) -> None:
+        def __init__(self, graph: InferenceGraph, *_: Any, step: int) -> None:
             import copy
+
+            self.step = step
 
             self.graph = copy.deepcopy(graph)
             weight = self.graph.blocks[1].mlp.fc1.weight
@@ -148,7 +170,7 @@ def test_self_check_catches_a_perturbed_layer(
 
         def __call__(self, patches: torch.Tensor) -> torch.Tensor:
             with torch.no_grad():
-                return self.graph(patches)
+                return self.graph(patches.float())
 
     monkeypatch.setattr("unidino_fast.engines.compiled.CompiledEngine", Broken)
     model = uf.load_backbone(tiny_weights, device="cpu", engine="compile", precision=precision)

@@ -17,30 +17,45 @@ if TYPE_CHECKING:
 
 ENGINES = get_args(EngineName)
 PRECISIONS = get_args(PrecisionName)
-COMPUTE_BATCH = {"cpu": 16, "cuda": 256}
-"""Tiles in one call of the network, by device: fixed, so that results do not depend on grouping."""
-COMPILE_FROM_TILES = {"cpu": 20_000, "cuda": 200_000}
-"""Jobs of which size pay for the compiler: it takes 20 to 90 s and gains a tenth to a half."""
+BATCH_TILES = {"cpu": 64, "cuda": 256}
+"""Tiles handed to an engine at once, by device: enough to keep all cores busy."""
+_STEP_TILES = {"cpu": 8, "cuda": 256}
+_STEP_FEATURES = 384
+"""Features of the backbone (ViT-S) that the steps are meant for; wider ones take fewer tiles."""
+PAYS_FROM_TILES = {"cpu": 1_000, "cuda": 200_000}
+"""Jobs of which size pay for the fast engine's start: on the CPU a few seconds to write an ONNX
+model and hold it against the reference, on CUDA a minute to tune kernels."""
+_FAST: dict[str, EngineName] = {"cpu": "onnx", "cuda": "compile"}
 
 _log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """What runs the graph: patches (N, tokens, P * P) on its device -> (N, D) float32 there."""
+    """What runs the graph: patches (N, tokens, P * P) on its device -> (N, D) float32 there.
+
+    Attributes:
+        name: of the kind of engine.
+        step: tiles that its network takes in one call. It never changes, so neither does a bit of
+            the results, however tiles are grouped into batches of whole steps.
+    """
 
     name: str
+    step: int
 
     def __call__(self, patches: Tensor) -> Tensor:
-        """Embeds one batch."""
+        """Embeds a batch of whole steps."""
         ...
 
 
-def choose_engine(name: str, device: torch.device, n_tiles: int | None) -> EngineName:
+def choose_engine(
+    name: str, device: torch.device, precision: Precision, n_tiles: int | None
+) -> EngineName:
     """The engine that `auto` means for a job; any other name is itself.
 
     Args:
         name: an engine's name or `auto`.
         device: where it will run.
+        precision: what it will compute in.
         n_tiles: tiles of the whole job, None if unknown.
 
     Raises:
@@ -50,16 +65,30 @@ def choose_engine(name: str, device: torch.device, n_tiles: int | None) -> Engin
         raise UsageError(f"engine {name!r} is unknown: use {', '.join(ENGINES)}")
     if name != "auto":
         return cast("EngineName", name)
-    least = COMPILE_FROM_TILES[device.type]
-    chosen: EngineName = "compile" if n_tiles is not None and n_tiles >= least else "eager"
+    fast = _FAST[device.type]
+    if fast == "onnx" and precision != "fp32":
+        fast = "compile"
+    least = PAYS_FROM_TILES["cuda" if fast == "compile" else "cpu"]
+    chosen: EngineName = fast if n_tiles is not None and n_tiles >= least else "eager"
     _log.info(
-        "engine auto is %s: %s tiles on %s, compiling pays from %d",
+        "engine auto is %s: %s tiles on %s, %s pays from %d",
         chosen,
         "unknown" if n_tiles is None else n_tiles,
         device.type,
+        fast,
         least,
     )
     return chosen
+
+
+def step_of(device: torch.device, dim: int) -> int:
+    """Tiles in one call of the network, for a backbone of `dim` features.
+
+    It depends on nothing that a user chooses or a machine lacks, because results depend on it: a
+    power of two whose activations take some hundred megabytes at most.
+    """
+    tiles = _STEP_TILES[device.type] * _STEP_FEATURES // max(dim, _STEP_FEATURES)
+    return 1 << (max(tiles, 1).bit_length() - 1)
 
 
 def build_engine(
@@ -67,28 +96,36 @@ def build_engine(
     graph: InferenceGraph,
     device: torch.device,
     precision: Precision,
-    batch_size: int,
+    step: int | None = None,
 ) -> Engine:
-    """Builds an engine by its name, for batches of one size.
+    """Builds an engine by its name.
+
+    Args:
+        name: which; `auto` is eager.
+        graph: what it runs.
+        device: where.
+        precision: of the arithmetic.
+        step: tiles in a call of the network; that of `step_of` by default.
 
     Raises:
         UsageError: its packages are not installed, or it does not do this precision here.
     """
+    step = step or step_of(device, graph.dim)
     if name == "compile":
         from unidino_fast.engines.compiled import CompiledEngine
 
-        return CompiledEngine(graph, device, precision)
+        return CompiledEngine(graph, device, precision, step=step)
     if name == "onnx":
         from unidino_fast.engines.onnx_runtime import OnnxEngine
 
-        return OnnxEngine(graph, device, precision, batch_size=batch_size)
+        return OnnxEngine(graph, device, precision, step=step)
     if name == "tensorrt":
         from unidino_fast.engines.tensorrt import TensorRTEngine
 
-        return TensorRTEngine(graph, device, precision, batch_size=batch_size)
+        return TensorRTEngine(graph, device, precision, step=step)
     from unidino_fast.engines.eager import EagerEngine
 
-    return EagerEngine(graph, device, precision)
+    return EagerEngine(graph, device, precision, step=step)
 
 
 def choose_device(name: str) -> torch.device:
@@ -103,7 +140,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or device.type not in COMPUTE_BATCH:
+    if device is None or device.type not in BATCH_TILES:
         raise UsageError(f"device {name!r} is unknown: use auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(

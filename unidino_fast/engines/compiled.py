@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unidino_fast.engines.eager import autocast
+from unidino_fast.engines.steps import in_steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,20 +26,25 @@ _log = logging.getLogger(__name__)
 
 
 class CompiledEngine:
-    """Runs the compiled graph; every call must have the shape of the first.
+    """Runs the compiled graph.
 
     Args:
         graph: patches (N, tokens, P * P) -> (N, D).
         device: where it runs.
         precision: `fp32`, or autocast to `bf16` or `fp16`.
+        step: tiles in a call of the network.
 
     Attributes:
-        compile_seconds: what the first call took beyond its own work.
+        compile_seconds: what the first step took, which compiles; None before it.
     """
 
     name = "compile"
 
-    def __init__(self, graph: InferenceGraph, device: torch.device, precision: Precision) -> None:
+    def __init__(
+        self, graph: InferenceGraph, device: torch.device, precision: Precision, *, step: int
+    ) -> None:
+        self.step = step
+        self._dim = graph.dim
         self._device = device
         self._precision = precision
         self._run: Any = torch.compile(
@@ -48,14 +54,17 @@ class CompiledEngine:
 
     def __call__(self, patches: Tensor) -> Tensor:
         """Embeds patches (N, tokens, P * P) on the engine's device; (N, D) float32 there."""
-        start = time.perf_counter()
         # freezing needs no_grad: it does not take effect in inference mode
         with torch.no_grad(), autocast(self._device, self._precision):
-            features: Tensor = self._run(patches)
-        if self.compile_seconds is None:
-            self.compile_seconds = time.perf_counter() - start
-            _log.info("compiled in %.0f s", self.compile_seconds)
-        return features.float()
+            if self.compile_seconds is None:
+                self._compile(patches[: self.step])
+            return in_steps(self._run, patches, self.step, self._dim)
+
+    def _compile(self, patches: Tensor) -> None:
+        start = time.perf_counter()
+        self._run(patches)
+        self.compile_seconds = time.perf_counter() - start
+        _log.info("compiled in %.0f s", self.compile_seconds)
 
 
 def _options(device: torch.device) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from unidino_fast.engines.steps import in_steps
+
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
@@ -25,20 +27,23 @@ class EagerEngine:
         graph: patches (N, tokens, P * P) -> (N, D).
         device: where it runs.
         precision: `fp32`, or autocast to `bf16` or `fp16`.
+        step: tiles in a call of the network.
     """
 
     name = "eager"
 
-    def __init__(self, graph: InferenceGraph, device: torch.device, precision: Precision) -> None:
+    def __init__(
+        self, graph: InferenceGraph, device: torch.device, precision: Precision, *, step: int
+    ) -> None:
         self._graph = graph.to(device)
         self._device = device
         self._precision = precision
+        self.step = step
 
     def __call__(self, patches: Tensor) -> Tensor:
         """Embeds patches (N, tokens, P * P) on the engine's device; (N, D) float32 there."""
         with torch.inference_mode(), autocast(self._device, self._precision):
-            features: Tensor = self._graph(patches)
-        return features.float()
+            return in_steps(self._graph, patches, self.step, self._graph.dim)
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:

@@ -14,13 +14,14 @@ import torch
 from unidino_fast.backbones import Backbone, open_backbone
 from unidino_fast.choices import EngineName, Intensity, Precision
 from unidino_fast.engines.choose import (
-    COMPUTE_BATCH,
+    BATCH_TILES,
     Engine,
     build_engine,
     choose_device,
     choose_engine,
     choose_precision,
 )
+from unidino_fast.engines.eager import AUTOCAST_DTYPES
 from unidino_fast.engines.graph import InferenceGraph, patches_of
 from unidino_fast.engines.packing import TilePacker
 from unidino_fast.errors import PixelError, UsageError
@@ -52,8 +53,8 @@ def load_backbone(
         device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda` or `cuda:N`.
         precision: `auto` (bf16 on CUDA, fp32 on the CPU), `fp32`, `bf16` or `fp16`.
         tile: tile edge in pixels; the size that the weights were trained at by default.
-        batch_size: tiles a step of the network. A fixed size for the device by default: another
-            may change the last bits of the embeddings.
+        batch_size: tiles handed to the engine at once, by default as many as keep the device busy.
+            More take more memory; the embeddings are the same to the last bit.
 
     Raises:
         WeightsError: the weights cannot be loaded.
@@ -61,7 +62,7 @@ def load_backbone(
     """
     place = choose_device(device)
     arithmetic = choose_precision(precision, place)
-    choose_engine(engine, place, None)
+    choose_engine(engine, place, arithmetic, None)
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"batch size {batch_size} is too small: use 1 or more")
     backbone = open_backbone(weights)
@@ -80,7 +81,7 @@ class Embedder:
         device: where it runs.
         precision: of its arithmetic.
         engine: name of the engine, `auto` until the size of a job is known.
-        batch_size: tiles a step of the network.
+        batch_size: tiles handed to the engine at once; results do not depend on it.
     """
 
     def __init__(
@@ -97,12 +98,12 @@ class Embedder:
         self.device = device
         self.precision: Precision = precision
         self.engine = engine
-        self.batch_size = batch_size or COMPUTE_BATCH[device.type]
+        self.batch_size = batch_size or BATCH_TILES[device.type]
         self._engines: dict[EngineName, Engine] = {}
 
     def for_job(self, n_tiles: int) -> Embedder:
         """This embedder with the engine that suits a job of so many tiles; engines are shared."""
-        chosen = choose_engine(self.engine, self.device, n_tiles)
+        chosen = choose_engine(self.engine, self.device, self.precision, n_tiles)
         if chosen == self.engine:
             return self
         other = Embedder(self.backbone, chosen, self.device, self.precision, self.batch_size)
@@ -184,7 +185,12 @@ class Embedder:
         for plane in pixels:
             pixels_here = plane[None].to(self.device)
             patches = tiles_of(
-                pixels_here, intensity, tile=self.tile, stride=step, patch=packer.patch
+                pixels_here,
+                intensity,
+                tile=self.tile,
+                stride=step,
+                patch=packer.patch,
+                dtype=packer.dtype,
             )
             tickets.append(packer.add(patches[0]))
         packer.flush()
@@ -192,42 +198,65 @@ class Embedder:
         return np.array(means, np.float32).reshape(len(tickets), self.dim)
 
     def packer(self) -> TilePacker:
-        """A queue for tiles' patches that runs the network in batches of one fixed shape."""
+        """A queue for tiles' patches that runs the network in batches.
+
+        Raises:
+            UsageError: the engine is not available here, or reads several channels at once.
+        """
         self.check_single_channel()
+        engine = self._built()
         patch = self.backbone.patch_size
         return TilePacker(
-            self._embed_batch,
+            self._run,
+            check=self._check_finite,
             size=self.batch_size,
+            step=engine.step,
             n_tokens=(self.tile // patch) ** 2,
             patch=patch,
             dim=self.dim,
             device=self.device,
+            dtype=self._patch_dtype,
         )
+
+    @property
+    def _patch_dtype(self) -> torch.dtype:
+        """What patches are rounded to before the network: what its first product would round to.
+
+        Exported graphs read float32, and so do the variances of tiles that are standardised.
+        """
+        narrow = self._name in ("eager", "compile") and self.backbone.input_norm == "identity"
+        return AUTOCAST_DTYPES.get(self.precision, torch.float32) if narrow else torch.float32
 
     @cached_property
     def _graph(self) -> InferenceGraph:
         return InferenceGraph(self.backbone).eval()
 
-    def _embed_batch(self, patches: Tensor) -> NDArray[np.float32]:
-        name = choose_engine(self.engine, self.device, None)
+    @property
+    def _name(self) -> EngineName:
+        return choose_engine(self.engine, self.device, self.precision, None)
+
+    def _built(self) -> Engine:
+        """The engine, built on first use."""
+        name = self._name
         if name not in self._engines:
-            self._engines[name] = build_engine(
-                name, self._graph, self.device, self.precision, self.batch_size
-            )
+            self._engines[name] = build_engine(name, self._graph, self.device, self.precision)
+        return self._engines[name]
+
+    def _run(self, patches: Tensor) -> Tensor:
         try:
-            features = self._engines[name](patches).cpu().numpy()
+            return self._built()(patches)
         except torch.OutOfMemoryError as error:
             raise UsageError(
-                f"batch size {self.batch_size} does not fit in the memory of {self.device}:"
-                " use a smaller --batch-size"
+                f"{len(patches)} tiles at once do not fit in the memory of {self.device}: use a"
+                " smaller --batch-size, or free it of other work"
             ) from error
+
+    def _check_finite(self, features: NDArray[np.float32]) -> None:
         if not np.isfinite(features).all():
             raise PixelError(
                 f"the backbone gave NaN or infinite features in {self.precision}:"
                 " use --precision fp32"
             )
-        result: NDArray[np.float32] = features
-        return result
 
     def check_single_channel(self) -> None:
         """Raises UsageError where the backbone cannot embed one channel alone."""
@@ -246,5 +275,4 @@ class Embedder:
             "input_norm": self.backbone.input_norm,
             "engine": self.engine,
             "precision": self.precision,
-            "batch_size": self.batch_size,
         }

@@ -45,6 +45,11 @@ class InferenceGraph(nn.Module):
         self.register_buffer("class_token", class_token.detach())  # (1, 1, D)
         self.register_buffer("positions", vit.pos_embed[:, 1:].detach())  # (1, T - 1, D)
 
+    @property
+    def dim(self) -> int:
+        """Features a tile, D."""
+        return self.positions.shape[2]
+
     def forward(self, patches: Tensor) -> Tensor:
         """Embeds tiles.
 

@@ -74,7 +74,7 @@ def onnx_model(
             writer.nodes,
             "unidino_fast",
             [describe(INPUT_NAME, onnx.TensorProto.FLOAT, ["N", tokens, width])],
-            [describe(OUTPUT_NAME, onnx.TensorProto.FLOAT, ["N", graph.positions.shape[2]])],
+            [describe(OUTPUT_NAME, onnx.TensorProto.FLOAT, ["N", graph.dim])],
             writer.constants,
         ),
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
@@ -224,7 +224,7 @@ def _embedded(writer: _Writer, graph: InferenceGraph, patches: str) -> str:
 
 def _attention(writer: _Writer, graph: InferenceGraph, attention: Any, name: str, x: str) -> str:
     """Self-attention of (N, T, D)."""
-    n_tokens, dim = graph.positions.shape[1] + 1, graph.positions.shape[2]
+    n_tokens, dim = graph.positions.shape[1] + 1, graph.dim
     width = dim // graph.heads
     weights = dict(zip("qkv", attention.qkv.weight.chunk(3), strict=True))
     biases = dict(zip("qkv", _biases(attention), strict=True))
@@ -246,7 +246,7 @@ def _class_attention(
     writer: _Writer, graph: InferenceGraph, attention: Any, name: str, x: str
 ) -> str:
     """Attention of the class token alone: (N, T, D) -> (N, 1, D); as in `InferenceGraph`."""
-    heads, dim = graph.heads, graph.positions.shape[2]
+    heads, dim = graph.heads, graph.dim
     query, key, value = attention.qkv.weight.chunk(3)
     query_bias, _, value_bias = _biases(attention)
     query, query_bias = _scaled(query, query_bias, dim // heads)

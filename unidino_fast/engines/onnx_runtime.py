@@ -1,16 +1,19 @@
 """The graph through ONNX Runtime, without a compiler.
 
-On a quiet CPU as fast as eager torch; ahead of it where other work shares the cores.
+On the CPU each core takes tiles of its own: a few at a time, so that what one layer leaves the next
+one finds in the core's cache, and no core waits for another within a layer.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from unidino_fast.engines.onnx_export import INPUT_NAME, OUTPUT_NAME, imported, onnx_model
+from unidino_fast.engines.steps import in_steps
 from unidino_fast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,17 +25,19 @@ if TYPE_CHECKING:
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _PRECISIONS = {"cpu": ("fp32",), "cuda": ("fp32", "fp16")}
 _ERRORS_ONLY = 3
+_CPU_STEP = 2
+"""Tiles that one core takes at a time."""
 
 
 class OnnxEngine:
-    """Runs the graph in an ONNX Runtime session; any batch size, from any number of threads.
+    """Runs the graph in an ONNX Runtime session.
 
     Args:
         graph: patches (N, tokens, P * P) -> (N, D).
         device: the CPU, or a CUDA device where ONNX Runtime has its CUDA provider.
         precision: `fp32`; on CUDA `fp16` too.
-        batch_size: tiles in a call; a hint that this engine does not need.
-        threads: threads that compute on the CPU; torch's number by default.
+        step: tiles in a call of the network; on the CPU, at most.
+        threads: cores that compute on the CPU, each on its own tiles; torch's number by default.
 
     Raises:
         UsageError: onnx or onnxruntime is not installed, or does not do this device or precision.
@@ -46,7 +51,7 @@ class OnnxEngine:
         device: torch.device,
         precision: Precision,
         *,
-        batch_size: int | None = None,
+        step: int,
         threads: int | None = None,
     ) -> None:
         runtime = imported("onnxruntime")
@@ -63,26 +68,37 @@ class OnnxEngine:
             )
         options = runtime.SessionOptions()
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.intra_op_num_threads = threads or torch.get_num_threads()
+        on_cpu = device.type == "cpu"
+        self.step = min(step, _CPU_STEP) if on_cpu else step
+        cores = threads or torch.get_num_threads()
+        self._cores = ThreadPoolExecutor(cores, "onnx") if on_cpu and cores > 1 else None
+        options.intra_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
-        # waiting threads sleep: the same cores decode the next tiles meanwhile
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         on_device = {}
         if device.type == "cuda":
             on_device = {"device_id": device.index or 0, "use_tf32": 0}  # fp32 means fp32
         self._device = device
-        self._dim = graph.positions.shape[2]
+        self._dim = graph.dim
         self._session: Any = runtime.InferenceSession(
             onnx_model(graph, precision), options, providers=[(provider, on_device)]
         )
 
     def __call__(self, patches: Tensor) -> Tensor:
         """Embeds patches (N, tokens, P * P) on the engine's device; (N, D) float32 there."""
-        if not len(patches):  # the runtime does not broadcast over no tiles
-            return torch.empty(0, self._dim, device=patches.device)
         patches = patches.detach().contiguous()
         if self._device.type == "cuda":
-            return self._on_cuda(patches)
+            return in_steps(self._on_cuda, patches, self.step, self._dim)
+        if not len(patches):
+            return torch.empty(0, self._dim)
+        parts = torch.split(patches, self.step)
+        found = (
+            map(self._on_cpu, parts)
+            if self._cores is None
+            else self._cores.map(self._on_cpu, parts)
+        )
+        return torch.cat(list(found))
+
+    def _on_cpu(self, patches: Tensor) -> Tensor:
         (features,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: patches.numpy()})
         return torch.from_numpy(features)
 

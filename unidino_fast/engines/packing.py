@@ -1,13 +1,14 @@
-"""Packs tiles of any origin into batches of one fixed shape.
+"""Packs tiles of any origin into batches.
 
-A matrix product may round differently when its shape changes. So every batch has the same shape,
-the last one padded with zeros, and a tile's embedding has the same bits whatever stands beside it:
-for any grouping of fields and wells, resumed or not. Letters: N tiles, T tokens, P patch edge, D
-features.
+Batches run across fields and wells, so that the device always has a full one. Each consists of
+whole steps of the engine, the last one padded with zeros: an engine's network sees one shape alone,
+and a tile's embedding has the same bits whatever stands beside it. Letters: N tiles, T tokens, P
+patch edge, D features.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from torch import Tensor
+
+    _Place = tuple["Ticket", int, int]  # where features go: ticket, start in it, tiles
 
 
 class Ticket:
@@ -45,32 +48,46 @@ class Ticket:
 class TilePacker:
     """Collects patches until a batch is full, runs it, and hands the features out.
 
+    On CUDA a batch is left to run while the next one is collected.
+
     Args:
-        run: embeds one batch (`size`, T, P * P) -> (`size`, D) float32 on the CPU.
-        size: tiles a batch.
+        run: embeds a batch of whole steps (N, T, P * P) -> (N, D) float32 on the same device.
+        check: takes the features that are handed out; raises where they cannot be.
+        size: tiles a batch; rounded up to whole steps.
+        step: tiles a step.
         n_tokens: T, patches of a tile.
         patch: P.
         dim: D.
         device: where `run` wants its batch.
+        dtype: of the patches.
     """
 
     def __init__(
         self,
-        run: Callable[[Tensor], NDArray[np.float32]],
+        run: Callable[[Tensor], Tensor],
         *,
+        check: Callable[[NDArray[np.float32]], None],
         size: int,
+        step: int,
         n_tokens: int,
         patch: int,
         dim: int,
         device: torch.device,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self._run = run
+        self._check = check
         self._dim = dim
+        self._step = step
         self.patch = patch
         self.device = device
-        self._batch = torch.zeros((size, n_tokens, patch**2), device=device)
+        self.dtype = dtype
+        size = -(-size // step) * step
+        self._batch = torch.zeros((size, n_tokens, patch**2), device=device, dtype=dtype)
         self._used = 0
-        self._places: list[tuple[Ticket, int, int]] = []  # ticket, start in it, tiles
+        self._places: list[_Place] = []
+        self._running: deque[tuple[Tensor, list[_Place]]] = deque()
+        self._most_running = 1 if device.type == "cuda" else 0
 
     def add(self, patches: Tensor) -> Ticket:
         """Hands in patches (N, T, P * P); runs every batch that this fills."""
@@ -87,16 +104,27 @@ class TilePacker:
         return ticket
 
     def flush(self) -> None:
-        """Runs what is left, padded; all tickets are done afterwards."""
+        """Runs what is left, padded to whole steps; all tickets are done afterwards."""
         if self._used:
-            self._batch[self._used :] = 0
             self._run_batch()
+        while self._running:
+            self._hand_out()
 
     def _run_batch(self) -> None:
-        features = self._run(self._batch)
-        position = 0
-        for ticket, start, count in self._places:
-            ticket.fill(start, features[position : position + count])
-            position += count
+        end = -(-self._used // self._step) * self._step
+        self._batch[self._used : end] = 0
+        self._running.append((self._run(self._batch[:end]), self._places))
         self._used = 0
         self._places = []
+        while len(self._running) > self._most_running:
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Waits for the oldest batch and fills its tickets."""
+        found, places = self._running.popleft()
+        features = found.cpu().numpy()
+        position = 0
+        for ticket, start, count in places:
+            self._check(features[position : position + count])
+            ticket.fill(start, features[position : position + count])
+            position += count

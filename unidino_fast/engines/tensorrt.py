@@ -12,6 +12,7 @@ import torch
 
 from unidino_fast.engines.onnx_export import INPUT_NAME, OUTPUT_NAME, onnx_model
 from unidino_fast.engines.plan_cache import cache_folder, plan_path, read_plan, write_plan
+from unidino_fast.engines.steps import in_steps
 from unidino_fast.engines.tensorrt_library import load_tensorrt
 from unidino_fast.errors import EngineError, UsageError
 
@@ -31,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class TensorRTEngine:
-    """Runs the graph as a TensorRT engine, for batches of 1 to `batch_size`.
+    """Runs the graph as a TensorRT engine, `step` tiles a call.
 
     The engine is built for the GPU on first use and kept in the cache folder. It runs on a stream
     of its own that waits for torch's current stream and is waited for by it: on the default stream
@@ -41,12 +42,12 @@ class TensorRTEngine:
         graph: patches (N, tokens, P * P) -> (N, D).
         device: a CUDA device.
         precision: of weights and arithmetic, TF32 being off.
-        batch_size: the largest batch, and the one that the engine is tuned for.
+        step: tiles in a call of the network, which the engine is tuned for.
         cache: folder of the cache; `unidino_fast` in the user's cache folder by default.
 
     Raises:
-        UsageError: no CUDA device, TensorRT is not installed or does not run on this GPU, or the
-            batch does not fit in its memory.
+        UsageError: no CUDA device, TensorRT is not installed or does not run on this GPU, or a
+            step does not fit in its memory.
         EngineError: TensorRT cannot build the engine.
     """
 
@@ -58,7 +59,7 @@ class TensorRTEngine:
         device: torch.device,
         precision: Precision,
         *,
-        batch_size: int,
+        step: int,
         cache: Path | None = None,
     ) -> None:
         if device.type != "cuda":
@@ -70,8 +71,8 @@ class TensorRTEngine:
         capability = torch.cuda.get_device_capability(device)
         check_gpu(library, gpu, capability)
         self._device = device
-        self._batch_size = batch_size
-        self._dim = graph.positions.shape[2]
+        self.step = step
+        self._dim = graph.dim
         self._lock = threading.Lock()
         self._library = library
         model = onnx_model(graph, precision)
@@ -83,7 +84,7 @@ class TensorRTEngine:
                 "version": library.version,
                 "gpu": gpu,
                 "capability": capability,
-                "batch_size": batch_size,
+                "batch_size": step,
             },
         )
         with torch.cuda.device(device):
@@ -92,28 +93,24 @@ class TensorRTEngine:
                 library,
                 self._runtime,
                 path,
-                partial(build_plan, library, model, batch_size=batch_size, capability=capability),
+                partial(build_plan, library, model, batch_size=step, capability=capability),
             )
             self._context = self._engine.create_execution_context()
             self._stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         if self._context is None:
             raise UsageError(
-                f"batch size {batch_size} does not fit in the memory of {device}"
-                f" ({library.reason()}): use a smaller --batch-size"
+                f"{step} tiles at once do not fit in the memory of {device}"
+                f" ({library.reason()}): free it of other work, or use a smaller backbone"
             )
 
     def __call__(self, patches: Tensor) -> Tensor:
         """Embeds patches (N, tokens, P * P) on the engine's device; (N, D) float32 there."""
+        return in_steps(self._run, patches.contiguous(), self.step, self._dim)
+
+    def _run(self, patches: Tensor) -> Tensor:
+        """One step, or less."""
         n_tiles = len(patches)
-        if n_tiles > self._batch_size:
-            raise UsageError(
-                f"{n_tiles} tiles do not fit an engine for batches of {self._batch_size}:"
-                " use a larger --batch-size"
-            )
-        patches = patches.contiguous()
         features = torch.empty(n_tiles, self._dim, device=self._device)
-        if not n_tiles:
-            return features
         current = torch.cuda.current_stream(self._device)
         with self._lock, torch.cuda.device(self._device):
             # both waits, so torch's allocator may give the memory away as if it were all one stream
