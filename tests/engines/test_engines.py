@@ -102,6 +102,20 @@ def test_full_size_neighbours_do_not_change_a_bit() -> None:
     np.testing.assert_array_equal(model.embed_tiles(tiles[7:12]), together[7:12])
 
 
+@pytest.mark.parametrize("engine", ["eager", "compile", "onnx"])
+def test_cores_do_not_change_a_bit(engine: str) -> None:
+    """ViT-S/16 width: torch would share these products among its threads."""
+    tiles = torch.rand(19, 224, 224, generator=torch.Generator().manual_seed(4))
+    found = []
+    for n_cores in (1, 2, 3):
+        torch.set_num_threads(n_cores)
+        model = uf.load_backbone("random:1", device="cpu", engine=engine)
+        found.append(model.embed_tiles(tiles))
+        assert torch.get_num_threads() == n_cores
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])
+
+
 @pytest.mark.parametrize(
     ("device", "precision", "n_tiles", "chosen"),
     [

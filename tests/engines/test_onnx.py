@@ -138,14 +138,6 @@ def test_no_tiles_and_strided_patches(tmp_path: Path) -> None:
     np.testing.assert_array_equal(engine(patches[::2]), engine(patches[::2].clone()))
 
 
-def test_threads_do_not_change_a_bit(tmp_path: Path) -> None:
-    _, graph = random_vit(tmp_path, edge=32)
-    patches = torch.rand(9, 4, 256)
-    results = [OnnxEngine(graph, CPU, "fp32", step=2, threads=n)(patches) for n in (None, 1, 2)]
-    for result in results[1:]:
-        np.testing.assert_array_equal(result, results[0])
-
-
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_is_refused_on_the_cpu(tmp_path: Path, precision: Precision) -> None:
     _, graph = random_vit(tmp_path, edge=32)

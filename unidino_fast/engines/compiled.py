@@ -47,24 +47,24 @@ class CompiledEngine:
         self._dim = graph.dim
         self._device = device
         self._precision = precision
-        self._run: Any = torch.compile(
+        self._compiled: Any = torch.compile(
             graph.to(device), dynamic=False, fullgraph=True, options=_options(device)
         )
         self.compile_seconds: float | None = None
 
     def __call__(self, patches: Tensor) -> Tensor:
         """Embeds patches (N, tokens, P * P) on the engine's device; (N, D) float32 there."""
+        if self.compile_seconds is None:
+            start = time.perf_counter()
+            in_steps(self._run, patches[: self.step], self.step, self._dim)  # on one core alone
+            self.compile_seconds = time.perf_counter() - start
+            _log.info("compiled in %.0f s", self.compile_seconds)
+        return in_steps(self._run, patches, self.step, self._dim)
+
+    def _run(self, patches: Tensor) -> Tensor:
         # freezing needs no_grad: it does not take effect in inference mode
         with torch.no_grad(), autocast(self._device, self._precision):
-            if self.compile_seconds is None:
-                self._compile(patches[: self.step])
-            return in_steps(self._run, patches, self.step, self._dim)
-
-    def _compile(self, patches: Tensor) -> None:
-        start = time.perf_counter()
-        self._run(patches)
-        self.compile_seconds = time.perf_counter() - start
-        _log.info("compiled in %.0f s", self.compile_seconds)
+            return self._compiled(patches)  # type: ignore[no-any-return]
 
 
 def _options(device: torch.device) -> dict[str, Any]:

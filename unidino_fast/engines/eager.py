@@ -42,8 +42,11 @@ class EagerEngine:
 
     def __call__(self, patches: Tensor) -> Tensor:
         """Embeds patches (N, tokens, P * P) on the engine's device; (N, D) float32 there."""
+        return in_steps(self._run, patches, self.step, self._graph.dim)
+
+    def _run(self, patches: Tensor) -> Tensor:
         with torch.inference_mode(), autocast(self._device, self._precision):
-            return in_steps(self._graph, patches, self.step, self._graph.dim)
+            return self._graph(patches)  # type: ignore[no-any-return]
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:

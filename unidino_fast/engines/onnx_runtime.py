@@ -1,12 +1,7 @@
-"""The graph through ONNX Runtime, without a compiler.
-
-On the CPU each core takes tiles of its own: a few at a time, so that what one layer leaves the next
-one finds in the core's cache, and no core waits for another within a layer.
-"""
+"""The graph through ONNX Runtime, without a compiler."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +32,6 @@ class OnnxEngine:
         device: the CPU, or a CUDA device where ONNX Runtime has its CUDA provider.
         precision: `fp32`; on CUDA `fp16` too.
         step: tiles in a call of the network; on the CPU, at most.
-        threads: cores that compute on the CPU, each on its own tiles; torch's number by default.
 
     Raises:
         UsageError: onnx or onnxruntime is not installed, or does not do this device or precision.
@@ -52,7 +46,6 @@ class OnnxEngine:
         precision: Precision,
         *,
         step: int,
-        threads: int | None = None,
     ) -> None:
         runtime = imported("onnxruntime")
         provider = _PROVIDERS[device.type]
@@ -68,10 +61,7 @@ class OnnxEngine:
             )
         options = runtime.SessionOptions()
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        on_cpu = device.type == "cpu"
-        self.step = min(step, _CPU_STEP) if on_cpu else step
-        cores = threads or torch.get_num_threads()
-        self._cores = ThreadPoolExecutor(cores, "onnx") if on_cpu and cores > 1 else None
+        self.step = min(step, _CPU_STEP) if device.type == "cpu" else step
         options.intra_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
         on_device = {}
@@ -85,18 +75,8 @@ class OnnxEngine:
 
     def __call__(self, patches: Tensor) -> Tensor:
         """Embeds patches (N, tokens, P * P) on the engine's device; (N, D) float32 there."""
-        patches = patches.detach().contiguous()
-        if self._device.type == "cuda":
-            return in_steps(self._on_cuda, patches, self.step, self._dim)
-        if not len(patches):
-            return torch.empty(0, self._dim)
-        parts = torch.split(patches, self.step)
-        found = (
-            map(self._on_cpu, parts)
-            if self._cores is None
-            else self._cores.map(self._on_cpu, parts)
-        )
-        return torch.cat(list(found))
+        run = self._on_cuda if self._device.type == "cuda" else self._on_cpu
+        return in_steps(run, patches.detach().contiguous(), self.step, self._dim)
 
     def _on_cpu(self, patches: Tensor) -> Tensor:
         (features,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: patches.numpy()})
