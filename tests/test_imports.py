@@ -19,7 +19,7 @@ PACKAGE = ROOT / "unidino_fast"
 # From the bottom up: a module imports only from lines above its own, or from its own package.
 LAYERS = [
     "_version errors choices",
-    "names config files",
+    "names config files lock",
     "storage",
     "documents ngff",
     "plate_model",
@@ -39,6 +39,7 @@ LAYERS = [
     "query",
     "platemap profiles",
     "provenance embedding output",
+    "cluster",
     "pipeline export",
     "evaluation",
     "writing",

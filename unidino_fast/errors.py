@@ -47,6 +47,10 @@ class OutputError(UnidinoError, OSError):
     """An output folder that cannot be written, or that holds another run's results."""
 
 
+class ClusterError(UnidinoError, RuntimeError):
+    """Workers that do not start, or a scheduler that is gone."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an exception's text, or its type where it has none.
 

@@ -1,0 +1,131 @@
+"""Hands jobs out to workers and takes results in, a bounded number at a time.
+
+Letters: none; a job is a few wells of one plate.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from typing import TYPE_CHECKING
+
+from distributed import as_completed
+from distributed.scheduler import KilledWorker
+
+from unidino_fast.cluster.job import run_job
+from unidino_fast.errors import ClusterError, PixelError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
+    from distributed import Client, Future
+
+    from unidino_fast.cluster.job import Outcome, WellsJob
+    from unidino_fast.planning import WellTask
+
+JOB_TILES = 256
+"""Tiles that make a job worth its trip, where there are enough for all workers."""
+_JOBS_PER_WORKER = 8
+"""At least, so that none waits long for the others at the end."""
+_AHEAD = 2
+"""Jobs that a worker has in hand: one to do, one to go on with."""
+_DEATHS = 3
+"""Worker processes that may die of one well."""
+
+_log = logging.getLogger(__name__)
+
+
+def wells_per_job(n_wells: int, n_tiles: int, n_workers: int) -> int:
+    """How many wells make a job."""
+    tiles_a_well = max(1, n_tiles // max(1, n_wells))
+    worth = -(-JOB_TILES // tiles_a_well)
+    fair = n_wells // (n_workers * _JOBS_PER_WORKER)
+    return max(1, min(worth, fair))
+
+
+class Dispatcher:
+    """Runs jobs on the workers of a client.
+
+    Attributes:
+        seconds: what the workers spent, by stage, all together.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self.seconds: Counter[str] = Counter()
+        self._client = client
+        self._flying: dict[Future, WellsJob] = {}
+        self._done = as_completed()
+        self._deaths: Counter[str] = Counter()
+
+    def n_workers(self) -> int:
+        """Workers at this moment, at least one: a cluster may still be starting them."""
+        return max(1, len(self._client.nthreads()))
+
+    def run(
+        self, jobs: Iterable[WellsJob]
+    ) -> Generator[tuple[WellTask, Outcome | PixelError], None, None]:
+        """Runs jobs; yields each well once, in the order in which they are finished.
+
+        A job whose worker dies is done again on another. Where wells keep killing workers each is
+        tried alone, with nothing beside it, before it is given up as the error of its own well.
+
+        Raises:
+            ClusterError: the scheduler is gone.
+            UnidinoError: whatever a worker raises that is no fault of a well's pixels.
+        """
+        waiting, suspects = deque(jobs), deque[WellsJob]()
+        try:
+            while waiting or suspects or self._flying:
+                while waiting and len(self._flying) < _AHEAD * self.n_workers():
+                    self._submit(waiting.popleft())
+                if suspects and not self._flying:
+                    self._submit(suspects.popleft())
+                future = next(self._done)
+                job = self._flying.pop(future)
+                if future.status == "finished":
+                    done = future.result()
+                    self.seconds.update(done.seconds)
+                    yield from zip(job.wells, done.outcomes, strict=True)
+                    continue
+                for single in self._after_death(job, future):
+                    deaths = self._deaths[single.wells[0].name]
+                    if deaths >= _DEATHS:
+                        yield single.wells[0], _poisoned(single, deaths)
+                    else:
+                        (waiting if deaths < _DEATHS - 1 else suspects).append(single)
+        finally:
+            self._client.cancel(list(self._flying))
+            self._flying.clear()
+
+    def _submit(self, job: WellsJob) -> None:
+        future = self._client.submit(run_job, job, key=self._key(job), pure=False)
+        self._flying[future] = job
+        self._done.add(future)
+
+    def _key(self, job: WellsJob) -> tuple[str, str, int]:
+        """What the dashboard shows: tasks are grouped by the first part."""
+        tries = self._deaths[job.wells[0].name]
+        return (f"embed {job.plate.name}", job.name, tries)
+
+    def _after_death(self, job: WellsJob, future: Future) -> list[WellsJob]:
+        """The wells of a job that took its worker along, each counted."""
+        error = None if future.status in ("cancelled", "lost") else future.exception()
+        if error is None:
+            raise ClusterError(
+                "the scheduler is gone: finished wells are kept, start it and run the same command"
+                " again"
+            )
+        if not isinstance(error, KilledWorker):
+            raise error
+        singles = job.singles()
+        for single in singles:
+            self._deaths[single.wells[0].name] += 1
+        _log.warning("a worker died while it embedded %s: trying again", job.name)
+        return singles
+
+
+def _poisoned(job: WellsJob, deaths: int) -> PixelError:
+    return PixelError(
+        f"embedding it ended {deaths} worker processes, once with nothing beside it: is there"
+        " enough memory for its fields?"
+    )

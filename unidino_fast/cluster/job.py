@@ -1,0 +1,195 @@
+"""What travels to a worker: the backbone once, then small descriptions of wells to embed.
+
+No pixels and no task graphs travel: a job names the plate, its wells' fields and chunks, and the
+worker reads them for itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from distributed import WorkerPlugin, get_worker
+
+from unidino_fast.clock import StageClock
+from unidino_fast.embedding import embed_wells, sample_patches
+from unidino_fast.engines.choose import choose_device, choose_precision
+from unidino_fast.engines.embedder import Embedder
+from unidino_fast.engines.selfcheck import self_check
+from unidino_fast.output import write_part
+from unidino_fast.results import WellResult
+from unidino_fast.storage import open_storage
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+    from unidino_fast.backbones import Backbone
+    from unidino_fast.config import EmbedOptions
+    from unidino_fast.engines.selfcheck import SelfCheck
+    from unidino_fast.errors import PixelError
+    from unidino_fast.planning import WellTask
+    from unidino_fast.storage import Storage
+
+PLUGIN = "unidino_fast backbone"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A backbone and how to run it, before it is known where.
+
+    Attributes:
+        device: as the user named it; each worker chooses for itself what `auto` means.
+        n_threads: threads that torch computes with on the CPU; the worker's own number by default.
+    """
+
+    backbone: Backbone
+    engine: str
+    device: str
+    precision: str
+    batch_size: int | None
+    n_threads: int | None = None
+
+    def build(self) -> Embedder:
+        """The embedder, on this machine's device.
+
+        Raises:
+            UsageError: the device or the precision is not available here.
+        """
+        device = choose_device(self.device)
+        precision = choose_precision(self.precision, device)
+        return Embedder(self.backbone, self.engine, device, precision, self.batch_size)
+
+
+class BackbonePlugin(WorkerPlugin):
+    """Brings the backbone to each worker once, to those that start later too."""
+
+    name = PLUGIN
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+
+    def setup(self, worker: Worker) -> None:
+        """Runs on the worker."""
+        torch.set_num_threads(self.spec.n_threads or worker.state.nthreads)
+        self.model = self.spec.build()
+        self.one_at_a_time = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class PlateJob:
+    """What all jobs of a plate share.
+
+    Attributes:
+        location: path or URL of the plate, as the worker can reach it.
+        name: of the plate.
+        n_tiles: tiles of the whole plate: what `--engine auto` goes by.
+        parts: folder of the part files and `marker` a file in it: a worker that sees the marker
+            shares the storage and writes its parts itself.
+    """
+
+    location: str
+    name: str
+    options: EmbedOptions
+    n_tiles: int
+    parts: str
+    marker: str
+
+
+@dataclass(frozen=True, slots=True)
+class WellsJob:
+    """Some wells of a plate: the unit that is handed out.
+
+    Attributes:
+        stamps: of each well's pixels, kept in its part.
+    """
+
+    plate: PlateJob
+    wells: tuple[WellTask, ...]
+    stamps: tuple[str | None, ...]
+
+    @property
+    def name(self) -> str:
+        """`plate A01`, with the number of other wells."""
+        more = f" +{len(self.wells) - 1}" if len(self.wells) > 1 else ""
+        return f"{self.plate.name} {self.wells[0].name}{more}"
+
+    def singles(self) -> list[WellsJob]:
+        """One job a well."""
+        pairs = zip(self.wells, self.stamps, strict=True)
+        return [replace(self, wells=(well,), stamps=(stamp,)) for well, stamp in pairs]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A well whose part the worker has written."""
+
+
+Outcome = WellResult | Written
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a worker sends back: an outcome or an error for each well, and seconds by stage."""
+
+    outcomes: tuple[Outcome | PixelError, ...]
+    seconds: dict[str, float]
+
+
+def run_job(job: WellsJob) -> Done:
+    """Runs on a worker: embeds some wells."""
+    plugin = _plugin()
+    plate = job.plate
+    clock = StageClock()
+    shares = Path(plate.parts, plate.marker).exists()
+    outcomes: list[Outcome | PixelError] = []
+    with plugin.one_at_a_time:
+        model = plugin.model.for_job(plate.n_tiles)
+        stream = embed_wells(job.wells, _storage(plate.location), model, plate.options, clock)
+        with closing(stream) as wells:
+            for (_, result), stamp in zip(wells, job.stamps, strict=True):
+                if shares and isinstance(result, WellResult):
+                    with clock.stage("write"):
+                        write_part(Path(plate.parts), result, stamp)
+                    outcomes.append(Written())
+                else:
+                    outcomes.append(result)
+    return Done(tuple(outcomes), clock.seconds)
+
+
+def run_check(plate: PlateJob, wells: tuple[WellTask, ...]) -> SelfCheck | None:
+    """Runs on a worker: holds its engine against the reference, on tiles of these wells."""
+    plugin = _plugin()
+    with plugin.one_at_a_time:
+        model = plugin.model.for_job(plate.n_tiles)
+        if model.is_reference:
+            return None
+        storage = _storage(plate.location)
+        return self_check(model, sample_patches(wells, storage, model, plate.options))
+
+
+def describe_worker() -> dict[str, Any]:
+    """Runs on a worker: what decides its numbers, and must be the same on all."""
+    from unidino_fast.provenance import device_name, software_versions
+
+    model = _plugin().model
+    return {
+        "device": model.device.type,
+        "device_name": device_name(model.device),
+        "precision": model.precision,
+        "software": software_versions(),
+    }
+
+
+def _plugin() -> BackbonePlugin:
+    plugin: BackbonePlugin = get_worker().plugins[PLUGIN]
+    return plugin
+
+
+@lru_cache(maxsize=4)
+def _storage(location: str) -> Storage:
+    return open_storage(location)
