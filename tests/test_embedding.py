@@ -244,6 +244,50 @@ def test_tiles_of_another_size_are_refused(model: uf.Embedder) -> None:
 
 
 @pytest.mark.parametrize(
+    "values",
+    [
+        np.ones((1, 40, 40), bool),
+        np.ones((1, 40, 40), complex),
+        np.full((1, 40, 40), None),
+        np.full((1, 40, 40), "a"),
+        [[[1, 2], [3]]],
+        torch.ones(1, 40, 40, dtype=torch.bool),
+        torch.ones(1, 40, 40, dtype=torch.complex64),
+        np.ones((0,), np.uint8),
+        np.ones((1, 0, 0), np.uint8),
+        np.float32(1),
+        None,
+    ],
+    ids=lambda values: f"{type(values).__name__} {getattr(values, 'dtype', '')}",
+)
+def test_values_that_are_no_pixels_are_refused(model: uf.Embedder, values: Any) -> None:
+    for embed in (model.embed_tiles, model.embed_planes):
+        with pytest.raises(UsageError, match=r"^(tiles|planes) (of|are) ") as caught:
+            embed(values)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.int8])
+def test_planes_of_dtypes_without_a_range_are_refused(model: uf.Embedder, dtype: Any) -> None:
+    with pytest.raises(UsageError, match="are no pixels: make them one of uint8, "):
+        model.embed_planes(np.ones((1, 40, 40), dtype))
+
+
+@pytest.mark.parametrize("dtype", ["u2", "i2", "f4", "f8"])
+def test_byte_order_and_memory_layout_do_not_matter(model: uf.Embedder, dtype: str) -> None:
+    planes = np.random.default_rng(0).integers(0, 2, (2, 40, 40)).astype(f"<{dtype}")
+    wanted = model.embed_planes(planes)
+    frozen = planes.copy()
+    frozen.flags.writeable = False
+    for same in (planes.astype(f">{dtype}"), frozen, planes[:, ::-1].copy()[:, ::-1]):
+        np.testing.assert_array_equal(model.embed_planes(same), wanted)
+    tiles = planes[:, :32, :32]
+    np.testing.assert_array_equal(
+        model.embed_tiles(tiles.astype(f">{dtype}")), model.embed_tiles(tiles)
+    )
+
+
+@pytest.mark.parametrize(
     ("option", "value", "said"),
     [
         ("device", "tpu", "auto, cpu, cuda"),

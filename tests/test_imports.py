@@ -44,6 +44,7 @@ LAYERS = [
     "evaluation",
     "writing",
     "convert simulate",
+    "terminal",
     "info console",
     "embed_command demo",
     "cli",

@@ -4,11 +4,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from polars.testing import assert_frame_equal
 
 from unidino_fast.config import EmbedOptions
-from unidino_fast.errors import OutputError, TableError, UsageError
-from unidino_fast.files import atomic, write_json
+from unidino_fast.errors import OutputError
 from unidino_fast.names import WellName
 from unidino_fast.output import TABLES, OutputFolder, folder_name, pixel_stamp
 from unidino_fast.planning import FieldTask, WellTask, plan_plate
@@ -16,13 +14,7 @@ from unidino_fast.plate import open_plate
 from unidino_fast.plate_model import Field, Well
 from unidino_fast.results import FieldResult, WellResult
 from unidino_fast.simulate import simulate_plate
-from unidino_fast.tables import (
-    PROVENANCE_KEY,
-    atomic_table,
-    read_table,
-    write_parquet,
-    write_table,
-)
+from unidino_fast.tables import PROVENANCE_KEY, write_parquet
 
 PROVENANCE = {
     "plate": {"name": "p", "digest": "ab" * 32},
@@ -88,6 +80,10 @@ def everything(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
+def files_of(folder):
+    return [path for path in everything(folder) if (folder / path).is_file()]
+
+
 def same(left, right):
     assert left.position == right.position
     for a, b in zip(left.fields, right.fields, strict=True):
@@ -144,7 +140,8 @@ class TestParts:
         folder = opened(tmp_path)
         folder.write_part(result(), "stamp")
         message = (
-            r"^the pixels of well A01 changed since .*A01.parquet was written: use --overwrite"
+            r"^sizes or times of the chunks of well A01 changed since .*A01.parquet was written:"
+            r" if only a copy changed the times, copy with cp -a or rsync -a, else use --overwrite"
         )
         with pytest.raises(OutputError, match=message):
             folder.read_part(task(result()), "other")
@@ -193,6 +190,22 @@ class TestManifest:
         assert str(error.value).isprintable()
         assert (tmp_path / "p/parts/A01.parquet").exists()
 
+    def test_labels_are_not_lost_in_silence(self, tmp_path):
+        labels = {"name": "map.csv", "digest": "ef" * 32}
+        folder = OutputFolder(tmp_path, "p", PROVENANCE | {"platemap": labels})
+        folder.open(overwrite=False)
+        opened(tmp_path)  # nothing there to lose yet
+        folder.open(overwrite=False)
+        folder.write_part(result(), None)
+        before = folder.manifest.read_bytes()
+        with pytest.raises(OutputError, match=r"with the labels of map.csv: give it again by --me"):
+            opened(tmp_path)
+        assert folder.manifest.read_bytes() == before
+        other = PROVENANCE | {"platemap": labels | {"digest": "00" * 32}}
+        OutputFolder(tmp_path, "p", other).open(overwrite=False)
+        opened(tmp_path, overwrite=True).write_part(result(), None)
+        OutputFolder(tmp_path, "p", other).open(overwrite=False)  # labels may come later
+
     def test_software_may_change(self, tmp_path):
         opened(tmp_path)
         opened(tmp_path, software={"torch": "3"})
@@ -206,6 +219,7 @@ class TestManifest:
         [
             *("", "{", "[]", "null", "{}", "\udcff", "[" * 100_000),
             '{"format": 1, "provenance": []}',
+            '{"format": 1, "provenance": {"plate": {}, "model": {}, "options": {}, "platemap": 1}}',
             '{"format": 1, "provenance": {"plate": 1, "model": 2, "options": 3}}',
         ],
         ids=lambda text: ascii(text[:12]),
@@ -230,8 +244,8 @@ class TestManifest:
         (tmp_path / "p" / name).write_bytes(b"x")
         with pytest.raises(OutputError, match="holds results without a manifest: use --overwrite"):
             opened(tmp_path)
-        opened(tmp_path, overwrite=True)
-        assert everything(tmp_path) == ["p", "p/manifest.json", "p/parts"]
+        opened(tmp_path, overwrite=True).write_part(result((1, 1)), None)
+        assert everything(tmp_path) == ["p", "p/manifest.json", "p/parts", "p/parts/B01.parquet"]
 
 
 class TestFolder:
@@ -251,9 +265,27 @@ class TestFolder:
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_text("mine")
         (folder.parts / ".B01.parquet.99.tmp").write_text("left by a killed run")
-        opened(tmp_path, overwrite=True, options={"tile": 7})
-        wanted = {"p", "p/manifest.json", "p/parts", "p/parts/deep", *strangers}
-        assert set(everything(tmp_path)) == wanted
+        opened(tmp_path, overwrite=True, options={"tile": 7}).write_part(result((1, 1)), None)
+        wanted = {"p", "p/manifest.json", "p/parts", "p/parts/deep", "p/parts/B01.parquet"}
+        assert set(everything(tmp_path)) == wanted | set(strangers)
+
+    def test_overwrite_keeps_old_results_until_there_are_new_ones(self, tmp_path):
+        folder = opened(tmp_path)
+        folder.write_part(result(), None)
+        folder.write_table("wells.parquet", pl.DataFrame({"a": [1]}))
+        folder.finish({"status": "done"})
+        before = {path: (tmp_path / path).read_bytes() for path in files_of(tmp_path)}
+        again = opened(tmp_path, overwrite=True, options={"tile": 7})
+        assert again.read_part(task(result()), None) is None
+        again.discard_if_empty()
+        assert {path: (tmp_path / path).read_bytes() for path in files_of(tmp_path)} == before
+        again.write_part(result((1, 1)), None)
+        assert files_of(tmp_path) == ["p/manifest.json", "p/parts/B01.parquet"]
+        assert json.loads(again.manifest.read_bytes())["provenance"]["options"]["tile"] == 7
+
+    def test_checking_changes_nothing(self, tmp_path):
+        OutputFolder(tmp_path / "new", "p", PROVENANCE).check(overwrite=False)
+        assert everything(tmp_path) == []
 
     def test_a_failed_run_leaves_nothing(self, tmp_path):
         folder = opened(tmp_path / "new/deep")
@@ -316,6 +348,16 @@ class TestFolder:
         with pytest.raises(OutputError, match=r"A01.parquet cannot be written .*: free the disk"):
             folder.write_part(result(), None)
 
+    def test_equal_tables_are_equal_bytes(self, tmp_path):
+        frame = pl.DataFrame({"Metadata_Well": ["A01"] * 99, "DNA_000": np.arange(99, dtype="f4")})
+        for run in ("a", "b"):
+            folder = opened(tmp_path / run)
+            folder.write_table("fields.parquet", frame.clone())
+        first, second = ((tmp_path / run / "p/fields.parquet").read_bytes() for run in ("a", "b"))
+        assert first == second
+        held = pl.read_parquet_metadata(tmp_path / "a/p/fields.parquet")[PROVENANCE_KEY]
+        assert json.loads(held) == PROVENANCE
+
 
 class TestNames:
     @pytest.mark.parametrize("name", HOSTILE_NAMES, ids=ascii)
@@ -338,93 +380,6 @@ class TestNames:
 
     def test_long_names_stay_apart(self):
         assert folder_name("x" * 300 + "a") != folder_name("x" * 300 + "b")
-
-
-class TestFiles:
-    @pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt, OSError("no")])
-    @pytest.mark.parametrize("existing", [True, False])
-    def test_a_failure_leaves_what_was_there(self, tmp_path, fault, existing):
-        target = tmp_path / "a.parquet"
-        if existing:
-            target.write_text("old")
-        wanted = OutputError if isinstance(fault, OSError) else fault
-
-        def fail():
-            with atomic(target) as temporary:
-                temporary.write_text("half")
-                raise fault
-
-        with pytest.raises(wanted):
-            fail()
-        assert everything(tmp_path) == (["a.parquet"] if existing else [])
-        assert not existing or target.read_text() == "old"
-
-    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a full device")
-    @pytest.mark.parametrize("write", ["write_parquet", "write_csv"])
-    def test_a_full_disk(self, tmp_path, write):
-        def fail():
-            with atomic_table(tmp_path / "a.parquet") as temporary:
-                temporary.symlink_to("/dev/full")
-                getattr(pl.DataFrame({"a": range(1000)}), write)(temporary)
-
-        with pytest.raises(OutputError, match=r"a.parquet cannot be written .*No space left"):
-            fail()
-        assert everything(tmp_path) == []
-
-    def test_equal_tables_are_equal_bytes(self, tmp_path):
-        frame = pl.DataFrame({"Metadata_Well": ["A01"] * 99, "DNA_000": np.arange(99, dtype="f4")})
-        for run in ("a", "b"):
-            folder = opened(tmp_path / run)
-            folder.write_table("fields.parquet", frame.clone())
-        first, second = ((tmp_path / run / "p/fields.parquet").read_bytes() for run in ("a", "b"))
-        assert first == second
-        held = pl.read_parquet_metadata(tmp_path / "a/p/fields.parquet")[PROVENANCE_KEY]
-        assert json.loads(held) == PROVENANCE
-
-    def test_json_is_utf8_whatever_it_holds(self, tmp_path):
-        document = {"name": "µ板\ud800", "nested": {"x": [1, None]}}
-        write_json(document, tmp_path / "a.json")
-        data = (tmp_path / "a.json").read_bytes()
-        assert "µ板".encode() in data
-        assert json.loads(data) == document
-
-
-class TestTables:
-    FRAME = pl.DataFrame(
-        {
-            "Metadata_Well": ["A01", "B02"],
-            "Metadata_Compound": ["a,b", "=1+1\nc"],
-            "Metadata_Code": ["007", "12"],
-            "Metadata_Dose": [0.5, None],
-            "DNA_000": [0.1, -2.0],
-            "ER_000": [None, None],
-        },
-        schema_overrides={"ER_000": pl.Float64},
-    )
-
-    @pytest.mark.parametrize("name", ["deep/a.parquet", "a.csv", "a.PARQUET", "a.CSV"])
-    def test_round_trip(self, tmp_path, name):
-        write_table(self.FRAME, tmp_path / name, {"method": "none"})
-        found = read_table(tmp_path / name)
-        if name.lower().endswith("csv"):  # which does not tell the type of nothing
-            found = found.with_columns(pl.col("ER_000").cast(pl.Float64))
-        assert_frame_equal(found, self.FRAME)
-
-    @pytest.mark.parametrize("name", ["a.xlsx", "a", "a.csv.gz"])
-    def test_suffix(self, tmp_path, name):
-        with pytest.raises(UsageError, match=r"ends in neither .parquet nor .csv: name the output"):
-            write_table(self.FRAME, tmp_path / name, {})
-        assert everything(tmp_path) == []
-
-    @pytest.mark.parametrize("name", ["file/a.csv", "file/deep/a.parquet"])
-    def test_no_folder(self, tmp_path, name):
-        (tmp_path / "file").write_text("x")
-        with pytest.raises(OutputError, match=r"cannot be made|cannot be written"):
-            write_table(self.FRAME, tmp_path / name, {})
-
-    def test_a_missing_table(self, tmp_path):
-        with pytest.raises(TableError, match="does not exist: give a CSV or Parquet table"):
-            read_table(tmp_path / "a.parquet")
 
 
 def test_stamps_change_with_the_pixels(tmp_path):

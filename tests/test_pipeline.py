@@ -200,12 +200,27 @@ def test_changes_stop_a_resume(plate_path: Path, model: uf.Embedder, tmp_path: P
         embed(plate_path, other, out)
     chunk = plate_path / "B/2/1/0/1/0/0"
     chunk.write_bytes(chunk.read_bytes())
-    with pytest.raises(OutputError, match="pixels of well B02 changed"):
+    with pytest.raises(OutputError, match=r"times of the chunks of well B02 changed.*cp -a or"):
         embed(plate_path, model, out)
     assert tables_of(out / "small") == before
     again = embed(plate_path, model, out, overwrite=True)
     assert again.n_resumed == 0
     assert tables_of(out / "small") == before
+
+
+def test_all_channels_by_name_are_all_channels(
+    small_plate: tuple[Path, pl.DataFrame], model: uf.Embedder, tmp_path: Path
+) -> None:
+    named = EmbedOptions(tile=32, channels=("DNA", "ER", "Mito"))
+    embed(small_plate[0], model, tmp_path)
+    before = tables_of(tmp_path / "small")
+    assert embed(small_plate[0], model, tmp_path, options=named).n_resumed == 6
+    assert tables_of(tmp_path / "small") == before
+    held = json.loads((tmp_path / "small/manifest.json").read_text())["provenance"]
+    assert held["options"]["channels"] == ["DNA", "ER", "Mito"]
+    swapped = EmbedOptions(tile=32, channels=("ER", "DNA", "Mito"))
+    with pytest.raises(OutputError, match="made with options channels"):
+        embed(small_plate[0], model, tmp_path, options=swapped)
 
 
 def test_a_faulty_chunk_fails_or_is_skipped(

@@ -1,4 +1,6 @@
 import json
+import signal
+import threading
 
 import numpy as np
 import pytest
@@ -99,6 +101,7 @@ def test_the_strict_validator_accepts_the_plate(tmp_path, ngff, size):
         (("A1", "0", np.zeros((4, 4))), "have not the axes cyx"),
         (("A1", "0", np.zeros((1, 0, 4))), "have not the axes cyx"),
         (("A1", "../../x", np.zeros((1, 4, 4))), "field name '../../x'"),
+        (("A1", "s_1", np.zeros((1, 4, 4))), "field name 's_1' is not written: use letters and"),
         (("A01", "9", np.zeros((1, 4, 4))), "A/1/9 is written already"),
     ],
 )
@@ -127,6 +130,35 @@ def test_two_writers_at_once_do_not_meet(tmp_path):
     np.testing.assert_array_equal(load(out / "A/2/0"), np.full((1, 4, 4), 2))
 
 
+def test_an_interruption_waits_for_the_chunks_that_are_on_their_way(tmp_path, monkeypatch):
+    written = []
+
+    def slow_write(self, path, pixels, axes):
+        while not interrupted.wait(0.001):
+            pass
+        (self._partial / path).mkdir(parents=True)
+        written.append(path)
+
+    def interrupt(*_):
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    interrupted = threading.Event()
+    monkeypatch.setattr(PlateWriter, "_write_array", slow_write)
+    old = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with (
+            pytest.raises(KeyboardInterrupt),
+            PlateWriter(tmp_path / "p.zarr", name="p", channels=["a"]) as writer,
+        ):
+            writer.add_field("A1", "0", np.zeros((1, 4, 4)))
+    finally:
+        signal.signal(signal.SIGALRM, old)
+    assert written == ["A/1/0/0"]
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, RuntimeError, OSError])
 def test_a_fault_in_the_last_step_leaves_nothing(tmp_path, monkeypatch, fault):
     def fail(self):
@@ -147,7 +179,7 @@ def test_a_full_disk_is_an_output_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(zarr, "create_array", full)
     with (
-        pytest.raises(OutputError, match=r"p\.zarr cannot be written: .*No space left"),
+        pytest.raises(OutputError, match=r"p\.zarr cannot be written \(No space left on device"),
         PlateWriter(tmp_path / "p.zarr", name="p", channels=["a"]) as writer,
     ):
         writer.add_field("A1", "0", np.zeros((1, 4, 4)))

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from unidino_fast.errors import UnidinoError
-from unidino_fast.names import one_line
+from unidino_fast.errors import UsageError
+from unidino_fast.terminal import Commands, interruptible, run, say, say_some, tell
 
 app = typer.Typer(
     name="unidino-fast",
+    cls=Commands,
     help="Fluorescence-microscopy plates in, normalised well profiles out."
     " Start with: unidino-fast demo",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -39,12 +38,13 @@ def _print_version(asked: bool) -> None:
     if asked:
         from unidino_fast._version import __version__
 
-        typer.echo(__version__)
+        tell(__version__)
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -55,7 +55,9 @@ def _root(
         bool, typer.Option("--traceback", help="Show where an error came from.")
     ] = False,
 ) -> None:
-    """`main` takes --traceback off the arguments, so that it may stand anywhere."""
+    if context.invoked_subcommand is None:  # --traceback is taken off before: see `terminal.run`
+        tell(context.get_help())
+        raise typer.Exit(UsageError.exit_code)
 
 
 @app.command()
@@ -69,7 +71,8 @@ def demo(
     """Simulate a small plate, embed and evaluate it (2 minutes)."""
     from unidino_fast.demo import run_demo
 
-    run_demo(out, weights=weights, seed=seed)
+    with interruptible(f"run it again to start {out} over"):
+        run_demo(out, weights=weights, seed=seed)
 
 
 @app.command()
@@ -89,10 +92,10 @@ def info(
     facts = describe(opened)
     if validate:
         facts["invalid"] = find_fault(opened)
-    typer.echo(json.dumps(facts) if as_json else render(facts))
+    tell(json.dumps(facts) if as_json else render(facts))
     if validate:
         if not as_json:
-            typer.echo(f"{'validator':<12} {facts['invalid'] or 'no fault found'}")
+            tell(f"{'validator':<12} {facts['invalid'] or 'no fault found'}")
         if facts["invalid"]:
             raise typer.Exit(1)
 
@@ -132,12 +135,13 @@ def convert(
     """
     from dataclasses import asdict
 
-    from unidino_fast.console import file_progress, say
+    from unidino_fast.console import file_progress
     from unidino_fast.convert import convert_plate
 
     if pattern is not None and layout == "auto":
         layout = "regex"
-    with file_progress("converting") as progress:
+    unfinished = f"{out} is not written; run it again to start over"
+    with interruptible(unfinished), file_progress("converting") as progress:
         summary = convert_plate(
             source,
             out,
@@ -150,13 +154,12 @@ def convert(
             overwrite=overwrite,
             progress=progress,
         )
-    for warning in summary.warnings:
-        say(f"warning: {warning}")
+    say_some("warning", summary.warnings)
     if as_json:
-        typer.echo(json.dumps(asdict(summary), default=str))
+        tell(json.dumps(asdict(summary), default=str))
         return
     size = " x ".join(str(edge) for edge in summary.shape)
-    typer.echo(
+    tell(
         f"{summary.path}: {summary.n_wells} wells, {summary.n_fields} fields,"
         f" {len(summary.channels)} channels ({', '.join(summary.channels)}), {size} px"
         f" {summary.dtype}, from {summary.n_files} files ({summary.skipped} others skipped)"
@@ -243,7 +246,8 @@ def embed(
         on_error=on_error,
         overwrite=overwrite,
     )
-    code = run_embed(request, dry_run=dry_run, as_json=as_json)
+    with interruptible(f"{out} keeps the finished wells; run it again to go on"):
+        code = run_embed(request, dry_run=dry_run, as_json=as_json)
     if code:
         raise typer.Exit(code)
 
@@ -268,17 +272,18 @@ def profile(
     ),
 ) -> None:
     """Normalise a table of wells."""
-    from unidino_fast.console import say
     from unidino_fast.profiles import describe_neutralised, normalize_with_report
     from unidino_fast.tables import read_table, write_table
 
+    if out.exists() and wells.exists() and out.samefile(wells):
+        raise UsageError(f"--out {out} is the table that is read: name another file")
     table = read_table(wells)
     profiles, neutralised = normalize_with_report(table, method, by=by, samples=samples)
     for group in neutralised:
         say(f"warning: {describe_neutralised(group)}")
     recipe = {"method": method, "by": by, "samples": samples, "input": wells.name}
     write_table(profiles, out, recipe)
-    typer.echo(f"{out}: {profiles.height} rows, {method} by {by}")
+    tell(f"{out}: {profiles.height} rows, {method} by {by}")
 
 
 @app.command()
@@ -311,9 +316,9 @@ def evaluate(
 
     result = run(read_table(profiles), label, not_same or (), preset=preset, rule=rule)
     if as_json:
-        typer.echo(json.dumps(result.to_dict()))
+        tell(json.dumps(result.to_dict()))
     else:
-        typer.echo(result.summary())
+        tell(result.summary())
 
 
 @app.command()
@@ -339,7 +344,7 @@ def export(
     manifest = export_backbone(
         weights, out, to=to, precision=precision, tile=tile, batch_size=batch_size
     )
-    typer.echo(json.dumps(manifest) if as_json else f"{out}: {to} of {weights}, {out}.json")
+    tell(json.dumps(manifest) if as_json else f"{out}: {to} of {weights}, {out}.json")
 
 
 @app.command()
@@ -381,17 +386,5 @@ def bench(
 
 
 def main() -> None:
-    """Entry point: errors of ours become one line and an exit code."""
-    arguments = sys.argv[1:]
-    show_traceback = "--traceback" in arguments
-    arguments = [argument for argument in arguments if argument != "--traceback"]
-    try:
-        app(args=arguments, prog_name="unidino-fast")
-    except UnidinoError as error:
-        if show_traceback:
-            raise
-        print(f"unidino-fast: {one_line(str(error))}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # `unidino-fast info ... | head`
-        sys.stderr.close()
-        sys.exit(1)
+    """Entry point."""
+    run(app)

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from unidino_fast.names import one_line
+from unidino_fast.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
+
+    from rich.progress import Progress
 
     from unidino_fast.planning import Plan, WellTask
 
 _SECONDS_BETWEEN_LINES = 15.0
 
 
-def say(text: str) -> None:
-    """One line on standard error, where standard output is for results."""
-    print(one_line(text), file=sys.stderr, flush=True)
+class _Warnings(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"warning: {record.getMessage()}")
 
 
 def log_to_console() -> None:
     """Shows this package's warnings as plain lines on standard error."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("warning: %(message)s"))
     logger = logging.getLogger("unidino_fast")
-    logger.handlers = [handler]
+    logger.handlers = [_Warnings()]
     logger.propagate = False
 
 
@@ -61,16 +57,8 @@ class WellProgress:
         self._total, self._done = len(plan.wells), n_finished
         if n_finished:
             say(f"going on: {n_finished} of {self._total} wells are done already")
-        if sys.stderr.isatty():
-            self._bar = Progress(
-                TextColumn("embedding"),
-                BarColumn(),
-                TextColumn("{task.completed:.0f}/{task.total:.0f} wells, {task.fields[rate]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
+        self._bar = _well_bar()
+        if self._bar is not None:
             self._bar.add_task("", total=self._total, completed=self._done, rate="")
             self._bar.start()
         else:
@@ -91,9 +79,37 @@ class WellProgress:
             say(f"{self._done} of {self._total} wells, {rate}")
 
 
+def _well_bar() -> Progress | None:
+    """A bar where standard error is a terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return None
+    return Progress(
+        TextColumn("embedding"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} wells, {task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
 @contextmanager
 def file_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Yields a callback (done, total) that shows progress over files or fields."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda done, total: None

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from unidino_fast.console import WellProgress, log_to_console, say
+from unidino_fast.console import WellProgress, log_to_console
 from unidino_fast.errors import UnidinoError, UsageError
 from unidino_fast.output import folder_name
 from unidino_fast.plate import open_plate
+from unidino_fast.terminal import say, say_some, tell
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from unidino_fast.choices import OnError
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
     from unidino_fast.plate_model import Plate
     from unidino_fast.platemap import Platemap
 
-INTERRUPTED = 130
 LEFT_OUT = 3
 
 
@@ -83,36 +85,72 @@ def run_embed(request: EmbedRequest, *, dry_run: bool, as_json: bool) -> int:
     """
     log_to_console()
     _ = request.platemap  # a faulty platemap is said before anything else
-    done: list[RunSummary] = []
-    failed: dict[str, str] = {}
-    names: dict[str, str] = {}
+    failed = _Failed(request.on_error)
+    opened: list[tuple[str, Plate]] = []
     for location in request.plates:
-        try:
-            plate = request.open(location)
-            _claim(names, plate)
+        with failed.noting(location):
+            opened.append((location, request.open(location)))
+    _refuse_shared_folders([plate for _, plate in opened])
+    fit: list[tuple[str, Plate]] = []
+    plans: list[dict[str, Any]] = []
+    for location, plate in opened:  # all of them before hours of work on the first
+        with failed.noting(location):
             if dry_run:
-                _print_plan(plate, request, as_json=as_json)
-                continue
-            done.append(_embed_one(plate, request))
-        except KeyboardInterrupt:
-            say(f"interrupted: {request.out} keeps the finished wells; run it again to go on")
-            return INTERRUPTED
-        except UnidinoError as error:
-            if request.on_error == "fail" or error.exit_code == UsageError.exit_code:
-                raise
-            failed[location] = str(error)
-            say(f"left out: {location}: {error}")
-            last = error
-    if failed and not done:
-        raise last
+                plans.append(_plan(plate, request))
+            else:
+                _check(plate, request)
+            fit.append((location, plate))
+    done: list[RunSummary] = []
+    if not dry_run:
+        for location, plate in fit:
+            with failed.noting(location):
+                done.append(_embed_one(plate, request))
+    if failed.last is not None and not (done or plans):
+        raise failed.last
     if dry_run:
+        for facts in plans:
+            tell(json.dumps(facts) if as_json else _plan_as_text(facts))
         return 0
     if as_json:
-        print(json.dumps(_as_object(done, failed)))
+        tell(json.dumps(_as_object(done, failed.reasons)))
     else:
         for summary in done:
-            print(_as_text(summary))
-    return LEFT_OUT if failed or any(summary.left_out for summary in done) else 0
+            tell(_as_text(summary))
+    return LEFT_OUT if failed.reasons or any(summary.left_out for summary in done) else 0
+
+
+class _Failed:
+    """Plates that cannot be embedded: the end of the run, or a line under `skip`."""
+
+    def __init__(self, on_error: OnError) -> None:
+        self.on_error = on_error
+        self.reasons: dict[str, str] = {}
+        self.last: UnidinoError | None = None
+
+    @contextmanager
+    def noting(self, location: str) -> Iterator[None]:
+        """Takes note of a plate's error, where such plates are to be left out."""
+        try:
+            yield
+        except UnidinoError as error:
+            if self.on_error == "fail" or error.exit_code == UsageError.exit_code:
+                raise
+            self.reasons[location] = str(error)
+            self.last = error
+            say(f"left out: {location}: {error}")
+
+
+def _check(plate: Plate, request: EmbedRequest) -> None:
+    from unidino_fast.pipeline import check_embedding
+
+    check_embedding(
+        plate,
+        request.model,
+        request.out,
+        request.options,
+        platemap=request.platemap,
+        overwrite=request.overwrite,
+    )
 
 
 def _embed_one(plate: Plate, request: EmbedRequest) -> RunSummary:
@@ -131,29 +169,28 @@ def _embed_one(plate: Plate, request: EmbedRequest) -> RunSummary:
             on_start=progress.start,
             on_well=progress.well,
         )
-    for warning in summary.warnings:
-        say(f"warning: {warning}")
-    for well, reason in summary.left_out.items():
-        say(f"left out: well {well}: {reason}")
+    say_some("warning", summary.warnings)
+    say_some("left out", [f"well {name}: {reason}" for name, reason in summary.left_out.items()])
     return summary
 
 
-def _claim(names: dict[str, str], plate: Plate) -> None:
+def _refuse_shared_folders(plates: list[Plate]) -> None:
     """Two plates of one name would write to one folder."""
-    folder = folder_name(plate.name)
-    if folder in names:
-        raise UsageError(
-            f"plates {names[folder]} and {plate.location} are both named {plate.name}:"
-            " embed them into different --out folders"
-        )
-    names[folder] = plate.location
+    taken: dict[str, Plate] = {}
+    for plate in plates:
+        other = taken.setdefault(folder_name(plate.name), plate)
+        if other is not plate:
+            raise UsageError(
+                f"plates {other.location} and {plate.location} are both named {plate.name}:"
+                " embed them into different --out folders"
+            )
 
 
-def _print_plan(plate: Plate, request: EmbedRequest, *, as_json: bool) -> None:
+def _plan(plate: Plate, request: EmbedRequest) -> dict[str, Any]:
     from unidino_fast.planning import plan_plate
 
     plan = plan_plate(plate, request.options, patch=16)
-    facts = {
+    return {
         "plate": plate.name,
         "n_wells": len(plan.wells),
         "n_fields": plan.n_fields,
@@ -161,13 +198,14 @@ def _print_plan(plate: Plate, request: EmbedRequest, *, as_json: bool) -> None:
         "channels": list(plan.channels),
         "folder": str(request.out / folder_name(plate.name)),
     }
-    if as_json:
-        print(json.dumps(facts))
-    else:
-        print(
-            f"{plate.name}: would embed {plan.n_tiles} tiles (at most) of {plan.n_fields} fields in"
-            f" {len(plan.wells)} wells, channels {', '.join(plan.channels)}, into {facts['folder']}"
-        )
+
+
+def _plan_as_text(facts: dict[str, Any]) -> str:
+    return (
+        f"{facts['plate']}: would embed {facts['n_tiles']} tiles (at most) of {facts['n_fields']}"
+        f" fields in {facts['n_wells']} wells, channels {', '.join(facts['channels'])}, into"
+        f" {facts['folder']}"
+    )
 
 
 def _as_object(done: list[RunSummary], failed: dict[str, str]) -> dict[str, Any]:

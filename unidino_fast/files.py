@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +35,14 @@ def atomic(path: Path) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        reason = error.strerror or first_line(error)
         raise OutputError(
-            f"{path} cannot be written ({reason}): free the disk or choose another --out"
+            f"{path} cannot be written ({reason_of(error)}): free the disk or choose another --out"
         ) from error
+
+
+def reason_of(error: OSError) -> str:
+    """Why the system refused, without number and path: `No space left on device`."""
+    return error.strerror or re.sub(r" \(os error \d+\)$", "", first_line(error))
 
 
 def write_json(document: Mapping[str, Any], path: Path) -> None:

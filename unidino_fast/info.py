@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from unidino_fast.errors import UsageError, first_line
-from unidino_fast.names import one_line
+from unidino_fast.names import one_line, printable
 from unidino_fast.planning import TileGrid
 from unidino_fast.reading import stored_chunks
 
@@ -120,7 +120,8 @@ def render(facts: dict[str, Any]) -> str:
     if not (absent or facts["missing"] or facts["warnings"]):
         uncounted = " (chunks were not counted: no listing here)" if absent is None else ""
         lines.append(("sound", f"nothing is missing or odd{uncounted}"))
-    return "\n".join(f"{name:<12} {value}" for name, value in lines if not hidden.get(name))
+    shown = [f"{name:<12} {value}" for name, value in lines if not hidden.get(name)]
+    return "\n".join(printable(line) for line in shown)
 
 
 def _pixel_bytes(field: Field) -> int:

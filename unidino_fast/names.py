@@ -53,8 +53,12 @@ def parse_well(text: str) -> WellName | None:
 
 def one_line(text: str) -> str:
     """Foreign text made fit for messages and column names: one line, nothing unprintable."""
-    words = " ".join(text.split())
-    return words if words.isprintable() else "".join(c if c.isprintable() else "_" for c in words)
+    return printable(" ".join(text.split()))
+
+
+def printable(line: str) -> str:
+    """A line with `_` for what would steer a terminal; spaces stay as they are."""
+    return line if line.isprintable() else "".join(c if c.isprintable() else "_" for c in line)
 
 
 def plate_stem(location: str) -> str:

@@ -16,12 +16,12 @@ import numpy as np
 import polars as pl
 
 from unidino_fast.errors import OutputError
-from unidino_fast.files import TEMPORARY, write_json
+from unidino_fast.files import TEMPORARY, reason_of, write_json
 from unidino_fast.results import FieldResult, WellResult
 from unidino_fast.tables import PROVENANCE_KEY, write_parquet
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from unidino_fast.names import WellName
@@ -65,33 +65,40 @@ class OutputFolder:
         self.manifest = self.path / "manifest.json"
         self.provenance = provenance
         self._created: list[Path] = []
+        self._replacing = False
 
-    def open(self, *, overwrite: bool) -> None:
-        """Makes the folder, or checks that what it holds was made in the same way.
+    def check(self, *, overwrite: bool) -> None:
+        """Checks that what the folder holds was made in the same way; changes nothing.
 
         Raises:
-            OutputError: it cannot be written, or holds results of other weights, options or plate.
+            OutputError: it holds results of other weights, options or plate.
         """
-        try:
+        with self._refusing():
             if overwrite:
-                self._remove_results()
-            elif self.manifest.exists():
+                return
+            if self.manifest.exists():
                 self._check_same()
             elif self._has_results():
                 raise OutputError(
                     f"{self.path} holds results without a manifest:"
                     " use --overwrite or another --out"
                 )
+
+    def open(self, *, overwrite: bool) -> None:
+        """Makes the folder, or checks that what it holds was made in the same way.
+
+        With `overwrite`, old results stay until the first new well is there: a run that fails
+        before has removed nothing.
+
+        Raises:
+            OutputError: it cannot be written, or holds results of other weights, options or plate.
+        """
+        self.check(overwrite=overwrite)
+        with self._refusing():
+            self._replacing = overwrite and self._has_results()
             self._make_folders()
-            self._write_manifest({"status": "running"})
-        except OutputError:
-            self._remove_created()
-            raise
-        except OSError as error:
-            self._remove_created()
-            raise OutputError(
-                f"{self.path} cannot be written ({error.strerror or error}): choose another --out"
-            ) from error
+            if not self._replacing:
+                self._begin(overwrite=overwrite)
 
     def discard_if_empty(self) -> None:
         """Removes what this run made if no well was finished, so that a failure leaves nothing."""
@@ -106,6 +113,8 @@ class OutputFolder:
         Raises:
             OutputError: the pixels have changed since the part was written.
         """
+        if self._replacing:
+            return None
         path = self._part(task.well.position)
         try:
             pixels = json.loads(pl.read_parquet_metadata(path)[PROVENANCE_KEY])["pixels"]
@@ -117,13 +126,18 @@ class OutputFolder:
             return None
         if pixels is not None and stamp is not None and pixels != stamp:
             raise OutputError(
-                f"the pixels of well {task.name} changed since {path} was written:"
-                " use --overwrite or another --out"
+                f"sizes or times of the chunks of well {task.name} changed since {path} was"
+                " written: if only a copy changed the times, copy with cp -a or rsync -a, else use"
+                " --overwrite or another --out"
             )
         return found
 
     def write_part(self, result: WellResult, stamp: str | None) -> None:
         """Writes a finished well."""
+        if self._replacing:
+            with self._refusing():
+                self._begin(overwrite=True)
+            self._replacing = False
         write_parquet(_part_frame(result), self._part(result.position), {"pixels": stamp})
 
     def write_table(self, name: str, frame: pl.DataFrame) -> None:
@@ -133,6 +147,25 @@ class OutputFolder:
     def finish(self, run: Mapping[str, Any]) -> None:
         """Writes the manifest of a run that has ended."""
         self._write_manifest(run)
+
+    def _begin(self, *, overwrite: bool) -> None:
+        if overwrite:
+            self._remove_results()
+        self._write_manifest({"status": "running"})
+
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Removes what was made when the folder turns out to be unfit, and names it."""
+        try:
+            yield
+        except OutputError:
+            self._remove_created()
+            raise
+        except OSError as error:
+            self._remove_created()
+            raise OutputError(
+                f"{self.path} cannot be written ({reason_of(error)}): choose another --out"
+            ) from error
 
     def _part(self, position: WellName) -> Path:
         return self.parts / f"{position}.parquet"
@@ -151,7 +184,9 @@ class OutputFolder:
             document = json.loads(self.manifest.read_bytes())
             made_by = document["format"]
             held = {group: dict(document["provenance"][group]) for group in _DECIDING}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            labels = document["provenance"].get("platemap") or {}
+            platemap = labels.get("name")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise OutputError(
                 f"{self.manifest} cannot be read: use --overwrite or another --out"
             ) from None
@@ -173,6 +208,12 @@ class OutputFolder:
                         f"{self.path} holds results made with {group} {name} {_short(before)}, now"
                         f" {_short(value)}: use --overwrite or another --out"
                     )
+
+        if platemap and not self.provenance.get("platemap") and self._has_results():
+            raise OutputError(
+                f"{self.path} holds results with the labels of {_short(platemap)}: give it again"
+                " by --metadata, or use --overwrite to do without labels"
+            )
 
     def _make_folders(self) -> None:
         for folder in (*reversed(self.path.parents), self.path, self.parts):

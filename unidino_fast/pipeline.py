@@ -148,7 +148,7 @@ def embed_to_folder(
         options: what to embed and how.
         platemap: joined onto fields, wells and profiles.
         on_error: `skip` leaves out wells whose pixels cannot be read and names them.
-        overwrite: start over where `out` holds results.
+        overwrite: start over where `out` holds results, which go when the first well is finished.
         on_start: called once with the plan and the number of wells finished before.
         on_well: called after each well.
 
@@ -160,13 +160,7 @@ def embed_to_folder(
         OutputError: the folder cannot be written or holds results of another kind.
     """
     start = time.perf_counter()
-    model.check_single_channel()
-    _refuse_inside(Path(out), plate)
-    plan = plan_plate(plate, options, patch=model.backbone.patch_size)
-    model = model.for_job(plan.n_tiles)
-    if platemap is not None:  # complain before hours of work, not after them
-        join_platemap(_wells_of(plan, plate), platemap.table, name=platemap.name)
-    folder = OutputFolder(Path(out), plate.name, provenance_of(plate, model, options, platemap))
+    plan, model, folder = _prepare(plate, model, Path(out), options, platemap)
     folder.open(overwrite=overwrite)
     run = _Run(plate, plan, model, options, folder)
     try:
@@ -191,6 +185,35 @@ def embed_to_folder(
         }
     )
     return summary
+
+
+def check_embedding(
+    plate: Plate,
+    model: Embedder,
+    out: str | os.PathLike[str],
+    options: EmbedOptions,
+    *,
+    platemap: Platemap | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Raises what `embed_to_folder` would raise before it reads a pixel; writes nothing."""
+    *_, folder = _prepare(plate, model, Path(out), options, platemap)
+    folder.check(overwrite=overwrite)
+
+
+def _prepare(
+    plate: Plate, model: Embedder, out: Path, options: EmbedOptions, platemap: Platemap | None
+) -> tuple[Plan, Embedder, OutputFolder]:
+    """The plan, the model with its engine, and the folder, which is not touched yet."""
+    model.check_single_channel()
+    _refuse_inside(out, plate)
+    plan = plan_plate(plate, options, patch=model.backbone.patch_size)
+    model = model.for_job(plan.n_tiles)
+    if platemap is not None:  # complain before hours of work, not after them
+        join_platemap(_wells_of(plan, plate), platemap.table, name=platemap.name)
+    resolved = options.model_copy(update={"channels": plan.channels})
+    folder = OutputFolder(out, plate.name, provenance_of(plate, model, resolved, platemap))
+    return plan, model, folder
 
 
 class _Run:
@@ -258,7 +281,8 @@ class _Run:
         with self.clock.stage("write"):
             fields = _fields_of(self._ordered(), self.plate, self.plan, self.model)
             if platemap is not None:
-                fields, warnings = join_platemap(fields, platemap.table, name=platemap.name)
+                fields, notes = join_platemap(fields, platemap.table, name=platemap.name)
+                warnings += notes
             wells = aggregate(fields)
             profiles, neutralised = normalize_with_report(wells)
             warnings += [describe_neutralised(group) for group in neutralised]

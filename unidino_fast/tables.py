@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 import re
 import zlib
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,14 +46,18 @@ def read_table(path: str | os.PathLike[str]) -> pl.DataFrame:
         if file.suffix.lower() in (".parquet", ".pq"):
             table = pl.read_parquet(file)
         else:
-            table = _parse_text(_text_of(file))
+            table = _parse_text(_text_of(file), file)
     except FileNotFoundError:
         raise TableError(f"{file} does not exist: give a CSV or Parquet table") from None
     except UnicodeDecodeError:
         raise TableError(f"{file} is not UTF-8 text: save it as CSV (UTF-8) or Parquet") from None
     except pl.exceptions.NoDataError:
         raise TableError(f"{file} is empty: give a CSV or Parquet table") from None
-    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as error:
+    except pl.exceptions.DuplicateError as error:
+        raise TableError(
+            f"{file} has two columns of one name ({first_line(error)}): rename one"
+        ) from error
+    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error, csv.Error) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise TableError(
             f"{file} cannot be read as a table ({reason}): give a CSV or Parquet table"
@@ -65,7 +72,8 @@ def atomic_table(path: Path) -> Iterator[Path]:
         try:
             yield temporary
         except pl.exceptions.ComputeError as error:
-            raise OSError(first_line(error)) from error
+            # "parquet: File out of specification: underlying IO error: No space left on device"
+            raise OSError(first_line(error).rpartition("IO error: ")[2]) from error
 
 
 def write_parquet(frame: pl.DataFrame, path: Path, metadata: Mapping[str, Any]) -> None:
@@ -114,10 +122,21 @@ def _text_of(file: Path) -> str:
     return data.decode("utf-8-sig")
 
 
-def _parse_text(text: str) -> pl.DataFrame:
+def _parse_text(text: str, file: Path) -> pl.DataFrame:
     separator = _separator(text)
+    header = next(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=separator)), [])
+    repeated = [name for name, count in Counter(header).items() if name and count > 1]
+    if repeated:  # which Polars would rename in silence
+        raise TableError(f"{file} has two columns of one name ({repeated[0]}): rename one")
     table = pl.read_csv(text.encode(), separator=separator, infer_schema=False)
-    return table.select(_typed(column, decimal_comma=separator == ";") for column in table)
+    blank = [  # separators after the last column, as spreadsheets leave them
+        column.name
+        for name, column in zip(header, table, strict=False)
+        if not name and column.null_count() == len(column)
+    ]
+    return table.drop(blank).select(
+        _typed(column, decimal_comma=separator == ";") for column in table.drop(blank)
+    )
 
 
 def _separator(text: str) -> str:

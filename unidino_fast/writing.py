@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -17,11 +18,12 @@ import zarr
 from numcodecs import Blosc
 from zarr.codecs import BloscCodec
 
-from unidino_fast.errors import OutputError, UsageError, first_line
+from unidino_fast.errors import OutputError, UsageError
+from unidino_fast.files import reason_of
 from unidino_fast.names import parse_well, row_letters
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from numpy.typing import NDArray
@@ -31,7 +33,7 @@ Ngff = Literal["0.4", "0.5"]
 _AXES = ("cyx", "czyx", "tcyx", "tczyx")
 _AXIS_TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
 _STORE_FILES = (".zgroup", ".zattrs", "zarr.json")
-_FIELD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_FIELD = re.compile(r"[A-Za-z0-9]+")  # NGFF: a path holds letters and digits alone
 
 
 class PlateWriter:
@@ -99,14 +101,13 @@ class PlateWriter:
             self._clean()
             return
         try:
-            self._write_plate_metadata()
-            self._put_in_place()
+            _in_whole(self._finish)
         except OutputError:
             self._clean()
             raise
         except OSError as fault:
             self._clean()
-            raise OutputError(f"{self.path} cannot be written: {first_line(fault)}") from fault
+            raise _not_written(self.path, fault) from fault
         except BaseException:
             self._clean()
             raise
@@ -129,19 +130,10 @@ class PlateWriter:
             raise UsageError(f"{well!r} is no well name: use letters and a number such as A01")
         key = f"{position.row_letters}/{position.column}"
         self._check_field(key, field, pixels, axes)
-        image = f"{key}/{field}"
-        level, sizes = pixels, []
         try:
-            for index in range(self.levels):
-                if index > 0:
-                    if min(level.shape[-2:]) < 2:
-                        break
-                    level = _half(level)
-                self._write_array(f"{image}/{index}", level, axes)
-                sizes.append(level.shape[-2:])
-            self._write_group(image, self._image_attributes(pixels.dtype, axes, len(sizes)))
+            _in_whole(self._write_image, f"{key}/{field}", pixels, axes)
         except OSError as fault:
-            raise OutputError(f"{self.path} cannot be written: {first_line(fault)}") from fault
+            raise _not_written(self.path, fault) from fault
         self._fields.setdefault(key, []).append(field)
 
     def _check_field(self, key: str, field: str, pixels: NDArray[Any], axes: str) -> None:
@@ -182,6 +174,21 @@ class PlateWriter:
             old.rename(self.path)
             raise
         shutil.rmtree(old, ignore_errors=True)
+
+    def _finish(self) -> None:
+        self._write_plate_metadata()
+        self._put_in_place()
+
+    def _write_image(self, image: str, pixels: NDArray[Any], axes: str) -> None:
+        level, n_levels = pixels, 0
+        for index in range(self.levels):
+            if index > 0:
+                if min(level.shape[-2:]) < 2:
+                    break
+                level = _half(level)
+            self._write_array(f"{image}/{index}", level, axes)
+            n_levels += 1
+        self._write_group(image, self._image_attributes(pixels.dtype, axes, n_levels))
 
     def _write_array(self, path: str, pixels: NDArray[Any], axes: str) -> None:
         shared: dict[str, Any] = {
@@ -303,6 +310,21 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{path} exists: use --overwrite or another --out")
     if path.is_symlink() or not (is_store or is_empty):
         raise OutputError(f"{path} is no Zarr store, so --overwrite leaves it: use another --out")
+
+
+def _in_whole(step: Callable[..., None], *arguments: object) -> None:
+    """Runs a step in a thread of its own, so that an interruption waits for its end.
+
+    Zarr writes chunks in threads that outlive an interruption: what cleans up must come after them.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(step, *arguments).result()
+
+
+def _not_written(path: Path, fault: OSError) -> OutputError:
+    return OutputError(
+        f"{path} cannot be written ({reason_of(fault)}): free the disk or choose another --out"
+    )
 
 
 def _half(pixels: NDArray[Any]) -> NDArray[Any]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +13,7 @@ import polars as pl
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     Run = Callable[..., Any]
@@ -62,6 +60,22 @@ def test_profile_repeats_what_embed_wrote(
     run("profile", tmp_path / "small/wells.parquet", "--out", tmp_path / "again.parquet")
     again = pl.read_parquet(tmp_path / "again.parquet")
     assert again.equals(pl.read_parquet(tmp_path / "small/profiles.parquet"))
+
+
+def test_profile_spares_the_table_that_it_reads(
+    run: Run, small_plate: tuple[Path, pl.DataFrame], tmp_path: Path
+) -> None:
+    wells = tmp_path / "wells.csv"
+    wells.write_text("Metadata_Plate,Metadata_Well,DNA_000\np,A01,1.5\np,A02,2.5\n")
+    before = wells.read_bytes()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link.csv").symlink_to(wells)
+    for name in ("wells.csv", "other/../wells.csv", "link.csv"):
+        refused = run("profile", wells, "--out", tmp_path / name)
+        assert refused.code == 2
+        assert refused.err.endswith("is the table that is read: name another file\n")
+    assert wells.read_bytes() == before
+    assert run("profile", wells, "--out", tmp_path / "p.csv").code == 0
 
 
 def test_dry_run_does_nothing(
@@ -126,10 +140,12 @@ def test_absent_chunks_are_said(
     run: Run, plate_path: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
     (plate_path / "A/2/0/0/1/0/0").unlink()
+    (tmp_path / "map.csv").write_text("Well,Dose\nA01,1\n")
     options = ("--out", tmp_path / "out", "--weights", tiny_weights, "--tile", "32")
-    done = run("embed", plate_path, *options)
+    done = run("embed", plate_path, *options, "--metadata", tmp_path / "map.csv")
     assert done.code == 0
     assert "warning: 1 of 36 chunks are absent" in done.err
+    assert "warning: map.csv: 5 wells have no row" in done.err
 
 
 def test_a_damaged_chunk_ends_the_process(
@@ -191,60 +207,6 @@ def test_convert(run: Run, tmp_path: Path) -> None:
     again = run("convert", source, "--out", tmp_path / "p.zarr", "--pattern", r"(?P<well>A01)")
     assert again.code == 1
     assert "--overwrite" in again.err
-
-
-@pytest.fixture
-def slow_run(
-    plate_path: Path, tiny_weights: Path, tmp_path: Path
-) -> Iterator[subprocess.Popen[str]]:
-    """`embed` in a process of its own, with work for some seconds."""
-    for well in ("C", "D", "E", "F", "G", "H"):
-        shutil.copytree(plate_path / "A", plate_path / well)
-    root = json.loads((plate_path / ".zattrs").read_text())
-    root["plate"]["wells"] += [
-        {"path": f"{row}/{column}", "rowIndex": 0, "columnIndex": 0}
-        for row in "CDEFGH"
-        for column in (1, 2, 3)
-    ]
-    (plate_path / ".zattrs").write_text(json.dumps(root))
-    call = [
-        sys.executable, "-m", "unidino_fast", "embed", str(plate_path), "--out",
-        str(tmp_path / "out"), "--weights", str(tiny_weights), "--tile", "32", "--stride", "6",
-        "--json",
-    ]  # fmt: skip
-    with subprocess.Popen(
-        call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        yield process
-        process.kill()
-
-
-def test_ctrl_c_keeps_finished_wells_and_says_how_to_go_on(
-    slow_run: subprocess.Popen[str], tmp_path: Path
-) -> None:
-    parts = tmp_path / "out/small/parts"
-    deadline = time.monotonic() + 60
-    while len(list(parts.glob("*.parquet"))) < 2:
-        assert slow_run.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    slow_run.send_signal(signal.SIGINT)
-    _, err = slow_run.communicate(timeout=30)
-    assert slow_run.returncode == 130
-    assert "interrupted" in err
-    assert "run it again to go on" in err
-    assert "Traceback" not in err
-    n_kept = len(list(parts.glob("*.parquet")))
-    assert not [p for p in parts.iterdir() if p.name.startswith(".")]
-    again = subprocess.run(
-        [str(argument) for argument in slow_run.args],  # type: ignore[union-attr]
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    summary = json.loads(again.stdout)
-    assert summary["n_resumed"] == n_kept
-    assert summary["n_wells"] == 24
 
 
 def test_version_and_help(run: Run) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -16,8 +18,6 @@ from unidino_fast.writing import PlateWriter
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    import polars as pl
 
     Run = Callable[..., Any]
     Refuse = Callable[..., str]
@@ -106,13 +106,6 @@ def test_bad_options(
     assert not out.exists()
 
 
-def test_unknown_option_shows_the_usage(run: Run, tmp_path: Path) -> None:
-    failed = run("embed", "plate.zarr", "--out", tmp_path / "out", "--colour", "red")
-    assert failed.code == 2
-    assert "--colour" in failed.err
-    assert "Traceback" not in failed.err
-
-
 class Touch:
     """Pickled code: runs a command when it is unpickled by a careless loader."""
 
@@ -188,3 +181,95 @@ def test_nan_pixels(refuse: Refuse, tiny_weights: Path, tmp_path: Path) -> None:
     said = "field C07/0, channel DNA: 0.06% of its pixels are NaN or infinite"
     refuse("embed", tmp_path / "n.zarr", *options, code=1, said=said)
     assert not out.exists()
+
+
+def renamed(plate: Path, name: str) -> Path:
+    """A copy of a plate under another name."""
+    copy = plate.with_name(f"{name}.zarr")
+    shutil.copytree(plate, copy)
+    root = json.loads((copy / ".zattrs").read_text())
+    root["plate"]["name"] = name
+    (copy / ".zattrs").write_text(json.dumps(root))
+    return copy
+
+
+@pytest.mark.parametrize("fault", ["channel", "tile", "platemap", "name", "absent", "results"])
+def test_every_plate_is_checked_before_the_first_is_embedded(
+    refuse: Refuse, run: Run, plate_path: Path, tiny_weights: Path, tmp_path: Path, fault: str
+) -> None:
+    last = renamed(plate_path, "last")
+    out = tmp_path / "out"
+    options = ["--out", out, "--weights", tiny_weights, "--tile", "32"]
+    plates, code = [plate_path, last], 2
+    if fault == "channel":
+        for file in last.glob("*/*/*/.zattrs"):
+            file.write_text(file.read_text().replace('"Mito"', '"AGP"'))
+        options += ["--channels", "DNA,Mito"]
+        said = "channel 'Mito' is not in plate last"
+    elif fault == "tile":
+        with PlateWriter(tmp_path / "tiny.zarr", name="tiny", channels=["DNA"]) as writer:
+            writer.add_field("A1", "0", np.ones((1, 31, 31), np.uint8))
+        plates, said = [plate_path, tmp_path / "tiny.zarr"], "tile 32 does not fit field A01/0"
+    elif fault == "platemap":
+        (tmp_path / "map.csv").write_text("Plate,Well,Dose\nsmall,A01,1\n")
+        options += ["--metadata", tmp_path / "map.csv"]
+        said, code = "map.csv has no row for plate last", 1
+    elif fault == "name":
+        plates, said = [plate_path, last, last], "are both named last"
+    elif fault == "absent":
+        plates, said, code = [plate_path, tmp_path / "gone"], "gone does not exist", 1
+    else:
+        assert run("embed", last, *options).code == 0
+        options += ["--intensity", "none"]
+        said, code = "holds results made with options intensity dtype", 1
+    refuse("embed", *plates, *options, code=code, said=said)
+    assert not (out / "small").exists()
+
+
+@pytest.mark.parametrize("fault", ["weights", "platemap", "option", "plate", "pixels"])
+def test_overwrite_removes_nothing_for_a_run_that_cannot_be(
+    run: Run, plate_path: Path, tiny_weights: Path, tmp_path: Path, fault: str
+) -> None:
+    out = tmp_path / "out"
+    options = {"--weights": tiny_weights, "--tile": "32", "--out": out}
+    arguments = [part for pair in options.items() for part in pair]
+    assert run("embed", plate_path, *arguments).code == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    if fault == "weights":
+        (tmp_path / "w.pth").write_bytes(b"rubbish")
+        options["--weights"] = tmp_path / "w.pth"
+    elif fault == "platemap":
+        (tmp_path / "map.csv").write_text("Well,Dose\nP24,1\n")
+        options["--metadata"] = tmp_path / "map.csv"
+    elif fault == "option":
+        options["--channels"] = "DNA,x"
+    elif fault == "plate":
+        (plate_path / ".zattrs").write_bytes(b"{")
+    else:
+        (plate_path / "A/1/0/0/0/0/0").write_bytes(b"rubbish")
+    arguments = [part for pair in options.items() for part in pair]
+    assert run("embed", plate_path, *arguments, "--overwrite").code in (1, 2)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_rerun_does_not_drop_labels_in_silence(
+    refuse: Refuse,
+    run: Run,
+    small_plate: tuple[Path, pl.DataFrame],
+    tiny_weights: Path,
+    tmp_path: Path,
+) -> None:
+    path, platemap = small_plate
+    platemap.write_csv(tmp_path / "map.csv")
+    platemap.drop("MoA").write_csv(tmp_path / "other.csv")
+    call = ("embed", path, "--out", tmp_path / "out", "--weights", tiny_weights, "--tile", "32")
+    folder = tmp_path / "out/small"
+    assert run(*call).code == 0
+    assert run(*call, "--metadata", tmp_path / "map.csv").code == 0  # labels that come later
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    refuse(*call, code=1, said="holds results with the labels of map.csv: give it again by --meta")
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+    assert run(*call, "--metadata", tmp_path / "other.csv").code == 0
+    assert "Metadata_MoA" not in pl.read_parquet_schema(folder / "wells.parquet")
+    assert run(*call, "--overwrite").code == 0
+    assert "Metadata_Compound" not in pl.read_parquet_schema(folder / "wells.parquet")

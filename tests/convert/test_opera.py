@@ -31,7 +31,7 @@ def test_every_pixel_arrives_in_its_place(opera, kit, tmp_path, ngff):
         opera.folder, out, ngff=ngff, progress=lambda done, total: seen.append((done, total))
     )
     for well, row, column in (("A/1", 1, 1), ("B/12", 2, 12)):
-        for field, site in (("0", 1), ("1", 3)):
+        for field, site in (("1", 1), ("3", 3)):
             wanted = np.stack([opera.truth[row, column, site, ch] for ch in (1, 2, 10)])
             np.testing.assert_array_equal(kit.read(out, well, field), wanted)
     assert (summary.plate, summary.layout, summary.n_wells, summary.n_fields) == (
@@ -53,7 +53,7 @@ def test_index_tells_plate_channels_and_pixel_size(opera, kit, tmp_path, place):
     summary = convert_plate(opera.folder, tmp_path / "p.zarr")
     assert summary.plate == "BR0042"
     assert summary.channels == ("HOECHST 33342", "Alexa 488", "ch10")
-    image = kit.attributes(tmp_path / "p.zarr/A/1/0")
+    image = kit.attributes(tmp_path / "p.zarr/A/1/1")
     scale = image["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"]
     assert scale == pytest.approx([1.0, 0.297, 0.297])
     assert image["multiscales"][0]["axes"][2]["unit"] == "micrometer"
@@ -64,7 +64,7 @@ def test_index_of_harmony_6_and_a_name_for_two_channels(opera, kit, tmp_path):
     (opera.folder / "Index.xml").write_text(MAPS)
     summary = convert_plate(opera.folder, tmp_path / "p.zarr")
     assert summary.channels == ("DNA", "ch2", "ch10")
-    image = kit.attributes(tmp_path / "p.zarr/A/1/0")
+    image = kit.attributes(tmp_path / "p.zarr/A/1/1")
     scale = image["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"]
     assert scale == pytest.approx([1.0, 0.65, 0.65])
 
@@ -95,8 +95,8 @@ def test_planes_and_time_points_become_axes(kit, tmp_path):
                 name = f"r01c01f01p{z + 9:02d}-ch{c + 1}sk{t + 1}fk1fl1.tiff"
                 kit.write(tmp_path / "in" / name, truth[t, c, z])
     convert_plate(tmp_path / "in", tmp_path / "p.zarr", ngff="0.5")
-    np.testing.assert_array_equal(kit.read(tmp_path / "p.zarr", "A/1", "0"), truth)
-    axes = kit.attributes(tmp_path / "p.zarr/A/1/0")["multiscales"][0]["axes"]
+    np.testing.assert_array_equal(kit.read(tmp_path / "p.zarr", "A/1", "1"), truth)
+    axes = kit.attributes(tmp_path / "p.zarr/A/1/1")["multiscales"][0]["axes"]
     assert [(a["name"], a["type"]) for a in axes] == [
         ("t", "time"),
         ("c", "channel"),
@@ -115,7 +115,7 @@ def test_several_plates_need_a_choice(kit, tmp_path):
         convert_plate(tmp_path / "in", tmp_path / "p.zarr")
     summary = convert_plate(tmp_path / "in", tmp_path / "p.zarr", plate="P2")
     assert (summary.plate, summary.n_files) == ("P2", 1)
-    np.testing.assert_array_equal(kit.read(tmp_path / "p.zarr", "A/1", "0")[0], kit.pixels(2))
+    np.testing.assert_array_equal(kit.read(tmp_path / "p.zarr", "A/1", "1")[0], kit.pixels(2))
 
 
 def test_files_that_do_not_fit_are_counted_and_told(opera, kit, tmp_path):

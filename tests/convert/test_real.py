@@ -46,11 +46,8 @@ def test_real_folder(real_data_dir, tmp_path, folder, pattern, layout, oracle, c
         column = found.get("column") or found["well"][1:]
         key = (f"{row}/{int(column)}", found.get("site", "0"))
         groups.setdefault(key, []).append((found["channel"], path))
-    n_in_well = {}
-    for (well, _), files in sorted(groups.items()):
-        field = n_in_well.setdefault(well, 0)
-        n_in_well[well] += 1
+    for (well, site), files in groups.items():
         wanted = np.stack([tifffile.imread(path) for _, path in sorted(files)])
-        array = zarr.open_array(str(out / well / str(field) / "0"), mode="r")
+        array = zarr.open_array(str(out / well / str(int(site)) / "0"), mode="r")
         np.testing.assert_array_equal(np.asarray(array[...]), wanted)
-    assert sum(n_in_well.values()) == counts[1]
+    assert len(groups) == counts[1]

@@ -63,7 +63,7 @@ def test_stacks_over_channels_in_file_names(kit, tmp_path):
     for channel in range(2):
         kit.write(tmp_path / f"in/A01_s1_w{channel + 1}.tif", truth[channel])
     convert_plate(tmp_path / "in", tmp_path / "p.zarr")
-    np.testing.assert_array_equal(kit.read(tmp_path / "p.zarr", "A/1", "0"), truth)
+    np.testing.assert_array_equal(kit.read(tmp_path / "p.zarr", "A/1", "1"), truth)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
@@ -72,7 +72,7 @@ def test_png(kit, tmp_path, dtype):
     truth = kit.pixels(0, (7, 13), dtype)
     (tmp_path / "in/A01_s1_w1.png").write_bytes(imagecodecs.png_encode(truth))
     convert_plate(tmp_path / "in", tmp_path / "p.zarr")
-    np.testing.assert_array_equal(kit.read(tmp_path / "p.zarr", "A/1", "0")[0], truth)
+    np.testing.assert_array_equal(kit.read(tmp_path / "p.zarr", "A/1", "1")[0], truth)
 
 
 @pytest.mark.parametrize("fault", ["colour", "cut", "none"])

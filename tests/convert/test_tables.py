@@ -51,7 +51,7 @@ def test_load_data_with_paths_of_another_machine(kit, tmp_path, suffix, how):
     source = table if how == "source" else folder
     summary = convert_plate(source, tmp_path / "p.zarr", **options)
     assert (summary.layout, summary.plate, summary.channels) == ("cpg", "P1", ("DNA", "ER"))
-    for well, field, name in (("A/1", "0", "a"), ("A/1", "1", "b"), ("P/24", "0", "c")):
+    for well, field, name in (("A/1", "1", "a"), ("A/1", "2", "b"), ("P/24", "1", "c")):
         wanted = np.stack([truth[name, "dna"], truth[name, "er"]])
         np.testing.assert_array_equal(kit.read(tmp_path / "p.zarr", well, field), wanted)
 
@@ -64,7 +64,7 @@ def test_the_longest_ending_wins(kit, tmp_path):
     load_data(tmp_path / "in/load_data.csv", [record(folder=r"C:\screen\P1")])
     summary = convert_plate(tmp_path / "in", tmp_path / "p.zarr")
     wanted = np.stack([kit.pixels(2), kit.pixels(3)])
-    np.testing.assert_array_equal(kit.read(tmp_path / "p.zarr", "A/1", "0"), wanted)
+    np.testing.assert_array_equal(kit.read(tmp_path / "p.zarr", "A/1", "1"), wanted)
     assert summary.skipped == 2
 
 
@@ -82,7 +82,7 @@ def test_bbbc021_table(kit, tmp_path):
     table = load_data(tmp_path / "BBBC021_v1_image.csv", records)
     summary = convert_plate(tmp_path / "in", tmp_path / "p.zarr", metadata=table)
     assert (summary.plate, summary.channels) == ("Week4_27481", ("Actin", "DAPI"))
-    for well, field, site in (("B/2", "0", 4), ("G/10", "0", 1), ("G/10", "1", 2)):
+    for well, field, site in (("B/2", "4", 4), ("G/10", "1", 1), ("G/10", "2", 2)):
         wanted = np.stack([kit.pixels(site * 10 + 1), kit.pixels(site * 10)])
         np.testing.assert_array_equal(kit.read(tmp_path / "p.zarr", well, field), wanted)
 
@@ -113,6 +113,14 @@ def test_a_table_reaches_nothing_outside_the_source(kit, tmp_path, folder):
     with pytest.raises(ConvertError, match=r"2 of 2 images .* are not under .*dna_a\.tif"):
         convert_plate(tmp_path / "in", tmp_path / "p.zarr")
     assert not (tmp_path / "p.zarr").exists()
+
+
+def test_two_columns_of_one_name(tmp_path):
+    (tmp_path / "in").mkdir()
+    header = "Metadata_Plate,Metadata_Well,FileName_OrigDNA,FileName_OrigDNA"
+    (tmp_path / "in/load_data.csv").write_text(f"{header}\nP1,A01,a.tif,b.tif\n")
+    with pytest.raises(ConvertError, match=r"two columns of one name \(FileName_OrigDNA\): rename"):
+        convert_plate(tmp_path / "in", tmp_path / "p.zarr")
 
 
 def test_missing_images_are_named_and_counted(kit, tmp_path):
@@ -155,7 +163,7 @@ def test_urls_go_through_fsspec(kit, tmp_path, monkeypatch):
     table = load_data(tmp_path / "in/load_data.csv", [one])
     convert_plate(table, tmp_path / "p.zarr")
     np.testing.assert_array_equal(
-        kit.read(tmp_path / "p.zarr", "A/1", "0"), np.stack(list(truth.values()))
+        kit.read(tmp_path / "p.zarr", "A/1", "1"), np.stack(list(truth.values()))
     )
     assert {url for url, _ in seen} == set(urls)
     assert all(options == {"anon": True} for _, options in seen)

@@ -32,7 +32,7 @@ from unidino_fast.convert.layouts import (
 )
 from unidino_fast.convert.tables import find_table, is_table, table_index
 from unidino_fast.errors import ConvertError, UsageError
-from unidino_fast.names import plate_stem
+from unidino_fast.names import one_line, plate_stem
 from unidino_fast.ngff import PIXEL_DTYPES
 from unidino_fast.writing import Ngff, PlateWriter, check_output
 
@@ -79,9 +79,9 @@ def convert_plate(
     r"""Writes the image files of one plate as an OME-Zarr plate.
 
     Every file is checked by its header before a pixel is written, and the plate appears under its
-    name only when whole. Fields become `0`, `1`, ... in the order of their sites, channels stand in
-    natural order (`ch2` before `ch10`), several planes or time points become axes z and t. Files
-    behind a URL are checked as they are read.
+    name only when whole. Fields are named after their sites where these are numbers (site 5 is
+    field `5`), else `0`, `1`, ...; channels stand in natural order (`ch2` before `ch10`), several
+    planes or time points become axes z and t. Files behind a URL are checked as they are read.
 
     Args:
         source: folder of the images, or an image table (`load_data.csv`) with the images beside it.
@@ -115,6 +115,7 @@ def convert_plate(
         index = _find_index(source_files, layout, pattern, table, plate)
         name, index = pick_plate(index, plate)
         plan = plan_fields(index, name)
+        name = one_line(name) or "plate"
         header = _common_header(plan)
         planes = _merge_planes(plan, header)
         channels = _labels(plan, header)
@@ -141,7 +142,7 @@ def convert_plate(
         dtype=header.dtype.name,
         n_files=plan.n_files,
         skipped=index.skipped,
-        warnings=index.warnings,
+        warnings=tuple(one_line(warning) for warning in index.warnings),
     )
 
 
@@ -262,11 +263,16 @@ def _merge_planes(plan: FieldPlan, header: Header) -> tuple[int, int, int]:
 
 
 def _labels(plan: FieldPlan, header: Header) -> list[str]:
-    """Channel labels: the microscope's where it told, else the names that the files bear."""
-    if header.planes[1] > 1:
-        return [f"ch{index}" for index in range(header.planes[1])]
-    labels = [plan.facts.labels.get(name, name) for name in plan.channels]
-    return labels if len(set(labels)) == len(labels) else list(plan.channels)
+    """Channel labels: the microscope's where it told, else the names that the files bear.
+
+    Each is one printable line; where two would be alike, all are `ch0`, `ch1`, ...
+    """
+    if header.planes[1] == 1:
+        for names in ([plan.facts.labels.get(n, n) for n in plan.channels], plan.channels):
+            labels = [one_line(name) for name in names]
+            if all(labels) and len(set(labels)) == len(labels):
+                return labels
+    return [f"ch{index}" for index in range(header.planes[1] * len(plan.channels))]
 
 
 def _write_fields(

@@ -24,6 +24,7 @@ SCHEMA = {
     "path": pl.String,
 }
 _DIGITS = re.compile(r"(\d+)")
+_WHOLE = re.compile(r"(\d{1,99})(?:\.0+)?")
 
 
 class Row(NamedTuple):
@@ -147,6 +148,9 @@ def pick_plate(index: Index, plate: str | None) -> tuple[str, Index]:
 def plan_fields(index: Index, plate: str) -> FieldPlan:
     """Orders the files of one plate into fields of equal make-up.
 
+    A field is named after its site where all sites of the plate are numbers, else by its rank in
+    the well: NGFF paths hold letters and digits alone.
+
     Raises:
         ConvertError: two files for one place, or a field that lacks what others have.
     """
@@ -162,13 +166,15 @@ def plan_fields(index: Index, plate: str) -> FieldPlan:
         one = Row(*row)
         by_field.setdefault((one.well, one.site), {})[one.time, one.channel, one.z] = one.path
     _refuse_gaps(by_field, wanted)
+    numbered = all(site.isdecimal() for _, site in by_field)
     fields = []
     n_in_well: dict[str, int] = {}
     for well, site in sorted(by_field, key=_plate_order):
-        number = n_in_well.setdefault(well, 0)
+        rank = n_in_well.setdefault(well, 0)
         n_in_well[well] += 1
         files = by_field[well, site]
-        fields.append(FieldFiles(well, str(number), tuple(files[place] for place in wanted)))
+        name = site if numbered else str(rank)
+        fields.append(FieldFiles(well, name, tuple(files[place] for place in wanted)))
     return FieldPlan(
         plate=plate,
         facts=index.facts.get(plate, PlateFacts()),
@@ -233,5 +239,7 @@ def _well(row: Row) -> str:
 
 
 def _number(text: str) -> str:
+    """A whole number in one form: `07`, and the `7.0` that pandas makes of it, are `7`."""
     text = text.strip()
-    return str(int(text)) if text.isdecimal() else text
+    match = _WHOLE.fullmatch(text)
+    return str(int(match[1])) if match else text

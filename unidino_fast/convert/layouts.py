@@ -156,7 +156,7 @@ def _imagexpress_row(source: Source, name: str, match: re.Match[str]) -> Row:
     return Row(
         plate=plate or match["name"] or source.name,
         well=match["well"],
-        site=match["site"] or "1",
+        site=match["site"] or "0",
         channel=f"w{int(match['channel'] or 1)}",
         z=z or "",
         time=time or "0",

@@ -33,6 +33,8 @@ _META = {
     "z": r"Z|Plane(?:ID)?",
     "time": r"Time(?:point)?(?:ID)?|T",
 }
+_RENAMED = re.compile(r"(.+)_duplicated_\d+")
+"""What Polars makes of a column's name that came before."""
 _SITE_IN_NAME = re.compile(r"_s(\d+)(?=[_.-])|r\d+c\d+f(\d+)p\d+-", re.IGNORECASE)
 
 
@@ -73,7 +75,7 @@ def table_index(source: Source, table: Path, plate: str | None = None) -> Index:
         place = _place(record, columns, source)
         if plate is not None and "plate" in columns.meta and place["plate"] not in ("", plate):
             continue
-        number = counts.setdefault((place["plate"], place["well"]), 1)
+        number = counts.setdefault((place["plate"], place["well"]), 0)
         counts[place["plate"], place["well"]] += 1
         for channel, cells in columns.files.items():
             text = {kind: (record[column] or "").strip() for kind, column in cells.items()}
@@ -109,9 +111,14 @@ def _read(path: Path) -> pl.DataFrame:
     try:
         if path.name.lower().endswith(".parquet"):
             return pl.read_parquet(path).select(pl.all().cast(pl.String, strict=False))
-        return pl.read_csv(path, infer_schema=False)
+        frame = pl.read_csv(path, infer_schema=False)
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise ConvertError(f"{path} cannot be read as a table: {first_line(error)}") from error
+    for name in frame.columns:
+        match = _RENAMED.fullmatch(name)
+        if match is not None and match[1] in frame.columns:
+            raise ConvertError(f"{path} has two columns of one name ({match[1]}): rename one")
+    return frame
 
 
 def _columns(frame: pl.DataFrame, table: Path) -> _Columns:

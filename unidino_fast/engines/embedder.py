@@ -25,6 +25,7 @@ from unidino_fast.engines.eager import AUTOCAST_DTYPES
 from unidino_fast.engines.graph import InferenceGraph, patches_of
 from unidino_fast.engines.packing import TilePacker
 from unidino_fast.errors import PixelError, UsageError
+from unidino_fast.kernels.tile_normalize import PIXEL_DTYPES
 from unidino_fast.preprocess import tiles_of
 
 if TYPE_CHECKING:
@@ -134,9 +135,9 @@ class Embedder:
             (N, D) float32.
 
         Raises:
-            UsageError: the shape does not fit the backbone.
+            UsageError: the shape does not fit the backbone, or the values are no real numbers.
         """
-        batch = torch.as_tensor(tiles).to(torch.float32)
+        batch = _tensor_of(tiles, "tiles").to(torch.float32)
         if batch.ndim != 3 or batch.shape[1:] != (self.tile, self.tile):
             raise UsageError(
                 f"tiles of shape {tuple(batch.shape)} do not fit:"
@@ -165,7 +166,7 @@ class Embedder:
             (P, D) float32.
 
         Raises:
-            UsageError: planes smaller than a tile, or an unknown intensity.
+            UsageError: planes smaller than a tile or of another dtype, or an unknown intensity.
             PixelError: NaN, infinite or out-of-range pixels.
         """
         step = self.tile if stride is None else stride
@@ -174,7 +175,12 @@ class Embedder:
                 f"intensity {intensity!r}, stride {step}: use {', '.join(INTENSITIES)},"
                 " and a stride of 1 or more"
             )
-        pixels = torch.as_tensor(planes)
+        pixels = _tensor_of(planes, "planes")
+        if pixels.is_floating_point():
+            pixels = pixels.to(torch.float32)
+        if pixels.dtype not in PIXEL_DTYPES:
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in PIXEL_DTYPES)
+            raise UsageError(f"planes of {pixels.dtype} are no pixels: make them one of {known}")
         if pixels.ndim != 3 or min(pixels.shape[1:]) < self.tile:
             raise UsageError(
                 f"planes of shape {tuple(pixels.shape)} do not hold a tile of {self.tile} px:"
@@ -276,3 +282,25 @@ class Embedder:
             "engine": self.engine,
             "precision": self.precision,
         }
+
+
+def _tensor_of(values: ArrayLike | Tensor, what: str) -> Tensor:
+    """Values as a tensor in native byte order.
+
+    Raises:
+        UsageError: they are no real numbers, or no array.
+    """
+    if isinstance(values, torch.Tensor):
+        dtype, real = str(values.dtype), not values.is_complex() and values.dtype != torch.bool
+        if real:
+            return values
+    else:
+        try:
+            array = np.asarray(values)
+        except ValueError:  # rows of unequal length
+            raise UsageError(f"{what} are no array: give numbers of equal shapes") from None
+        dtype = str(array.dtype)
+        if array.dtype.kind in "uif" and array.dtype.itemsize <= 8:
+            native = array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
+            return torch.from_numpy(native if native.flags.writeable else native.copy())
+    raise UsageError(f"{what} of {dtype} cannot be embedded: give integers or floats")

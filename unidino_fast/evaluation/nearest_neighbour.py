@@ -15,6 +15,7 @@ import polars as pl
 
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.evaluation.cosine import TIE, lowest_similarity, nearest_rows
+from unidino_fast.names import one_line
 from unidino_fast.results import METADATA_PREFIX
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class NearestNeighbourResult:
 
     def summary(self) -> str:
         """The result in two lines for a person."""
-        excluded = ", ".join(self.not_same) or "nothing but itself"
+        excluded = ", ".join(map(one_line, self.not_same)) or "nothing but itself"
         n_counted = sum(entry.n_queries for entry in self.per_class)
         alone = (
             f"; {self.n_without_candidate} queries had no candidate"
@@ -114,7 +115,8 @@ class NearestNeighbourResult:
         return (
             f"accuracy {self.accuracy:.3f} ({self.n_correct} of {n_counted}),"
             f" by chance {self.chance:.3f}\n"
-            f"label {self.label}; a neighbour may not share {excluded}; rule {self.rule}{alone}"
+            f"label {one_line(self.label)}; a neighbour may not share {excluded};"
+            f" rule {self.rule}{alone}"
         )
 
 
@@ -313,8 +315,8 @@ def _features(rows: pl.DataFrame) -> NDArray[Any]:
         others = f" (and {len(faulty) - 1} more features)" if len(faulty) > 1 else ""
         kind = "null" if features[column].null_count() == len(rows) else "null, NaN or infinite"
         raise TableError(
-            f"feature {column}{others} is {kind} in {count} of {len(rows)} rows: drop such "
-            f"features (profile --select) or those rows"
+            f"feature {column}{others} is {kind} in {count} of {len(rows)} rows: leave its channel "
+            f"out (embed --channels), or give a table without such columns or rows"
         )
     return features.to_numpy()
 

@@ -1,0 +1,121 @@
+"""Tables in and out, and files that are whole or absent."""
+
+import gzip
+import json
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from polars.testing import assert_frame_equal
+
+from unidino_fast.errors import OutputError, TableError, UsageError
+from unidino_fast.files import atomic, write_json
+from unidino_fast.tables import atomic_table, read_table, write_table
+
+
+def everything(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+class TestFiles:
+    @pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt, OSError("no")])
+    @pytest.mark.parametrize("existing", [True, False])
+    def test_a_failure_leaves_what_was_there(self, tmp_path, fault, existing):
+        target = tmp_path / "a.parquet"
+        if existing:
+            target.write_text("old")
+        wanted = OutputError if isinstance(fault, OSError) else fault
+
+        def fail():
+            with atomic(target) as temporary:
+                temporary.write_text("half")
+                raise fault
+
+        with pytest.raises(wanted):
+            fail()
+        assert everything(tmp_path) == (["a.parquet"] if existing else [])
+        assert not existing or target.read_text() == "old"
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a full device")
+    @pytest.mark.parametrize("write", ["write_parquet", "write_csv"])
+    def test_a_full_disk(self, tmp_path, write):
+        def fail():
+            with atomic_table(tmp_path / "a.parquet") as temporary:
+                temporary.symlink_to("/dev/full")
+                getattr(pl.DataFrame({"a": range(1000)}), write)(temporary)
+
+        with pytest.raises(
+            OutputError, match=r"a.parquet cannot be written \(No space left on device\): free"
+        ):
+            fail()
+        assert everything(tmp_path) == []
+
+    def test_json_is_utf8_whatever_it_holds(self, tmp_path):
+        document = {"name": "µ板\ud800", "nested": {"x": [1, None]}}
+        write_json(document, tmp_path / "a.json")
+        data = (tmp_path / "a.json").read_bytes()
+        assert "µ板".encode() in data
+        assert json.loads(data) == document
+
+
+class TestTables:
+    FRAME = pl.DataFrame(
+        {
+            "Metadata_Well": ["A01", "B02"],
+            "Metadata_Compound": ["a,b", "=1+1\nc"],
+            "Metadata_Code": ["007", "12"],
+            "Metadata_Dose": [0.5, None],
+            "DNA_000": [0.1, -2.0],
+            "ER_000": [None, None],
+        },
+        schema_overrides={"ER_000": pl.Float64},
+    )
+
+    @pytest.mark.parametrize("name", ["deep/a.parquet", "a.csv", "a.PARQUET", "a.CSV"])
+    def test_round_trip(self, tmp_path, name):
+        write_table(self.FRAME, tmp_path / name, {"method": "none"})
+        found = read_table(tmp_path / name)
+        if name.lower().endswith("csv"):  # which does not tell the type of nothing
+            found = found.with_columns(pl.col("ER_000").cast(pl.Float64))
+        assert_frame_equal(found, self.FRAME)
+
+    @pytest.mark.parametrize("name", ["a.xlsx", "a", "a.csv.gz"])
+    def test_suffix(self, tmp_path, name):
+        with pytest.raises(UsageError, match=r"ends in neither .parquet nor .csv: name the output"):
+            write_table(self.FRAME, tmp_path / name, {})
+        assert everything(tmp_path) == []
+
+    @pytest.mark.parametrize("name", ["file/a.csv", "file/deep/a.parquet"])
+    def test_no_folder(self, tmp_path, name):
+        (tmp_path / "file").write_text("x")
+        with pytest.raises(OutputError, match=r"cannot be made|cannot be written"):
+            write_table(self.FRAME, tmp_path / name, {})
+
+    def test_a_missing_table(self, tmp_path):
+        with pytest.raises(TableError, match="does not exist: give a CSV or Parquet table"):
+            read_table(tmp_path / "a.parquet")
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("a.csv", b"Well,Dose,Dose\nA01,1,2\n"),
+            ("a.tsv", b'"Well"\tDose\tWell\nA01\t1\tA01\n'),
+            ("a.csv.gz", gzip.compress(b"Dose;Well;Dose\n1;A01;1\n")),
+        ],
+    )
+    def test_two_columns_of_one_name(self, tmp_path, name, content):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(TableError, match=r"has two columns of one name \(\w+\): rename one$"):
+            read_table(tmp_path / name)
+
+    def test_two_columns_of_one_name_in_parquet(self, tmp_path):
+        table = pa.table([["A01"], ["A01"]], names=["Well", "Well"])
+        pq.write_table(table, tmp_path / "a.parquet")
+        with pytest.raises(TableError, match=r"two columns of one name \(.*Well.*\): rename one$"):
+            read_table(tmp_path / "a.parquet")
+
+    def test_separators_after_the_last_column_are_none(self, tmp_path):
+        (tmp_path / "a.csv").write_text("Well,Dose,,\nA01,1,,\n")
+        assert read_table(tmp_path / "a.csv").columns == ["Well", "Dose"]
