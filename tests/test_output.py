@@ -8,7 +8,8 @@ import pytest
 from unidino_fast.config import EmbedOptions
 from unidino_fast.errors import OutputError
 from unidino_fast.names import WellName
-from unidino_fast.output import TABLES, OutputFolder, folder_name, pixel_stamp
+from unidino_fast.output import TABLES, OutputFolder, folder_name
+from unidino_fast.parts import pixel_stamp
 from unidino_fast.planning import FieldTask, WellTask, plan_plate
 from unidino_fast.plate import open_plate
 from unidino_fast.plate_model import Field, Well

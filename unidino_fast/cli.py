@@ -197,8 +197,24 @@ def embed(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            help="Tiles a step of the network.", show_default="16 on the CPU, 256 on CUDA"
+            help="Tiles handed to the engine at once; results do not depend on it.",
+            show_default="64 on the CPU, 256 on CUDA",
         ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes of this machine to share the work, one a GPU where it has several.",
+            show_default="this process alone",
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="dask scheduler whose workers do the work, such as tcp://host:8786."),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="I/N: every N-th well only, for job arrays; then `merge`."),
     ] = None,
     metadata: Annotated[
         Path | None, typer.Option(help="Platemap (CSV or Parquet) to join by well and plate.")
@@ -223,6 +239,7 @@ def embed(
     """
     from unidino_fast.config import embed_options
     from unidino_fast.embed_command import EmbedRequest, run_embed
+    from unidino_fast.shards import Shard
 
     options = embed_options(
         intensity=intensity,
@@ -245,11 +262,48 @@ def embed(
         metadata=metadata,
         on_error=on_error,
         overwrite=overwrite,
+        workers=workers,
+        scheduler=scheduler,
+        shard=None if shard is None else Shard.parse(shard),
     )
     with interruptible(f"{out} keeps the finished wells; run it again to go on"):
         code = run_embed(request, dry_run=dry_run, as_json=as_json)
     if code:
         raise typer.Exit(code)
+
+
+@app.command()
+def merge(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders of plates, OUT/PLATE, whose shards are done.")
+    ],
+    metadata: Annotated[
+        Path | None, typer.Option(help="The platemap that the shards were embedded with.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make the tables of plates that were embedded with --shard.
+
+    Refuses a plate that lacks a shard or a well. Example: unidino-fast merge results/plate1
+    """
+    from unidino_fast.platemap import Platemap, read_platemap
+    from unidino_fast.shards import merge as run
+
+    platemap = None if metadata is None else Platemap(metadata.name, read_platemap(metadata))
+    left_out = False
+    for folder in folders:
+        summary = run(folder, platemap)
+        left_out = left_out or bool(summary["left_out"])
+        if as_json:
+            tell(json.dumps(summary))
+            continue
+        say_some("warning", summary["warnings"])
+        tell(
+            f"{summary['plate']}: {summary['n_wells']} wells of {summary['n_shards']} shards\n"
+            f"{folder}/: profiles.parquet, wells.parquet, fields.parquet, manifest.json"
+        )
+    if left_out:
+        raise typer.Exit(3)
 
 
 @app.command()

@@ -31,11 +31,14 @@ class StageClock:
             self._charge()
             self._stack.pop()
 
+    def add(self, name: str, seconds: float) -> None:
+        """Charges time that was spent elsewhere."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
     def _charge(self) -> None:
         now = time.perf_counter()
         if self._stack:
-            name = self._stack[-1]
-            self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
+            self.add(self._stack[-1], now - self._since)
         self._since = now
 
 

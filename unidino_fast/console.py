@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Self
 from unidino_fast.terminal import say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from rich.progress import Progress
 
-    from unidino_fast.planning import Plan, WellTask
+    from unidino_fast.planning import WellTask
 
 _SECONDS_BETWEEN_LINES = 15.0
 
@@ -52,9 +52,9 @@ class WellProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def start(self, plan: Plan, n_finished: int) -> None:
-        """Begins, with the number of wells that a former run finished."""
-        self._total, self._done = len(plan.wells), n_finished
+    def start(self, tasks: Sequence[WellTask], n_finished: int) -> None:
+        """Begins, with the wells to do and the number of those that a former run finished."""
+        self._total, self._done = len(tasks), n_finished
         if n_finished:
             say(f"going on: {n_finished} of {self._total} wells are done already")
         self._bar = _well_bar()
@@ -62,7 +62,7 @@ class WellProgress:
             self._bar.add_task("", total=self._total, completed=self._done, rate="")
             self._bar.start()
         else:
-            say(f"embedding {plan.n_tiles} tiles of {self._total} wells")
+            say(f"embedding {sum(t.n_tiles for t in tasks)} tiles of {self._total} wells")
         self._began = self._said = time.monotonic()
         self._tiles = 0
 

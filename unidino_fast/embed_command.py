@@ -15,15 +15,18 @@ from unidino_fast.plate import open_plate
 from unidino_fast.terminal import say, say_some, tell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from unidino_fast.choices import OnError
+    from unidino_fast.cluster.session import Session
     from unidino_fast.config import EmbedOptions
     from unidino_fast.engines import Embedder
-    from unidino_fast.pipeline import RunSummary
+    from unidino_fast.engines.spec import ModelSpec
     from unidino_fast.plate_model import Plate
+    from unidino_fast.plate_run import RunSummary
     from unidino_fast.platemap import Platemap
+    from unidino_fast.shards import Shard
 
 LEFT_OUT = 3
 
@@ -43,13 +46,43 @@ class EmbedRequest:
     metadata: Path | None
     on_error: OnError
     overwrite: bool
+    workers: int | None = None
+    scheduler: str | None = None
+    shard: Shard | None = None
 
-    @cached_property
-    def model(self) -> Embedder:
-        """The backbone, loaded when the first plate has proved to be one."""
-        from unidino_fast.engines import load_backbone
+    def __post_init__(self) -> None:
+        if self.scheduler is not None and (self.workers is not None or self.shard is not None):
+            other = "--workers" if self.workers is not None else "--shard"
+            raise UsageError(f"--scheduler and {other} exclude each other: use one of them")
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"--workers {self.workers} is too small: use 1 or more")
+        if self.shard is not None and self.overwrite:
+            raise UsageError(
+                "--overwrite and --shard exclude each other, for other shards write into the same"
+                " folder: remove it first"
+            )
 
-        model = load_backbone(
+    @contextmanager
+    def opened(self) -> Iterator[tuple[Embedder, Session | None]]:
+        """The backbone ready to embed, here or on workers that hold it."""
+        if self.workers is None and self.scheduler is None:
+            yield self._loaded().build(), None
+            return
+        from unidino_fast.cluster.session import local_session, remote_session
+
+        spec = self._loaded()
+        if self.workers is not None:
+            session = local_session(self.workers, spec)
+        else:
+            session = remote_session(str(self.scheduler), spec)
+        with session as workers:
+            yield workers.model(spec), workers
+
+    def _loaded(self) -> ModelSpec:
+        """Loads the backbone; says what a person should know of it."""
+        from unidino_fast.engines.spec import ModelSpec
+
+        spec = ModelSpec.load(
             self.weights,
             engine=self.engine,
             device=self.device,
@@ -57,11 +90,11 @@ class EmbedRequest:
             tile=self.options.tile,
             batch_size=self.batch_size,
         )
-        for note in model.backbone.notes:
+        for note in spec.backbone.notes:
             say(f"note: {note}")
-        if model.backbone.dropped:
-            say(f"note: weights {model.backbone.name}: left {', '.join(model.backbone.dropped)}")
-        return model
+        if spec.backbone.dropped:
+            say(f"note: weights {spec.backbone.name}: left {', '.join(spec.backbone.dropped)}")
+        return spec
 
     @cached_property
     def platemap(self) -> Platemap | None:
@@ -91,32 +124,40 @@ def run_embed(request: EmbedRequest, *, dry_run: bool, as_json: bool) -> int:
         with failed.noting(location):
             opened.append((location, request.open(location)))
     _refuse_shared_folders([plate for _, plate in opened])
-    fit: list[tuple[str, Plate]] = []
-    plans: list[dict[str, Any]] = []
-    for location, plate in opened:  # all of them before hours of work on the first
-        with failed.noting(location):
-            if dry_run:
-                plans.append(_plan(plate, request))
-            else:
-                _check(plate, request)
-            fit.append((location, plate))
-    done: list[RunSummary] = []
-    if not dry_run:
-        for location, plate in fit:
-            with failed.noting(location):
-                done.append(_embed_one(plate, request))
-    if failed.last is not None and not (done or plans):
-        raise failed.last
     if dry_run:
-        for facts in plans:
-            tell(json.dumps(facts) if as_json else _plan_as_text(facts))
-        return 0
+        return _say_plans(opened, request, failed, as_json=as_json)
+    done: list[RunSummary] = []
+    if opened:
+        with request.opened() as (model, workers):
+            run = _Embedding(request, model, workers)
+            fit = []
+            for location, plate in opened:  # all of them before hours of work on the first
+                with failed.noting(location):
+                    run.check(plate)
+                    fit.append((location, plate))
+            for location, plate in fit:
+                with failed.noting(location):
+                    done.append(run.embed(plate))
+    failed.raise_if_all(done)
     if as_json:
         tell(json.dumps(_as_object(done, failed.reasons)))
     else:
         for summary in done:
-            tell(_as_text(summary))
+            tell(_as_text(summary, request.shard))
     return LEFT_OUT if failed.reasons or any(summary.left_out for summary in done) else 0
+
+
+def _say_plans(
+    opened: list[tuple[str, Plate]], request: EmbedRequest, failed: _Failed, *, as_json: bool
+) -> int:
+    plans = []
+    for location, plate in opened:
+        with failed.noting(location):
+            plans.append(_plan(plate, request))
+    failed.raise_if_all(plans)
+    for facts in plans:
+        tell(json.dumps(facts) if as_json else _plan_as_text(facts))
+    return 0
 
 
 class _Failed:
@@ -139,39 +180,55 @@ class _Failed:
             self.last = error
             say(f"left out: {location}: {error}")
 
-
-def _check(plate: Plate, request: EmbedRequest) -> None:
-    from unidino_fast.pipeline import check_embedding
-
-    check_embedding(
-        plate,
-        request.model,
-        request.out,
-        request.options,
-        platemap=request.platemap,
-        overwrite=request.overwrite,
-    )
+    def raise_if_all(self, done: Sequence[object]) -> None:
+        """Raises the last error where nothing was done."""
+        if self.last is not None and not done:
+            raise self.last
 
 
-def _embed_one(plate: Plate, request: EmbedRequest) -> RunSummary:
-    from unidino_fast.pipeline import embed_to_folder
+class _Embedding:
+    """Embeds plates of one request with one warm backbone."""
 
-    model = request.model
-    with WellProgress() as progress:
-        summary = embed_to_folder(
+    def __init__(self, request: EmbedRequest, model: Embedder, workers: Session | None) -> None:
+        self.request, self.model, self.workers = request, model, workers
+
+    def check(self, plate: Plate) -> None:
+        """Raises what is wrong with a plate, before any work."""
+        from unidino_fast.pipeline import check_embedding
+
+        check_embedding(
             plate,
-            model,
-            request.out,
-            request.options,
-            platemap=request.platemap,
-            on_error=request.on_error,
-            overwrite=request.overwrite,
-            on_start=progress.start,
-            on_well=progress.well,
+            self.model,
+            self.request.out,
+            self.request.options,
+            platemap=self.request.platemap,
+            overwrite=self.request.overwrite,
+            workers=self.workers,
         )
-    say_some("warning", summary.warnings)
-    say_some("left out", [f"well {name}: {reason}" for name, reason in summary.left_out.items()])
-    return summary
+
+    def embed(self, plate: Plate) -> RunSummary:
+        """Embeds a plate; shows progress and what a person should know."""
+        from unidino_fast.pipeline import embed_to_folder
+
+        request = self.request
+        with WellProgress() as progress:
+            summary = embed_to_folder(
+                plate,
+                self.model,
+                request.out,
+                request.options,
+                platemap=request.platemap,
+                on_error=request.on_error,
+                overwrite=request.overwrite,
+                workers=self.workers,
+                shard=request.shard,
+                on_start=progress.start,
+                on_well=progress.well,
+            )
+        left_out = [f"well {name}: {reason}" for name, reason in summary.left_out.items()]
+        say_some("warning", summary.warnings)
+        say_some("left out", left_out)
+        return summary
 
 
 def _refuse_shared_folders(plates: list[Plate]) -> None:
@@ -228,7 +285,7 @@ def _as_object(done: list[RunSummary], failed: dict[str, str]) -> dict[str, Any]
     }
 
 
-def _as_text(summary: RunSummary) -> str:
+def _as_text(summary: RunSummary, shard: Shard | None) -> str:
     stages = ", ".join(
         f"{stage} {seconds:.1f}" for stage, seconds in summary.seconds.items() if stage != "total"
     )
@@ -239,5 +296,10 @@ def _as_text(summary: RunSummary) -> str:
         f" {summary.n_tiles} tiles{dropped} -> {summary.n_wells} x {summary.n_features} features\n"
         f"{summary.seconds['total']:.1f} s ({stages}), {summary.tiles_per_second:.1f} tiles/s,"
         f" peak memory {summary.peak_memory_mb:.0f} MB\n"
-        f"{summary.folder}/: profiles.parquet, wells.parquet, fields.parquet, manifest.json"
+        f"{summary.folder}/: "
+        + (
+            "profiles.parquet, wells.parquet, fields.parquet, manifest.json"
+            if shard is None
+            else f"shard {shard.index} of {shard.count}; when all are done: unidino-fast merge"
+        )
     )

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from unidino_fast.engines import Embedder
     from unidino_fast.engines.packing import Ticket, TilePacker
     from unidino_fast.planning import FieldTask, WellTask
-    from unidino_fast.plate_model import Plate
+    from unidino_fast.storage import Storage
 
     Planes = NDArray[Any]
 
@@ -48,7 +48,7 @@ Result = TypeVar("Result")
 
 def embed_wells(
     tasks: Sequence[WellTask],
-    plate: Plate,
+    storage: Storage,
     model: Embedder,
     options: EmbedOptions,
     clock: StageClock,
@@ -60,7 +60,7 @@ def embed_wells(
     Yields:
         Each task, in order, with its result or with the error that its pixels gave.
     """
-    reader = FieldReader(plate.storage.zarr_store())
+    reader = FieldReader(storage.zarr_store())
 
     def read(task: FieldTask) -> Planes:
         # the field's first channel decides which tiles are empty, whichever are embedded
@@ -82,14 +82,14 @@ def embed_wells(
 
 
 def sample_patches(
-    tasks: Sequence[WellTask], plate: Plate, model: Embedder, options: EmbedOptions
+    tasks: Sequence[WellTask], storage: Storage, model: Embedder, options: EmbedOptions
 ) -> Tensor:
     """Some tiles of a plate for the self-check of an engine, of its first readable field.
 
     Returns:
         (N, T, P * P) on the model's device, N at most `SAMPLE_TILES`, 0 if no field is readable.
     """
-    reader = FieldReader(plate.storage.zarr_store())
+    reader = FieldReader(storage.zarr_store())
     patch = model.backbone.patch_size
     for task in (one for well in tasks for one in well.fields):
         try:

@@ -12,26 +12,26 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import polars as pl
-
 from unidino_fast.errors import OutputError
 from unidino_fast.files import TEMPORARY, reason_of, write_json
-from unidino_fast.results import FieldResult, WellResult
-from unidino_fast.tables import PROVENANCE_KEY, write_parquet
+from unidino_fast.lock import FolderLock
+from unidino_fast.parts import read_part, write_part
+from unidino_fast.tables import write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from unidino_fast.names import WellName
+    import polars as pl
+
     from unidino_fast.planning import WellTask
-    from unidino_fast.storage import Storage
+    from unidino_fast.results import WellResult
 
 TABLES = ("fields.parquet", "wells.parquet", "profiles.parquet")
 _FORMAT = 1
 _DECIDING = ("plate", "model", "options")
 """Groups of the provenance that results in one folder must share."""
+_LOCK = ".lock"
 _UNSAFE = re.compile(r"[^\w .()+-]|^\.+")
 _LONGEST_NAME = 200
 """Bytes; file systems take 255."""
@@ -59,13 +59,33 @@ class OutputFolder:
     """
 
     def __init__(self, out: Path, plate: str, provenance: Mapping[str, Any]) -> None:
-        self.out = out
         self.path = out / folder_name(plate)
-        self.parts = self.path / "parts"
-        self.manifest = self.path / "manifest.json"
         self.provenance = provenance
         self._created: list[Path] = []
+        self._locks: list[FolderLock] = []
         self._replacing = False
+
+    @classmethod
+    def at(cls, path: Path, provenance: Mapping[str, Any]) -> OutputFolder:
+        """The folder of this path, whatever plate it is of."""
+        folder = cls(path.parent, "", provenance)
+        folder.path = path
+        return folder
+
+    @property
+    def parts(self) -> Path:
+        """Folder of the part files."""
+        return self.path / "parts"
+
+    @property
+    def shards(self) -> Path:
+        """Folder of the records of finished shards."""
+        return self.path / "shards"
+
+    @property
+    def manifest(self) -> Path:
+        """What made the results."""
+        return self.path / "manifest.json"
 
     def check(self, *, overwrite: bool) -> None:
         """Checks that what the folder holds was made in the same way; changes nothing.
@@ -84,61 +104,68 @@ class OutputFolder:
                     " use --overwrite or another --out"
                 )
 
-    def open(self, *, overwrite: bool) -> None:
-        """Makes the folder, or checks that what it holds was made in the same way.
+    def open(self, *, overwrite: bool, shard: str | None = None) -> None:
+        """Makes and locks the folder, or checks that what it holds was made in the same way.
 
         With `overwrite`, old results stay until the first new well is there: a run that fails
-        before has removed nothing.
+        before has removed nothing. A shard shares the folder with others of other names.
 
         Raises:
-            OutputError: it cannot be written, or holds results of other weights, options or plate.
+            OutputError: it cannot be written, holds results of other weights, options or plate, or
+                is in use by another run.
         """
         self.check(overwrite=overwrite)
         with self._refusing():
+            self._make_folders(*((self.shards,) if shard else ()))
+            self._lock(shard)
+            self.check(overwrite=overwrite)  # another run may have ended in between
             self._replacing = overwrite and self._has_results()
-            self._make_folders()
+            if shard is None:
+                self._remove_temporaries()
             if not self._replacing:
                 self._begin(overwrite=overwrite)
 
+    def close(self) -> None:
+        """Gives the folder free for other runs."""
+        while self._locks:
+            self._locks.pop().release()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other runs out for a while.
+
+        Raises:
+            OutputError: the folder is in use by another run, or cannot be written.
+        """
+        with self._refusing():
+            self._lock(None)
+        try:
+            yield
+        finally:
+            self.close()
+
     def discard_if_empty(self) -> None:
         """Removes what this run made if no well was finished, so that a failure leaves nothing."""
-        if not self._has_results():
+        if not self._has_results() and not self.shards.exists():
             with contextlib.suppress(OSError):
                 self.manifest.unlink(missing_ok=True)
             self._remove_created()
 
     def read_part(self, task: WellTask, stamp: str | None) -> WellResult | None:
-        """The finished part of a well; None where it is missing, torn or of other fields.
-
-        Raises:
-            OutputError: the pixels have changed since the part was written.
-        """
-        if self._replacing:
-            return None
-        path = self._part(task.well.position)
-        try:
-            pixels = json.loads(pl.read_parquet_metadata(path)[PROVENANCE_KEY])["pixels"]
-            found = _result_of(pl.read_parquet(path), task.well.position)
-        except (OSError, pl.exceptions.PolarsError, KeyError, TypeError, ValueError):
-            return None
-        held = [(field.site, field.time, field.labels) for field in found.fields]
-        if held != [(field.field.site, field.time, field.labels) for field in task.fields]:
-            return None
-        if pixels is not None and stamp is not None and pixels != stamp:
-            raise OutputError(
-                f"sizes or times of the chunks of well {task.name} changed since {path} was"
-                " written: if only a copy changed the times, copy with cp -a or rsync -a, else use"
-                " --overwrite or another --out"
-            )
-        return found
+        """The finished part of a well, if there is one to keep; see `parts.read_part`."""
+        return None if self._replacing else read_part(self.parts, task, stamp)
 
     def write_part(self, result: WellResult, stamp: str | None) -> None:
         """Writes a finished well."""
+        self.make_room()
+        write_part(self.parts, result, stamp)
+
+    def make_room(self) -> None:
+        """Removes the old results that are to be replaced, if they are still there."""
         if self._replacing:
             with self._refusing():
                 self._begin(overwrite=True)
             self._replacing = False
-        write_parquet(_part_frame(result), self._part(result.position), {"pixels": stamp})
 
     def write_table(self, name: str, frame: pl.DataFrame) -> None:
         """Writes one of the final tables, with the provenance in its metadata."""
@@ -166,9 +193,6 @@ class OutputFolder:
             raise OutputError(
                 f"{self.path} cannot be written ({reason_of(error)}): choose another --out"
             ) from error
-
-    def _part(self, position: WellName) -> Path:
-        return self.parts / f"{position}.parquet"
 
     def _write_manifest(self, run: Mapping[str, Any]) -> None:
         document = {"format": _FORMAT, "provenance": dict(self.provenance), "run": dict(run)}
@@ -215,8 +239,16 @@ class OutputFolder:
                 " by --metadata, or use --overwrite to do without labels"
             )
 
-    def _make_folders(self) -> None:
-        for folder in (*reversed(self.path.parents), self.path, self.parts):
+    def _lock(self, shard: str | None) -> None:
+        """Alone, or beside other shards."""
+        whole = FolderLock(self.path / _LOCK, shared=shard is not None)
+        own = [] if shard is None else [FolderLock(self.path / f"{_LOCK}-{shard}")]
+        for lock in (whole, *own):
+            lock.acquire()
+            self._locks.append(lock)
+
+    def _make_folders(self, *more: Path) -> None:
+        for folder in (*reversed(self.path.parents), self.path, self.parts, *more):
             if not folder.is_dir():
                 folder.mkdir(exist_ok=True)
                 self._created.append(folder)
@@ -224,62 +256,20 @@ class OutputFolder:
     def _remove_results(self) -> None:
         """Removes this package's files and nothing else."""
         ours = [self.manifest, *(self.path / name for name in TABLES)]
-        if self.parts.is_dir():
-            ours += [*self.parts.glob("*.parquet"), *self.parts.glob(TEMPORARY)]
-        for path in ours:
+        for path in (*ours, *self.parts.glob("*.parquet"), *self.shards.glob("*-of-*.json")):
             path.unlink(missing_ok=True)
 
+    def _remove_temporaries(self) -> None:
+        """What a killed run has left half written."""
+        for folder in (self.path, self.parts, self.shards):
+            for path in folder.glob(TEMPORARY):
+                path.unlink(missing_ok=True)
+
     def _remove_created(self) -> None:
+        self.close()
         for folder in reversed(self._created):
             with contextlib.suppress(OSError):
                 folder.rmdir()
-
-
-def pixel_stamp(storage: Storage, task: WellTask) -> str | None:
-    """Digest of the sizes and times of a well's chunks; None where the storage cannot tell."""
-    digest = hashlib.sha256()
-    for path in sorted({field.field.array_path for field in task.fields}):
-        stamps = storage.stamps(path)
-        if stamps is None:
-            return None
-        digest.update(json.dumps(stamps).encode())
-    return digest.hexdigest()
-
-
-def _part_frame(result: WellResult) -> pl.DataFrame:
-    """A part: one row a field and channel."""
-    rows = [
-        (field, channel, features)
-        for field in result.fields
-        for channel, features in zip(field.labels, field.features, strict=True)
-    ]
-    features = np.stack([features for *_, features in rows])
-    return pl.DataFrame(
-        [
-            pl.Series("site", [field.site for field, *_ in rows], pl.String),
-            pl.Series("time", [field.time for field, *_ in rows], pl.Int64),
-            pl.Series("channel", [channel for _, channel, _ in rows], pl.String),
-            pl.Series("n_tiles", [field.n_tiles for field, *_ in rows], pl.Int64),
-            pl.Series("n_tiles_dropped", [field.n_tiles_dropped for field, *_ in rows], pl.Int64),
-            pl.Series("features", features, pl.Array(pl.Float32, features.shape[1])),
-        ]
-    )
-
-
-def _result_of(part: pl.DataFrame, position: WellName) -> WellResult:
-    groups = part.partition_by("site", "time", maintain_order=True)
-    fields = tuple(
-        FieldResult(
-            site=group["site"][0],
-            time=group["time"][0],
-            labels=tuple(group["channel"]),
-            n_tiles=group["n_tiles"][0],
-            n_tiles_dropped=group["n_tiles_dropped"][0],
-            features=group["features"].to_numpy(),
-        )
-        for group in groups
-    )
-    return WellResult(position, fields)
 
 
 def _short(value: object) -> str:

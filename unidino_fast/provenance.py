@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from unidino_fast._version import __version__
 
 if TYPE_CHECKING:
+    import torch
+
     from unidino_fast.config import EmbedOptions
     from unidino_fast.engines import Embedder
     from unidino_fast.plate_model import Plate
@@ -18,9 +20,21 @@ _LIBRARIES = ("torch", "timm", "numpy", "zarr", "numcodecs", "polars")
 
 
 def provenance_of(
-    plate: Plate, model: Embedder, options: EmbedOptions, platemap: Platemap | None = None
+    plate: Plate,
+    model: Embedder,
+    options: EmbedOptions,
+    platemap: Platemap | None = None,
+    device: str | None = None,
 ) -> dict[str, Any]:
-    """Everything that decides the numbers; nothing that differs between equal runs."""
+    """Everything that decides the numbers; nothing that differs between equal runs.
+
+    Args:
+        plate: what was embedded.
+        model: by what.
+        options: how.
+        platemap: what was joined.
+        device: in words, where it is not of this machine.
+    """
     return {
         "unidino_fast": __version__,
         "plate": {"name": plate.name, "digest": plate.digest, "ngff_version": plate.ngff_version},
@@ -28,13 +42,14 @@ def provenance_of(
         "options": {**options.model_dump(mode="json"), "stride": options.step},
         "platemap": None if platemap is None else platemap.describe(),
         "profiles": {"method": "mad_robustize", "by": "Metadata_Plate"},
-        "device": _device_name(model),
-        "software": {"python": platform.python_version(), **_versions()},
+        "device": device_name(model.device) if device is None else device,
+        "software": software_versions(),
     }
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def software_versions() -> dict[str, str]:
+    """Versions of what computes."""
+    found = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
             found[name] = version(name)
@@ -43,9 +58,10 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _device_name(model: Embedder) -> str:
-    if model.device.type == "cuda":
+def device_name(device: torch.device) -> str:
+    """A device of this machine in words."""
+    if device.type == "cuda":
         import torch
 
-        return torch.cuda.get_device_name(model.device)
-    return f"{model.device.type} ({platform.machine()})"
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()})"

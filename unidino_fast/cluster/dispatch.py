@@ -1,18 +1,15 @@
-"""Hands jobs out to workers and takes results in, a bounded number at a time.
-
-Letters: none; a job is a few wells of one plate.
-"""
+"""Hands jobs out to workers and takes results in, a bounded number at a time."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distributed import as_completed
 from distributed.scheduler import KilledWorker
 
-from unidino_fast.cluster.job import run_job
+from unidino_fast.cluster.job import WellsJob, run_job
 from unidino_fast.errors import ClusterError, PixelError
 
 if TYPE_CHECKING:
@@ -20,7 +17,7 @@ if TYPE_CHECKING:
 
     from distributed import Client, Future
 
-    from unidino_fast.cluster.job import Outcome, WellsJob
+    from unidino_fast.cluster.job import Outcome
     from unidino_fast.planning import WellTask
 
 JOB_TILES = 256
@@ -53,7 +50,7 @@ class Dispatcher:
     def __init__(self, client: Client) -> None:
         self.seconds: Counter[str] = Counter()
         self._client = client
-        self._flying: dict[Future, WellsJob] = {}
+        self._flying: dict[Future[Any], WellsJob] = {}
         self._done = as_completed()
         self._deaths: Counter[str] = Counter()
 
@@ -107,7 +104,7 @@ class Dispatcher:
         tries = self._deaths[job.wells[0].name]
         return (f"embed {job.plate.name}", job.name, tries)
 
-    def _after_death(self, job: WellsJob, future: Future) -> list[WellsJob]:
+    def _after_death(self, job: WellsJob, future: Future[Any]) -> list[WellsJob]:
         """The wells of a job that took its worker along, each counted."""
         error = None if future.status in ("cancelled", "lost") else future.exception()
         if error is None:
@@ -126,6 +123,6 @@ class Dispatcher:
 
 def _poisoned(job: WellsJob, deaths: int) -> PixelError:
     return PixelError(
-        f"embedding it ended {deaths} worker processes, once with nothing beside it: is there"
-        " enough memory for its fields?"
+        f"embedding {job.wells[0].name} ended {deaths} worker processes, once with nothing beside"
+        " it: is there enough memory for its fields?"
     )

@@ -11,58 +11,29 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from distributed import WorkerPlugin, get_worker
 
 from unidino_fast.clock import StageClock
 from unidino_fast.embedding import embed_wells, sample_patches
-from unidino_fast.engines.choose import choose_device, choose_precision
-from unidino_fast.engines.embedder import Embedder
 from unidino_fast.engines.selfcheck import self_check
-from unidino_fast.output import write_part
+from unidino_fast.parts import write_part
 from unidino_fast.results import WellResult
 from unidino_fast.storage import open_storage
 
 if TYPE_CHECKING:
     from distributed import Worker
 
-    from unidino_fast.backbones import Backbone
     from unidino_fast.config import EmbedOptions
     from unidino_fast.engines.selfcheck import SelfCheck
+    from unidino_fast.engines.spec import ModelSpec
     from unidino_fast.errors import PixelError
     from unidino_fast.planning import WellTask
     from unidino_fast.storage import Storage
 
 PLUGIN = "unidino_fast backbone"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """A backbone and how to run it, before it is known where.
-
-    Attributes:
-        device: as the user named it; each worker chooses for itself what `auto` means.
-        n_threads: threads that torch computes with on the CPU; the worker's own number by default.
-    """
-
-    backbone: Backbone
-    engine: str
-    device: str
-    precision: str
-    batch_size: int | None
-    n_threads: int | None = None
-
-    def build(self) -> Embedder:
-        """The embedder, on this machine's device.
-
-        Raises:
-            UsageError: the device or the precision is not available here.
-        """
-        device = choose_device(self.device)
-        precision = choose_precision(self.precision, device)
-        return Embedder(self.backbone, self.engine, device, precision, self.batch_size)
 
 
 class BackbonePlugin(WorkerPlugin):
@@ -75,7 +46,7 @@ class BackbonePlugin(WorkerPlugin):
 
     def setup(self, worker: Worker) -> None:
         """Runs on the worker."""
-        torch.set_num_threads(self.spec.n_threads or worker.state.nthreads)
+        torch.set_num_threads(worker.state.nthreads)
         self.model = self.spec.build()
         self.one_at_a_time = threading.Lock()
 
@@ -88,8 +59,8 @@ class PlateJob:
         location: path or URL of the plate, as the worker can reach it.
         name: of the plate.
         n_tiles: tiles of the whole plate: what `--engine auto` goes by.
-        parts: folder of the part files and `marker` a file in it: a worker that sees the marker
-            shares the storage and writes its parts itself.
+        parts: folder of the part files.
+        marker: a file in it: a worker that sees it shares the storage and writes parts itself.
     """
 
     location: str
@@ -186,8 +157,7 @@ def describe_worker() -> dict[str, Any]:
 
 
 def _plugin() -> BackbonePlugin:
-    plugin: BackbonePlugin = get_worker().plugins[PLUGIN]
-    return plugin
+    return cast("BackbonePlugin", get_worker().plugins[PLUGIN])
 
 
 @lru_cache(maxsize=4)

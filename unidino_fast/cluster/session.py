@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
+import torch
 from distributed import Client, Nanny, Scheduler, Security, SpecCluster
 
-from unidino_fast.cluster.dispatch import Dispatcher
-from unidino_fast.cluster.job import BackbonePlugin, describe_worker
+from unidino_fast.cluster.dispatch import Dispatcher, wells_per_job
+from unidino_fast.cluster.job import BackbonePlugin, PlateJob, WellsJob, describe_worker, run_check
+from unidino_fast.engines import Embedder
 from unidino_fast.errors import ClusterError, UsageError, first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
-    from unidino_fast.cluster.job import ModelSpec
+    from unidino_fast.cluster.job import Outcome
+    from unidino_fast.config import EmbedOptions
+    from unidino_fast.engines.selfcheck import SelfCheck
+    from unidino_fast.engines.spec import ModelSpec
+    from unidino_fast.errors import PixelError
+    from unidino_fast.planning import WellTask
+    from unidino_fast.plate_model import Plate
 
 _CONNECT_SECONDS = 30
 _START_SECONDS = 120
 """Until the first worker is there with torch imported and its backbone."""
+
+_CHECKED_WELLS = 8
+"""Wells that a self-check looks for a readable field in."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,9 +51,75 @@ class Session:
     client: Client
     facts: dict[str, Any]
 
-    def dispatcher(self) -> Dispatcher:
-        """For one run."""
-        return Dispatcher(self.client)
+    def model(self, spec: ModelSpec) -> Embedder:
+        """What the workers run, to plan with and to describe; not to embed with."""
+        device = torch.device(self.facts["device"])
+        precision = self.facts["precision"]
+        return Embedder(spec.backbone, spec.engine, device, precision, spec.batch_size)
+
+    @contextmanager
+    def work_on(
+        self, plate: Plate, options: EmbedOptions, parts: Path, n_tiles: int
+    ) -> Iterator[Work]:
+        """Work on one plate, whose finished wells go into `parts`.
+
+        Args:
+            plate: the plate.
+            options: what to embed and how.
+            parts: folder of the part files.
+            n_tiles: tiles of the whole plate.
+        """
+        marker = parts / f".run-{uuid.uuid4().hex}.tmp"
+        marker.touch()
+        remote = plate.storage.is_remote or "://" in plate.location
+        try:
+            yield Work(
+                self.client,
+                PlateJob(
+                    location=plate.location if remote else str(Path(plate.location).resolve()),
+                    name=plate.name,
+                    options=options,
+                    n_tiles=n_tiles,
+                    parts=str(parts.resolve()),
+                    marker=marker.name,
+                ),
+            )
+        finally:
+            marker.unlink(missing_ok=True)
+
+
+class Work:
+    """Work on one plate, by the workers of a session."""
+
+    def __init__(self, client: Client, plate: PlateJob) -> None:
+        self._client = client
+        self._plate = plate
+        self._dispatcher = Dispatcher(client)
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """What the workers spent so far, by stage, all together."""
+        return self._dispatcher.seconds
+
+    def check(self, tasks: Sequence[WellTask]) -> SelfCheck | None:
+        """Has a worker hold its engine against the reference, on tiles of the first wells."""
+        wells = tuple(tasks[:_CHECKED_WELLS])
+        key = (f"check {self._plate.name}", self._plate.marker)
+        future = self._client.submit(run_check, self._plate, wells, key=key, pure=False)
+        return future.result()
+
+    def embed(
+        self, tasks: Sequence[WellTask], stamps: Sequence[str | None]
+    ) -> Generator[tuple[WellTask, Outcome | PixelError], None, None]:
+        """Embeds wells, in no order; see `Dispatcher.run`."""
+        n_tiles = sum(task.n_tiles for task in tasks)
+        size = wells_per_job(len(tasks), n_tiles, self._dispatcher.n_workers())
+        return self._dispatcher.run(
+            WellsJob(
+                self._plate, tuple(tasks[start : start + size]), tuple(stamps[start : start + size])
+            )
+            for start in range(0, len(tasks), size)
+        )
 
 
 @contextmanager
@@ -54,8 +133,6 @@ def local_session(n_workers: int, spec: ModelSpec) -> Iterator[Session]:
         UsageError: the device is not available in a worker.
         ClusterError: the processes do not start.
     """
-    from dataclasses import replace
-
     n_threads = max(1, _n_cores() // n_workers)
     settings = {
         # a death is counted here, where it is known which wells it may have been
@@ -84,7 +161,7 @@ def local_session(n_workers: int, spec: ModelSpec) -> Iterator[Session]:
         except (OSError, RuntimeError, TimeoutError) as error:
             raise ClusterError(f"{n_workers} workers do not start: {first_line(error)}") from error
         with cluster, Client(cluster, security=security) as client:
-            yield _ready(client, replace(spec, n_threads=n_threads), n_workers)
+            yield _ready(client, spec, n_workers)
 
 
 @contextmanager
@@ -138,8 +215,6 @@ def _with_gpu(worker: dict[str, Any], gpus: list[str], index: int) -> dict[str, 
 
 
 def _visible_gpus() -> list[str]:
-    import torch
-
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name for name in named.split(",") if name]

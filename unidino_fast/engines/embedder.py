@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import torch
 
-from unidino_fast.backbones import Backbone, open_backbone
 from unidino_fast.choices import EngineName, Intensity, Precision
 from unidino_fast.engines.choose import (
     BATCH_TILES,
     Engine,
     build_engine,
-    choose_device,
     choose_engine,
-    choose_precision,
 )
 from unidino_fast.engines.eager import AUTOCAST_DTYPES
 from unidino_fast.engines.graph import InferenceGraph, patches_of
@@ -29,47 +26,12 @@ from unidino_fast.kernels.tile_normalize import PIXEL_DTYPES
 from unidino_fast.preprocess import tiles_of
 
 if TYPE_CHECKING:
-    import os
-
     from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
 
+    from unidino_fast.backbones import Backbone
+
 INTENSITIES = get_args(Intensity)
-
-
-def load_backbone(
-    weights: str | os.PathLike[str] = "default",
-    *,
-    engine: str = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    tile: int | None = None,
-    batch_size: int | None = None,
-) -> Embedder:
-    """Loads weights and makes them ready to embed.
-
-    Args:
-        weights: `default`, a file, `FILE#student`, `timm:NAME`, `hf:REPO`, `random[:SEED]`.
-        engine: `auto` (by device and size of the job), `eager`, `compile`, `onnx` or `tensorrt`.
-        device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda` or `cuda:N`.
-        precision: `auto` (bf16 on CUDA, fp32 on the CPU), `fp32`, `bf16` or `fp16`.
-        tile: tile edge in pixels; the size that the weights were trained at by default.
-        batch_size: tiles handed to the engine at once, by default as many as keep the device busy.
-            More take more memory; the embeddings are the same to the last bit.
-
-    Raises:
-        WeightsError: the weights cannot be loaded.
-        UsageError: an option is not available here.
-    """
-    place = choose_device(device)
-    arithmetic = choose_precision(precision, place)
-    choose_engine(engine, place, arithmetic, None)
-    if batch_size is not None and batch_size < 1:
-        raise UsageError(f"batch size {batch_size} is too small: use 1 or more")
-    backbone = open_backbone(weights)
-    if tile is not None:
-        backbone = backbone.with_tile(tile)
-    return Embedder(backbone, engine, place, arithmetic, batch_size)
 
 
 class Embedder:

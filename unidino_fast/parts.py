@@ -1,0 +1,133 @@
+"""Part files: one finished well each, written whole, checked when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from unidino_fast.errors import OutputError
+from unidino_fast.results import FieldResult, WellResult
+from unidino_fast.tables import PROVENANCE_KEY, write_parquet
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from unidino_fast.names import WellName
+    from unidino_fast.planning import WellTask
+    from unidino_fast.storage import Storage
+
+
+def part_path(parts: Path, position: WellName) -> Path:
+    """Where the part of a well lies."""
+    return parts / f"{position}.parquet"
+
+
+def write_part(parts: Path, result: WellResult, stamp: str | None) -> None:
+    """Writes a finished well.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    metadata = {"pixels": stamp, "digest": _digest(result)}
+    write_parquet(_frame(result), part_path(parts, result.position), metadata)
+
+
+def read_part(parts: Path, task: WellTask, stamp: str | None) -> WellResult | None:
+    """The finished part of a well; None where it is missing, torn, altered or of other fields.
+
+    Raises:
+        OutputError: the pixels have changed since the part was written.
+    """
+    opened = _open(parts, task.well.position)
+    if opened is None:
+        return None
+    found, pixels = opened
+    held = [(field.site, field.time, field.labels) for field in found.fields]
+    if held != [(field.field.site, field.time, field.labels) for field in task.fields]:
+        return None
+    if pixels is not None and stamp is not None and pixels != stamp:
+        path = part_path(parts, task.well.position)
+        raise OutputError(
+            f"sizes or times of the chunks of well {task.name} changed since {path} was"
+            " written: if only a copy changed the times, copy with cp -a or rsync -a, else use"
+            " --overwrite or another --out"
+        )
+    return found
+
+
+def read_whole_part(parts: Path, position: WellName) -> WellResult | None:
+    """The finished part of a well, whatever fields it is of; None where it is missing or torn."""
+    opened = _open(parts, position)
+    return None if opened is None else opened[0]
+
+
+def _open(parts: Path, position: WellName) -> tuple[WellResult, str | None] | None:
+    """A part and the stamp of its pixels; None where it is missing, torn or altered."""
+    path = part_path(parts, position)
+    try:
+        metadata = json.loads(pl.read_parquet_metadata(path)[PROVENANCE_KEY])
+        found = _result_of(pl.read_parquet(path), position)
+        return (found, metadata["pixels"]) if metadata["digest"] == _digest(found) else None
+    except (OSError, pl.exceptions.PolarsError, KeyError, TypeError, ValueError):
+        return None
+
+
+def pixel_stamp(storage: Storage, task: WellTask) -> str | None:
+    """Digest of the sizes and times of a well's chunks; None where the storage cannot tell."""
+    digest = hashlib.sha256()
+    for path in sorted({field.field.array_path for field in task.fields}):
+        stamps = storage.stamps(path)
+        if stamps is None:
+            return None
+        digest.update(json.dumps(stamps).encode())
+    return digest.hexdigest()
+
+
+def _digest(result: WellResult) -> str:
+    """Of everything that a part holds: a flipped bit on the disk must not become a profile."""
+    digest = hashlib.sha256()
+    for field in result.fields:
+        facts = (field.site, field.time, field.labels, field.n_tiles, field.n_tiles_dropped)
+        digest.update(json.dumps(facts).encode())
+        digest.update(np.ascontiguousarray(field.features, "<f4").tobytes())
+    return digest.hexdigest()
+
+
+def _frame(result: WellResult) -> pl.DataFrame:
+    """A part: one row a field and channel."""
+    rows = [
+        (field, channel, features)
+        for field in result.fields
+        for channel, features in zip(field.labels, field.features, strict=True)
+    ]
+    features = np.stack([features for *_, features in rows])
+    return pl.DataFrame(
+        [
+            pl.Series("site", [field.site for field, *_ in rows], pl.String),
+            pl.Series("time", [field.time for field, *_ in rows], pl.Int64),
+            pl.Series("channel", [channel for _, channel, _ in rows], pl.String),
+            pl.Series("n_tiles", [field.n_tiles for field, *_ in rows], pl.Int64),
+            pl.Series("n_tiles_dropped", [field.n_tiles_dropped for field, *_ in rows], pl.Int64),
+            pl.Series("features", features, pl.Array(pl.Float32, features.shape[1])),
+        ]
+    )
+
+
+def _result_of(part: pl.DataFrame, position: WellName) -> WellResult:
+    groups = part.partition_by("site", "time", maintain_order=True)
+    fields = tuple(
+        FieldResult(
+            site=group["site"][0],
+            time=group["time"][0],
+            labels=tuple(group["channel"]),
+            n_tiles=group["n_tiles"][0],
+            n_tiles_dropped=group["n_tiles_dropped"][0],
+            features=group["features"].to_numpy(),
+        )
+        for group in groups
+    )
+    return WellResult(position, fields)

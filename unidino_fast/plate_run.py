@@ -1,0 +1,239 @@
+"""One plate on its way into one folder: resumed, embedded here or by workers, summed up."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from unidino_fast.assembly import Layout, write_tables
+from unidino_fast.clock import StageClock, peak_memory_mb
+from unidino_fast.embedding import embed_wells, sample_patches
+from unidino_fast.engines.selfcheck import SelfCheck, self_check
+from unidino_fast.errors import OutputError, PixelError
+from unidino_fast.parts import pixel_stamp
+from unidino_fast.reading import stored_chunks
+from unidino_fast.results import WellResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from unidino_fast.choices import OnError
+    from unidino_fast.cluster.job import Written
+    from unidino_fast.cluster.session import Session
+    from unidino_fast.config import EmbedOptions
+    from unidino_fast.engines import Embedder
+    from unidino_fast.output import OutputFolder
+    from unidino_fast.planning import Plan, WellTask
+    from unidino_fast.plate_model import Plate
+    from unidino_fast.platemap import Platemap
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a run did.
+
+    Attributes:
+        plate: plate name.
+        folder: where its results lie.
+        n_wells: wells in the tables; `n_resumed` of them were finished by a former run.
+        n_tiles: tiles embedded, over all channels; `n_tiles_dropped` were empty.
+        n_features: features a well.
+        left_out: reason for each well that could not be embedded (`on_error="skip"` only).
+        seconds: by stage, and `total`. Reading runs ahead: `read` is the time spent waiting for it.
+            Of workers, the stages are all of theirs together.
+        tiles_per_second: tiles embedded by this run over its total time.
+        peak_memory_mb: largest resident memory of this process.
+    """
+
+    plate: str
+    folder: str
+    n_wells: int
+    n_resumed: int
+    n_fields: int
+    n_tiles: int
+    n_tiles_dropped: int
+    n_features: int
+    left_out: dict[str, str]
+    warnings: tuple[str, ...]
+    seconds: dict[str, float]
+    tiles_per_second: float
+    peak_memory_mb: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+class PlateRun:
+    """The wells of a plate, or of one shard of it, and their results so far.
+
+    Args:
+        plate: the plate.
+        plan: of the whole plate.
+        tasks: the wells to do here.
+        model: the backbone with its engine; of workers, what they run.
+        options: what to embed and how.
+        folder: where results go.
+        workers: do the work in place of this process.
+    """
+
+    def __init__(
+        self,
+        plate: Plate,
+        plan: Plan,
+        tasks: Sequence[WellTask],
+        model: Embedder,
+        options: EmbedOptions,
+        folder: OutputFolder,
+        workers: Session | None,
+    ) -> None:
+        self.plate, self.tasks, self.model = plate, tasks, model
+        self.options, self.folder, self.workers = options, folder, workers
+        self.layout = layout_of(plan, plate, model)
+        self.n_tiles = plan.n_tiles
+        self.clock = StageClock()
+        self.results: dict[str, WellResult] = {}
+        self.left_out = dict(_split_fault(fault) for fault in plate.skipped)
+        self.stamps: dict[str, str | None] = {}
+        self.n_resumed = 0
+        self.n_new_tiles = 0
+        self.check: SelfCheck | None = None
+
+    def resume(self) -> None:
+        """Takes over the wells that a former run finished."""
+        for task in self.tasks:
+            stamp = self.stamps[task.name] = pixel_stamp(self.plate.storage, task)
+            found = self.folder.read_part(task, stamp)
+            if found is not None:
+                self.results[task.name] = found
+        self.n_resumed = len(self.results)
+
+    def embed(self, on_error: OnError, on_well: Callable[[WellTask], None]) -> None:
+        """Embeds the other wells and keeps each as it is finished.
+
+        Raises:
+            PixelError: a well cannot be read or embedded; with `skip`, only where none can.
+        """
+        pending = [task for task in self.tasks if task.name not in self.results]
+        stream: Generator[tuple[WellTask, WellResult | Written | PixelError], None, None]
+        if self.workers is None:
+            stream = self._embedded_here(pending)
+        else:
+            stream = self._by_workers(pending, self.workers)
+        with closing(stream) as wells:
+            for task, result in wells:
+                if isinstance(result, WellResult):
+                    with self.clock.stage("write"):
+                        self.folder.write_part(result, self.stamps[task.name])
+                    self._keep(task, result)
+                elif not isinstance(result, PixelError):
+                    self._keep(task, self._part_of(task))
+                elif on_error == "fail":
+                    raise result
+                else:
+                    self.left_out[task.name] = str(result)
+                on_well(task)
+        if self.tasks and not self.results:
+            reason = next(iter(self.left_out.values()), "the plan is empty")
+            raise PixelError(f"no well could be embedded: {reason}")
+
+    def write_tables(self, platemap: Platemap | None) -> list[str]:
+        """Writes fields, wells and profiles; returns what a person should know about them."""
+        with self.clock.stage("write"):
+            return write_tables(self.folder, self.layout, self.results, platemap)
+
+    def absent_chunks(self) -> list[str]:
+        """A line where chunks are not there, which the format allows."""
+        _, n_absent, n_chunks = stored_chunks(self.plate)
+        if not n_absent:
+            return []
+        return [
+            f"{n_absent} of {n_chunks} chunks are absent and read as the fill value:"
+            " is the copy of the plate complete?"
+        ]
+
+    def summary(self, warnings: Sequence[str], total: float) -> RunSummary:
+        """What this run did in `total` seconds."""
+        fields = [field for well in self.results.values() for field in well.fields]
+        return RunSummary(
+            plate=self.plate.name,
+            folder=str(self.folder.path),
+            n_wells=len(self.results),
+            n_resumed=self.n_resumed,
+            n_fields=len(fields),
+            n_tiles=sum(field.n_tiles * len(field.labels) for field in fields),
+            n_tiles_dropped=sum(field.n_tiles_dropped * len(field.labels) for field in fields),
+            n_features=len(self.layout.channels) * self.layout.dim,
+            left_out=self.left_out,
+            warnings=(*self.plate.missing, *self.plate.warnings, *warnings),
+            seconds={k: round(v, 3) for k, v in {**self.clock.seconds, "total": total}.items()},
+            tiles_per_second=round(self.n_new_tiles / total, 2),
+            peak_memory_mb=peak_memory_mb(),
+        )
+
+    def _embedded_here(
+        self, pending: Sequence[WellTask]
+    ) -> Generator[tuple[WellTask, WellResult | PixelError], None, None]:
+        if not self.model.is_reference:
+            with self.clock.stage("check"):
+                self.check = check_engine(pending, self.plate, self.model, self.options)
+        return embed_wells(pending, self.plate.storage, self.model, self.options, self.clock)
+
+    def _by_workers(
+        self, pending: Sequence[WellTask], workers: Session
+    ) -> Generator[tuple[WellTask, WellResult | Written | PixelError], None, None]:
+        if not pending:
+            return
+        stamps = [self.stamps[task.name] for task in pending]
+        parts = self.folder.parts
+        with workers.work_on(self.plate, self.options, parts, self.n_tiles) as work:
+            with self.clock.stage("check"):
+                self.check = work.check(pending)
+            self.folder.make_room()  # workers write there themselves
+            try:
+                with closing(work.embed(pending, stamps)) as wells:
+                    yield from wells
+            finally:
+                for stage, seconds in work.seconds.items():
+                    self.clock.add(stage, seconds)
+
+    def _part_of(self, task: WellTask) -> WellResult:
+        """What a worker has written."""
+        found = self.folder.read_part(task, self.stamps[task.name])
+        if found is None:
+            raise OutputError(
+                f"{self.folder.parts} does not hold well {task.name}, which a worker has written"
+                " there: do all machines see one and the same folder?"
+            )
+        return found
+
+    def _keep(self, task: WellTask, result: WellResult) -> None:
+        self.results[task.name] = result
+        self.n_new_tiles += sum(f.n_tiles * len(f.labels) for f in result.fields)
+
+
+def layout_of(plan: Plan, plate: Plate, model: Embedder) -> Layout:
+    """What the tables of a plan will look like."""
+    return Layout(
+        plate=plate.name,
+        wells=tuple(task.name for task in plan.wells),
+        channels=plan.channels,
+        dim=model.dim,
+        has_time=plan.has_time,
+    )
+
+
+def check_engine(
+    tasks: Sequence[WellTask], plate: Plate, model: Embedder, options: EmbedOptions
+) -> SelfCheck | None:
+    """Holds an engine against the reference, before its first well."""
+    if model.is_reference:
+        return None
+    return self_check(model, sample_patches(tasks, plate.storage, model, options))
+
+
+def _split_fault(fault: str) -> tuple[str, str]:
+    """`well A02` and why, of the line that opening the plate gave."""
+    what, _, why = fault.partition(": ")
+    return what.removeprefix("well "), why or fault

@@ -1,0 +1,196 @@
+"""Shards: a plate's wells dealt out to runs that know nothing of each other, and their merge.
+
+Each run of `embed --shard I/N` does every N-th well and leaves a record beside the parts; `merge`
+makes the tables when all N records are there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from unidino_fast.assembly import Layout, write_tables
+from unidino_fast.errors import OutputError, UsageError
+from unidino_fast.files import write_json
+from unidino_fast.names import parse_well
+from unidino_fast.output import OutputFolder
+from unidino_fast.parts import read_whole_part
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from unidino_fast.platemap import Platemap
+    from unidino_fast.results import WellResult
+
+_FORMAT = 1
+_PATTERN = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of `count` runs that share a plate; `index` counts from 1."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Of `2/4`.
+
+        Raises:
+            UsageError: that is no shard.
+        """
+        match = _PATTERN.fullmatch(text)
+        index, count = map(int, match.groups()) if match else (0, 0)
+        if not 1 <= index <= count:
+            raise UsageError(f"shard {text!r} is no shard: use I/N with I from 1 to N, such as 2/4")
+        return cls(index, count)
+
+    @property
+    def name(self) -> str:
+        """`2-of-4`, as in names of files."""
+        return f"{self.index}-of-{self.count}"
+
+    def of(self, items: Sequence[Any]) -> Sequence[Any]:
+        """Its share: every N-th, so that slow corners of a plate are dealt out evenly."""
+        return items[self.index - 1 :: self.count]
+
+
+def write_record(
+    folder: OutputFolder, shard: Shard, layout: Layout, left_out: Mapping[str, str], run: object
+) -> None:
+    """Writes down that a shard is finished.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_json(
+        {
+            "format": _FORMAT,
+            "shard": {"index": shard.index, "count": shard.count},
+            "layout": layout.to_dict(),
+            "left_out": dict(left_out),
+            "provenance": dict(folder.provenance),
+            "run": run,
+        },
+        folder.shards / f"{shard.name}.json",
+    )
+
+
+def merge(path: Path, platemap: Platemap | None = None) -> dict[str, Any]:
+    """Makes the tables of a plate whose shards are all finished.
+
+    Args:
+        path: the plate's folder, which holds `parts` and `shards`.
+        platemap: that of the shards, if they had one.
+
+    Returns:
+        Plate, folder, number of wells and shards, left-out wells, warnings.
+
+    Raises:
+        OutputError: a shard or a part is missing, shards were made in different ways, or the
+            tables cannot be written.
+        UsageError: the platemap is not that of the shards.
+    """
+    records = _records(path)
+    first = records[0]
+    layout = Layout.of(first["layout"])
+    provenance = first["provenance"]
+    _check_platemap(provenance.get("platemap"), platemap)
+    left_out = {name: why for record in records for name, why in record["left_out"].items()}
+    folder = OutputFolder.at(path, provenance)
+    with folder.locked():
+        results = _results(folder, layout, left_out)
+        warnings = list(dict.fromkeys(w for r in records for w in r["run"].get("warnings", ())))
+        warnings += write_tables(folder, layout, results, platemap)
+        summary = {
+            "plate": layout.plate,
+            "folder": str(path),
+            "n_wells": len(results),
+            "n_shards": len(records),
+            "left_out": left_out,
+            "warnings": warnings,
+        }
+        status = "done, wells left out" if left_out else "done"
+        folder.finish({"status": status, "shards": [r["run"] for r in records], **summary})
+    return summary
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    """The records of all shards, in order.
+
+    Raises:
+        OutputError: one is missing, unreadable, or of another plan than the first.
+    """
+    found = {}
+    for file in sorted((path / "shards").glob("*-of-*.json")):
+        try:
+            record = json.loads(file.read_bytes())
+            index, count = (int(record["shard"][key]) for key in ("index", "count"))
+            Layout.of(record["layout"])
+            dict(record["left_out"]), dict(record["provenance"]), dict(record["run"])
+            if record["format"] != _FORMAT:
+                raise ValueError(record["format"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            raise OutputError(f"{file} is no readable record: run that shard again") from None
+        found[index, count] = record
+    counts = sorted({count for _, count in found})
+    if not counts:
+        raise OutputError(f"{path} holds no finished shard: run embed with --shard I/N first")
+    if len(counts) > 1:
+        raise OutputError(
+            f"{path} holds shards of {' and of '.join(map(str, counts))}: remove the records in"
+            f" {path / 'shards'} that are not meant"
+        )
+    missing = [str(i) for i in range(1, counts[0] + 1) if (i, counts[0]) not in found]
+    if missing:
+        raise OutputError(
+            f"{path} lacks shard {', '.join(missing)} of {counts[0]}: run"
+            f" embed with --shard {missing[0]}/{counts[0]}"
+        )
+    records = [found[i, counts[0]] for i in range(1, counts[0] + 1)]
+    for number, record in enumerate(records, 1):
+        for group in ("layout", "provenance"):
+            if record[group] != records[0][group]:
+                raise OutputError(
+                    f"shards 1 and {number} of {path} were made in different ways ({group}"
+                    f" {_difference(records[0][group], record[group])}): run one of them again"
+                )
+    return records
+
+
+def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    return next(key for key in [*one, *other] if one.get(key) != other.get(key))
+
+
+def _check_platemap(held: Any, given: Platemap | None) -> None:
+    now = None if given is None else json.loads(json.dumps(given.describe()))
+    if held != now:
+        name = held.get("name") if isinstance(held, dict) else None
+        raise UsageError(
+            f"the shards were embedded with the platemap {name}: give it by --metadata"
+            if name
+            else "the shards were embedded without a platemap: leave --metadata out"
+        )
+
+
+def _results(
+    folder: OutputFolder, layout: Layout, left_out: Mapping[str, str]
+) -> dict[str, WellResult]:
+    results = {}
+    for name in layout.wells:
+        if name in left_out:
+            continue
+        position = parse_well(name)
+        found = None if position is None else read_whole_part(folder.parts, position)
+        if found is None:
+            raise OutputError(
+                f"{folder.parts} lacks well {name}, or its part is damaged: run its shard again"
+            )
+        results[name] = found
+    if not results:
+        raise OutputError(f"{folder.path} has no finished well: see why in its shards' records")
+    return results
