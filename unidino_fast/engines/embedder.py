@@ -17,6 +17,7 @@ from unidino_fast.engines.choose import (
     COMPUTE_BATCH,
     Engine,
     build_engine,
+    check_engine,
     choose_device,
     choose_engine,
     choose_precision,
@@ -50,7 +51,8 @@ def load_backbone(
         weights: `default`, a file, `FILE#student`, `timm:NAME`, `hf:REPO`, `random[:SEED]`.
         engine: `auto` (by device and size of the job), `eager`, `compile`, `onnx` or `tensorrt`.
         device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda` or `cuda:N`.
-        precision: `auto` (bf16 on CUDA, fp32 on the CPU), `fp32`, `bf16` or `fp16`.
+        precision: `auto` (bf16 on CUDA, fp32 on the CPU), `fp32`, `bf16`, `fp16` or, on
+            GPUs from Ada and Hopper on, `fp8`.
         tile: tile edge in pixels; the size that the weights were trained at by default.
         batch_size: tiles a step of the network. A fixed size for the device by default: another
             may change the last bits of the embeddings.
@@ -62,6 +64,7 @@ def load_backbone(
     place = choose_device(device)
     arithmetic = choose_precision(precision, place)
     choose_engine(engine, place, None)
+    check_engine(engine, arithmetic)
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"batch size {batch_size} is too small: use 1 or more")
     backbone = open_backbone(weights)
