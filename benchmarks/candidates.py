@@ -71,8 +71,11 @@ def builders(setting: Setting, engines: Sequence[EngineName]) -> dict[str, Build
     """Everything that can be compared in this setting, the baseline first.
 
     Reduced precision is autocast, as people run timm; on CUDA the compiled model stands there with
-    its weights cast beforehand too, which is faster.
+    its weights cast beforehand too, which is faster. Nobody else runs fp8 here: our engines in it
+    stand beside the same ones in bf16.
     """
+    if setting.precision == "fp8":
+        return _fp8_builders(setting, engines)
     found: dict[str, Builder] = {BASELINE: timm_eager}
     for name in engines:
         found[f"{OURS} {name}"] = partial(own_engine, name=name)
@@ -84,6 +87,15 @@ def builders(setting: Setting, engines: Sequence[EngineName]) -> dict[str, Build
         found["OpenVINO of timm"] = timm_openvino
         if setting.batch >= 2 * _STREAM_TILES:
             found["OpenVINO of timm, streams"] = timm_openvino_streams
+    return found
+
+
+def _fp8_builders(setting: Setting, engines: Sequence[EngineName]) -> dict[str, Builder]:
+    plain = replace(setting, precision="bf16")
+    found: dict[str, Builder] = {}
+    for name in engines:
+        found[f"{OURS} {name}"] = partial(own_engine, name=name)
+        found[f"{OURS} {name}, bf16"] = partial(_engine_of, plain, name)
     return found
 
 
@@ -171,6 +183,11 @@ def own_engine(setting: Setting, *, name: EngineName) -> Network:
     engine = build_engine(name, graph, setting.device, setting.precision, step=setting.step)
     patch = setting.backbone.patch_size
     return lambda tiles: engine(patches_of(tiles[:, 0], patch))
+
+
+def _engine_of(setting: Setting, name: EngineName, _: Setting) -> Network:
+    """One of our engines in a setting of its own."""
+    return own_engine(setting, name=name)
 
 
 def copied(backbone: Backbone) -> Backbone:

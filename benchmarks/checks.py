@@ -14,9 +14,12 @@ import torch
 from unidino_fast import kernels
 from unidino_fast.benchmarks.prepare import agreement
 from unidino_fast.engines import load_backbone
+from unidino_fast.engines.choose import lacks_fp8
 from unidino_fast.engines.selfcheck import LIMITS
 from unidino_fast.errors import EngineError
 from unidino_fast.kernels.intensity_range import COUNTED_DTYPES
+from unidino_fast.kernels.mlp import MLP_DTYPES
+from unidino_fast.kernels.quantize_rows import ROW_DTYPES
 from unidino_fast.kernels.segment_mean import FEATURE_DTYPES
 from unidino_fast.kernels.tile_normalize import PIXEL_DTYPES, VALUE_DTYPES
 
@@ -56,6 +59,12 @@ def kernel_checks(device: torch.device, seed: int) -> Iterator[Check]:
         yield f"intensity_range {_short(pixel)}", partial(_check_percentiles, device, seed, pixel)
     for feature in FEATURE_DTYPES:
         yield f"segment_mean {_short(feature)}", partial(_check_mean, device, seed, feature)
+    if not lacks_fp8(device):
+        for row in ROW_DTYPES:
+            yield f"quantize_rows {_short(row)}", partial(_check_quantize_rows, device, seed, row)
+    for row in MLP_DTYPES:
+        if device.type == "cuda" or row == torch.float16:  # the interpreter lacks the other
+            yield f"mlp {_short(row)}", partial(_check_mlp, device, seed, row)
     if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > _LARGE_MEMORY:
         yield "tile_normalize of more than 2**31 pixels", partial(_check_large, device, seed)
 
@@ -160,6 +169,36 @@ def _check_mean(device: torch.device, seed: int, feature: torch.dtype) -> None:
         _poison(device)
         found = kernels.segment_mean(features.to(device), keep.to(device))
         _compare(found, expected, 2e-7, f"{features.shape}")
+
+
+def _check_quantize_rows(device: torch.device, seed: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for shape in ((1, 1), (131, 64), (197, 384), (61, 1536), (7, 101)):
+        x = torch.randn(shape, generator=generator) * torch.logspace(-3, 3, shape[0])[:, None]
+        x[shape[0] // 2] = 0
+        values, scales = kernels.quantize_rows_reference(x.to(dtype))
+        _poison(device)
+        found, found_scales = kernels.quantize_rows(x.to(dtype).to(device))
+        _compare(found_scales, scales, 0.0, f"scales of {shape}")
+        # one step of e4m3: below capability 9.0 a value next to a tie may go the other way
+        _compare(found, values, 2.0**-3, f"{shape}")
+
+
+def _check_mlp(device: torch.device, seed: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for n_rows, dim, hidden in ((1, 64, 64), (131, 192, 128), (257, 320, 64), (197, 384, 1536)):
+        sizes = (dim,), (dim,), (hidden, dim), (hidden,), (dim, hidden), (dim,)
+        weights = [torch.randn(size, generator=generator) / size[-1] ** 0.5 for size in sizes]
+        x = torch.randn(n_rows, dim, generator=generator).to(dtype)
+        expected = kernels.mlp_reference(x, *weights, epsilon=1e-6)
+        folded = kernels.fold_mlp(
+            *(weight.to(device) for weight in weights), epsilon=1e-6, dtype=dtype
+        )
+        _poison(device)
+        found = kernels.mlp(x.to(device), folded)
+        # weights, hidden features and the result are rounded; sums may cancel
+        scale = float(expected.abs().max())
+        _compare(found / scale + 1, expected / scale + 1, 4 * torch.finfo(dtype).eps, f"{x.shape}")
 
 
 def _check_large(device: torch.device, seed: int) -> None:

@@ -13,7 +13,7 @@ from unidino_fast.benchmarks.environment import describe_environment
 from unidino_fast.benchmarks.model import ModelJob, bench_model, model_effort
 from unidino_fast.benchmarks.plot import plot_rows
 from unidino_fast.benchmarks.rows import LINES, TABLE, append_rows, render
-from unidino_fast.engines.choose import ENGINES, choose_device, choose_precision
+from unidino_fast.engines.choose import ENGINES, choose_device, choose_precision, lacks_fp8
 from unidino_fast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 _BATCHES = {"cpu": (1, 16), "cuda": (64, 256, 1024)}
 _QUICK_BATCHES = {"cpu": (8,), "cuda": (256,)}
-_PRECISIONS: dict[str, tuple[Precision, ...]] = {"cpu": ("fp32",), "cuda": ("bf16", "fp16", "fp32")}
+_PRECISIONS: dict[str, tuple[Precision, ...]] = {
+    "cpu": ("fp32",),
+    "cuda": ("bf16", "fp16", "fp8", "fp32"),
+}
 _ENGINES: dict[str, tuple[EngineName, ...]] = {
     "cpu": ("eager", "compile", "onnx"),
     "cuda": ("eager", "compile", "onnx", "tensorrt"),
@@ -132,7 +135,8 @@ def _model_job(
     for batch in batch_sizes:
         if batch < 1:
             raise UsageError(f"batch size {batch} is too small: use 1 or more")
-    usual = _PRECISIONS[device.type]
+    lack = lacks_fp8(device)
+    usual = tuple(one for one in _PRECISIONS[device.type] if one != "fp8" or not lack)
     chosen = tuple(choose_precision(name, device) for name in precisions)
     batches = _QUICK_BATCHES if quick else _BATCHES
     return ModelJob(

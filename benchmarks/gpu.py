@@ -1,6 +1,6 @@
 """Everything that only a GPU can show, in one call: `python -m unidino_fast.benchmarks.gpu`.
 
-Needs a CUDA device, torch, triton, timm and numpy, and under 8 minutes. Each step is a process of
+Needs a CUDA device, torch, triton, timm and numpy, and under 10 minutes. Each step is a process of
 its own with a limit of time: an illegal memory access spoils its process for good, a hanging
 compiler would hold up all, and neither may cost the other steps. The most telling steps come first.
 """
@@ -29,6 +29,7 @@ from unidino_fast.benchmarks.environment import describe_environment
 from unidino_fast.benchmarks.model import ModelJob, bench_model, model_effort
 from unidino_fast.benchmarks.planes import bench_planes
 from unidino_fast.benchmarks.rows import append_rows, read_rows, render
+from unidino_fast.engines.choose import lacks_fp8
 from unidino_fast.errors import UnidinoError, first_line
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
 
     from unidino_fast.benchmarks.checks import Check
     from unidino_fast.benchmarks.rows import Row
+    from unidino_fast.choices import Precision
 
-TOTAL_SECONDS = 470.0
+TOTAL_SECONDS = 570.0
 """All steps together; a step that would begin later is left out, and named."""
 WEIGHTS = "random:0"
 BATCH = 256
@@ -96,16 +98,36 @@ def measure_kernels(device: torch.device, out: Path) -> bool:
 
 def measure_model(device: torch.device, out: Path) -> bool:
     """Tiles a second of the engines and their competitors."""
+    return _measured(device, out, "bf16")
+
+
+def _measured(device: torch.device, out: Path, precision: Precision) -> bool:
     job = ModelJob(
         open_backbone(WEIGHTS),
         device,
         ("compile", "eager"),
-        ("bf16",),
+        (precision,),
         (BATCH,),
         model_effort(device, quick=True),
         prepare_seconds=_PREPARE_SECONDS,
     )
     return _kept(bench_model(job, describe_environment(device), say), out)
+
+
+def check_fp8(device: torch.device, out: Path) -> bool:
+    """Engines in fp8 against timm, where the GPU has it."""
+    if lack := lacks_fp8(device):
+        print(f"left out: {lack}")
+        return True
+    return _all_pass(engine_checks(WEIGHTS, device, (("eager", "fp8"), ("compile", "fp8"))))
+
+
+def measure_fp8(device: torch.device, out: Path) -> bool:
+    """Tiles a second of our engines in fp8 and in bf16, where the GPU has it."""
+    if lack := lacks_fp8(device):
+        print(f"left out: {lack}")
+        return True
+    return _measured(device, out, "fp8")
 
 
 STEPS = {
@@ -114,6 +136,8 @@ STEPS = {
     "measure_kernels": Step(measure_kernels, 90),
     "check_engines": Step(check_engines, 120),
     "measure_model": Step(measure_model, 200),
+    "check_fp8": Step(check_fp8, 100),
+    "measure_fp8": Step(measure_fp8, 150),
 }
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from unidino_fast.benchmarks.measure import Candidate
+from unidino_fast.engines.fp8 import scaled_product
+from unidino_fast.ops import quantize_rows
 
 if TYPE_CHECKING:
     from unidino_fast.choices import Precision
@@ -25,20 +27,22 @@ def matrix_product(device: torch.device, precision: Precision) -> Candidate:
     """A product of two square matrices of normal numbers; its work is in operations.
 
     The precision is what torch calls so: float32 without tensor-core shortcuts unless the program
-    allowed them.
+    allowed them. In fp8 rows and columns have scales, and the result is bf16.
     """
     edge = MATRIX_EDGE[device.type]
     generator = torch.Generator(device).manual_seed(0)
-    left, right = (
-        torch.randn(edge, edge, device=device, generator=generator).to(DTYPES[precision])
-        for _ in range(2)
-    )
+    name, work = f"limit: matrix product of {edge} in {precision}", 2.0 * edge**3
+    left, right = (torch.randn(edge, edge, device=device, generator=generator) for _ in range(2))
+    if precision == "fp8":
+        (x, x_scales), (weight, scales) = quantize_rows(left), quantize_rows(right)
+        return Candidate(
+            name,
+            lambda: scaled_product(x, x_scales[:, None], weight, scales[None], None),
+            work,
+        )
+    left, right = left.to(DTYPES[precision]), right.to(DTYPES[precision])
     out = torch.empty_like(left)
-    return Candidate(
-        f"limit: matrix product of {edge} in {precision}",
-        lambda: torch.matmul(left, right, out=out),
-        2.0 * edge**3,
-    )
+    return Candidate(name, lambda: torch.matmul(left, right, out=out), work)
 
 
 def copy(device: torch.device) -> Candidate:

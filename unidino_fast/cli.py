@@ -191,8 +191,11 @@ def embed(
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"],
-        typer.Option(help="auto is bf16 on CUDA and fp32 on the CPU."),
+        Literal["auto", "fp32", "bf16", "fp16", "fp8"],
+        typer.Option(
+            help="auto is bf16 on CUDA and fp32 on the CPU; fp8 (float8 linear layers) is for GPUs"
+            " from Ada and Hopper on."
+        ),
     ] = "auto",
     batch_size: Annotated[
         int | None,

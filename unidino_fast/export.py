@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ExportFormat = Literal["onnx", "tensorrt"]
 
 FORMATS = get_args(ExportFormat)
-PRECISIONS = get_args(PrecisionName)
+PRECISIONS = tuple(name for name in get_args(PrecisionName) if name != "fp8")
 BATCH_SIZE = 256
 """Tiles in a batch of a TensorRT engine, unless said otherwise."""
 _AUTO: dict[str, Precision] = {"onnx": "fp32", "tensorrt": "bf16"}

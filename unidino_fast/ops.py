@@ -14,6 +14,7 @@ import torch
 
 from unidino_fast import kernels
 from unidino_fast.kernels.intensity_range import COUNTED_DTYPES
+from unidino_fast.kernels.quantize_rows import ROW_DTYPES
 from unidino_fast.kernels.segment_mean import FEATURE_DTYPES
 from unidino_fast.kernels.tile_normalize import PIXEL_DTYPES
 
@@ -25,6 +26,7 @@ Implementation = Literal["triton", "reference"]
 _LOG = logging.getLogger(__name__)
 _DTYPES = {
     "intensity_range": COUNTED_DTYPES,
+    "quantize_rows": ROW_DTYPES,
     "segment_mean": FEATURE_DTYPES,
     "tile_normalize": PIXEL_DTYPES,
     "tile_signal": PIXEL_DTYPES,
@@ -46,6 +48,16 @@ def intensity_range(planes: Tensor, percentiles: tuple[float, ...]) -> Tensor:
     if implementation("intensity_range", planes) == "triton":
         return kernels.intensity_range(planes.contiguous(), percentiles)
     return kernels.intensity_range_reference(planes, percentiles)
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (M, K) in e4m3 and their scales (M,). See `kernels.quantize_rows_reference`.
+
+    Under torch.compile it is the reference, which the compiler joins with what makes the rows.
+    """
+    if torch.compiler.is_compiling() or implementation("quantize_rows", x) == "reference":
+        return kernels.quantize_rows_reference(x)
+    return kernels.quantize_rows(x.contiguous())
 
 
 def segment_mean(features: Tensor, keep: Tensor) -> Tensor:

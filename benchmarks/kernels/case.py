@@ -26,6 +26,7 @@ class OpCase:
         reference: what the kernel must equal.
         expression: what one would write in torch for speed; None where that is the reference.
         tolerance: of the relative error to the reference.
+        flops: operations of its matrix products; where there are some, it is measured by them.
     """
 
     op: str
@@ -36,6 +37,7 @@ class OpCase:
     reference: Callable[[], Tensor]
     expression: Callable[[], Tensor] | None
     tolerance: float
+    flops: int | None = None
 
 
 def fluorescence(

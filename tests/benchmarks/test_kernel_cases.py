@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 def small(monkeypatch: pytest.MonkeyPatch, in_seconds: None) -> None:
     for op in OPS:
         module = f"unidino_fast.benchmarks.kernels.{op}"
-        if op != "segment_mean":
+        if hasattr(importlib.import_module(module), "fields"):
             monkeypatch.setattr(f"{module}.fields", lambda _: (2, 224, 448))
 
 
@@ -52,6 +52,14 @@ def test_bytes_are_inputs_once_and_outputs_once() -> None:
     assert [one.n_bytes for one in cases("tile_normalize")] == [pixels * 4, pixels * 6]
     assert [one.n_bytes for one in cases("intensity_range")] == [pixels * 2 + 32, pixels + 32]
     assert [one.n_bytes for one in cases("tile_signal")] == [pixels * 2 + 4 * 4]
+    assert [one.n_bytes for one in cases("quantize_rows")] == [
+        394 * (384 * 5 + 4),
+        394 * (1536 * 3 + 4),
+    ]
+    weights = 2 * (2 * 384 * 1536 + 3 * 384 + 1536)
+    assert [(one.n_bytes, one.flops) for one in cases("mlp")] == [
+        (394 * 384 * 4 + weights, 4 * 394 * 384 * 1536)
+    ]
 
 
 def test_rows_on_the_cpu_are_the_references(environment: Environment, short: Effort) -> None:
@@ -59,7 +67,7 @@ def test_rows_on_the_cpu_are_the_references(environment: Environment, short: Eff
     assert {row.benchmark for row in rows} == {f"kernels/{op}" for op in OPS}
     for row in rows:
         assert row.value is not None
-        assert row.unit == "GB/s"
+        assert row.unit == ("TFLOP/s" if row.benchmark == "kernels/mlp" else "GB/s")
         assert row.is_limit or row.candidate == REFERENCE
         assert row.is_limit == (row.note == "")
         assert row.is_limit or "no kernel of ours runs there" in row.note

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from unidino_fast.kernels.mlp import plan_mlp
+
 README = Path(__file__).parents[2] / "kernels" / "README.md"
 
 T, E, D, H, F, L = 224, 16, 384, 6, 1536, 12
@@ -125,6 +127,26 @@ def mlp_rows() -> list[str]:
     ]
 
 
+def plan_rows() -> list[str]:
+    """One program of the MLP kernel: kB of sums and of rows, MFLOP, FLOP a byte of weights."""
+    plans = {
+        "sm_80": (8, 0),
+        "sm_90": (9, 0),
+        "sm_100": (10, 0),
+        "sm_86, sm_89, sm_120": (12, 0),
+    }
+    found = []
+    for name, capability in plans.items():
+        plan = plan_mlp(dim=D, hidden=F, capability=capability)
+        rows = plan["ROWS"]
+        flop, weights = 4 * rows * D * F, 4 * D * F
+        found.append(
+            f"| {name} | {rows} | {plan['COLUMNS']} | {plan['FEATURES']} | {4 * rows * D / 1e3:.1f}"
+            f" | {2 * rows * D / 1e3:.1f} | {flop / 1e6:.1f} | {flop // weights} |"
+        )
+    return found
+
+
 def op_rows() -> list[str]:
     plane = 2 * 1080 * 1080
     values = 2**16
@@ -138,6 +160,13 @@ def op_rows() -> list[str]:
         ("`intensity_range`, u16", "a plane", plane + 4 * values * (1 + 4), None),
         # float32, comparison to bytes, sum
         ("`tile_signal`, u16", "a tile", 2 * tile, ((2 + 4) + (4 + 1) + 1) * tile),
+        # abs, amax, divide, clamp, cast of float32 -> e4m3
+        (
+            "`quantize_rows`, float32",
+            "a tile",
+            n * ((4 + 1) * D + 4),
+            n * D * (8 + 4 + 8 + 8 + (4 + 1)),
+        ),
         # float64 copy of the kept, mean
         ("`segment_mean`, float32", "a tile", 4 * D, (4 + 4 + 4 + 8 + 8) * D),
     ]
@@ -149,7 +178,7 @@ def op_rows() -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("row", flop_rows() + network_rows() + mlp_rows() + op_rows())
+@pytest.mark.parametrize("row", flop_rows() + network_rows() + mlp_rows() + plan_rows() + op_rows())
 def test_readme_says_what_the_formulas_give(row):
     assert row in README.read_text().splitlines()
 
@@ -164,6 +193,14 @@ def test_readme_concludes_what_the_formulas_give():
     assert f"another {fused / joint:.2f} times at most" in text
     assert f"That is {alone:.2f} times at best" in text
     assert f"need {REACHED[1] / 128 / 1e12:.2f} TB/s from the L2 cache" in text
+    assert f"all weights, 4 D F = {4 * D * F / 1e6:.2f} MB, for each block of rows" in text
+    steps = [n * D * 33 / REACHED[0], n * (5 * D + 4) / REACHED[0], QKV[0] / REACHED[1] / 2]
+    assert (
+        "{:.2f} µs a tile in torch's steps, {:.2f} in the kernel; {:.2f} is what".format(
+            *(1e6 * one for one in steps)
+        )
+        in text
+    )
     assert f"`a` = 2 n D bytes = {a / 1e3:.0f} kB" in text
 
 
@@ -185,4 +222,8 @@ def test_matrix_products_are_those_that_torch_counts():
 
 
 if __name__ == "__main__":
-    print("\n".join([*flop_rows(), "", *network_rows(), "", *mlp_rows(), "", *op_rows()]))
+    print(
+        "\n".join(
+            [*flop_rows(), "", *network_rows(), "", *mlp_rows(), "", *plan_rows(), "", *op_rows()]
+        )
+    )

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 ENGINES = get_args(EngineName)
 PRECISIONS = get_args(PrecisionName)
+FP8_ENGINES = ("eager", "compile")
+FP8_CAPABILITY = (8, 9)
+"""The first GPUs (Ada, Hopper) whose tensor cores multiply float8, with a scale for each row."""
 BATCH_TILES = {"cpu": 64, "cuda": 256}
 """Tiles handed to an engine at once, by device: enough to keep all cores busy."""
 _STEP_TILES = {"cpu": 8, "cuda": 256}
@@ -59,10 +62,11 @@ def choose_engine(
         n_tiles: tiles of the whole job, None if unknown.
 
     Raises:
-        UsageError: an unknown name.
+        UsageError: an unknown name, or an engine that does not compute in this precision.
     """
     if name not in ENGINES:
         raise UsageError(f"engine {name!r} is unknown: use {', '.join(ENGINES)}")
+    check_engine(name, precision)
     if name != "auto":
         return cast("EngineName", name)
     fast = _FAST[device.type]
@@ -111,6 +115,11 @@ def build_engine(
         UsageError: its packages are not installed, or it does not do this precision here.
     """
     step = step or step_of(device, graph.dim)
+    check_engine(name, precision)
+    if precision == "fp8":
+        from unidino_fast.engines.fp8 import fp8_graph
+
+        graph = fp8_graph(graph)
     if name == "compile":
         from unidino_fast.engines.compiled import CompiledEngine
 
@@ -126,6 +135,25 @@ def build_engine(
     from unidino_fast.engines.eager import EagerEngine
 
     return EagerEngine(graph, device, precision, step=step)
+
+
+def check_engine(name: str, precision: Precision) -> None:
+    """Raises UsageError where an engine does not compute in a precision on any device."""
+    if precision == "fp8" and name not in ("auto", *FP8_ENGINES):
+        raise UsageError(
+            f"engine {name} does not compute in fp8: use --precision bf16, or --engine"
+            f" {' or '.join(FP8_ENGINES)}"
+        )
+
+
+def lacks_fp8(device: torch.device) -> str:
+    """Why a device does not compute in fp8; empty where it does."""
+    if device.type != "cuda":
+        return f"{device} is none"
+    found = torch.cuda.get_device_capability(device)
+    if found < FP8_CAPABILITY:
+        return f"{torch.cuda.get_device_name(device)} has {found[0]}.{found[1]}"
+    return ""
 
 
 def choose_device(name: str) -> torch.device:
@@ -154,10 +182,17 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     """The precision of a name; `auto` is bf16 on CUDA and fp32 on the CPU.
 
     Raises:
-        UsageError: an unknown name.
+        UsageError: an unknown name, or fp8 on a device that does not multiply it.
     """
     if name == "auto":
         return "bf16" if device.type == "cuda" else "fp32"
     if name not in PRECISIONS:
         raise UsageError(f"precision {name!r} is not available: use {', '.join(PRECISIONS)}")
+    lack = lacks_fp8(device) if name == "fp8" else ""
+    if lack:
+        needed = ".".join(map(str, FP8_CAPABILITY))
+        raise UsageError(
+            f"precision fp8 needs a CUDA device of compute capability {needed} or later, and"
+            f" {lack}: use --precision bf16"
+        )
     return cast("Precision", name)

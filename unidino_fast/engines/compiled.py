@@ -31,7 +31,7 @@ class CompiledEngine:
     Args:
         graph: patches (N, tokens, P * P) -> (N, D).
         device: where it runs.
-        precision: `fp32`, or autocast to `bf16` or `fp16`.
+        precision: `fp32`, or autocast to `bf16` or `fp16`; `fp8` for an `fp8_graph`.
         step: tiles in a call of the network.
 
     Attributes:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from unidino_fast.choices import Precision
     from unidino_fast.engines.graph import InferenceGraph
 
-AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
+"""Of what the graph does not compute in float32 or, in `fp8`, in its float8 layers."""
 
 
 class EagerEngine:
@@ -26,7 +27,7 @@ class EagerEngine:
     Args:
         graph: patches (N, tokens, P * P) -> (N, D).
         device: where it runs.
-        precision: `fp32`, or autocast to `bf16` or `fp16`.
+        precision: `fp32`, or autocast to `bf16` or `fp16`; `fp8` for an `fp8_graph`.
         step: tiles in a call of the network.
     """
 

@@ -47,16 +47,20 @@ def onnx_model(
 
     Args:
         graph: what to write.
-        precision: type of the weights and of the arithmetic.
+        precision: type of the weights and of the arithmetic; not fp8.
         metadata: goes into the model's `metadata_props`, in this order.
 
     Returns:
         The file's bytes; equal arguments give equal bytes.
 
     Raises:
-        UsageError: the package onnx is not installed, the weights exceed the 2 GB of an ONNX file,
-            or a weight is out of the range of fp16.
+        UsageError: fp8, the package onnx is not installed, the weights exceed the 2 GB of an ONNX
+            file, or a weight is out of the range of fp16.
     """
+    if precision not in _DTYPES:
+        raise UsageError(
+            f"{precision} is not written to ONNX files: use --precision bf16, or --engine compile"
+        )
     onnx = imported("onnx")
     dtype = _DTYPES[precision]
     n_bytes = sum(weight.numel() for weight in graph.parameters()) * dtype.itemsize

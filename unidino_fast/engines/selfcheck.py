@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from unidino_fast.engines.embedder import Embedder
 
-LIMITS = {"fp32": 0.99999, "bf16": 0.999, "fp16": 0.999}
+LIMITS = {"fp32": 0.99999, "bf16": 0.999, "fp16": 0.999, "fp8": 0.995}
 """Lowest cosine between an embedding and the reference's, by precision."""
 
 

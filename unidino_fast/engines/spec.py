@@ -76,7 +76,8 @@ def load_backbone(
         weights: `default`, a file, `FILE#student`, `timm:NAME`, `hf:REPO`, `random[:SEED]`.
         engine: `auto` (by device and size of the job), `eager`, `compile`, `onnx` or `tensorrt`.
         device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda` or `cuda:N`.
-        precision: `auto` (bf16 on CUDA, fp32 on the CPU), `fp32`, `bf16` or `fp16`.
+        precision: `auto` (bf16 on CUDA, fp32 on the CPU), `fp32`, `bf16`, `fp16` or, on
+            GPUs from Ada and Hopper on, `fp8`.
         tile: tile edge in pixels; the size that the weights were trained at by default.
         batch_size: tiles handed to the engine at once, by default as many as keep the device busy.
             More take more memory; the embeddings are the same to the last bit.
