@@ -20,6 +20,7 @@ from unidino_fast.clock import StageClock
 from unidino_fast.embedding import embed_wells, sample_patches
 from unidino_fast.engines.selfcheck import self_check
 from unidino_fast.parts import write_part
+from unidino_fast.provenance import device_name, software_versions
 from unidino_fast.results import WellResult
 from unidino_fast.storage import open_storage
 
@@ -113,7 +114,7 @@ class Done:
 
 def run_job(job: WellsJob) -> Done:
     """Runs on a worker: embeds some wells."""
-    plugin = _plugin()
+    plugin = _plugin(get_worker())
     plate = job.plate
     clock = StageClock()
     shares = Path(plate.parts, plate.marker).exists()
@@ -134,7 +135,7 @@ def run_job(job: WellsJob) -> Done:
 
 def run_check(plate: PlateJob, wells: tuple[WellTask, ...]) -> SelfCheck | None:
     """Runs on a worker: holds its engine against the reference, on tiles of these wells."""
-    plugin = _plugin()
+    plugin = _plugin(get_worker())
     with plugin.one_at_a_time:
         model = plugin.model.for_job(plate.n_tiles)
         if model.is_reference:
@@ -143,11 +144,9 @@ def run_check(plate: PlateJob, wells: tuple[WellTask, ...]) -> SelfCheck | None:
         return self_check(model, sample_patches(wells, storage, model, plate.options))
 
 
-def describe_worker() -> dict[str, Any]:
+def describe_worker(dask_worker: Worker) -> dict[str, Any]:
     """Runs on a worker: what decides its numbers, and must be the same on all."""
-    from unidino_fast.provenance import device_name, software_versions
-
-    model = _plugin().model
+    model = _plugin(dask_worker).model
     return {
         "device": model.device.type,
         "device_name": device_name(model.device),
@@ -156,8 +155,8 @@ def describe_worker() -> dict[str, Any]:
     }
 
 
-def _plugin() -> BackbonePlugin:
-    return cast("BackbonePlugin", get_worker().plugins[PLUGIN])
+def _plugin(worker: Worker) -> BackbonePlugin:
+    return cast("BackbonePlugin", worker.plugins[PLUGIN])
 
 
 @lru_cache(maxsize=4)

@@ -139,6 +139,7 @@ def local_session(n_workers: int, spec: ModelSpec) -> Iterator[Session]:
         "distributed.scheduler.allowed-failures": 0,
         "distributed.worker.multiprocessing-method": "spawn",
         "distributed.worker.daemon": True,
+        "logging.distributed": "critical",
         "distributed.comm.timeouts.connect": f"{_CONNECT_SECONDS}s",
     }
     with dask.config.set(settings), _quiet():
@@ -146,7 +147,13 @@ def local_session(n_workers: int, spec: ModelSpec) -> Iterator[Session]:
         common = {"host": "127.0.0.1", "protocol": "tls://", "security": security}
         worker = {
             "cls": Nanny,
-            "options": {**common, "nthreads": n_threads, "memory_limit": 0, "dashboard": False},
+            "options": {
+                **common,
+                "nthreads": n_threads,
+                "memory_limit": 0,
+                "dashboard": False,
+                "silence_logs": logging.CRITICAL,
+            },
         }
         gpus = _visible_gpus()
         workers = {index: _with_gpu(worker, gpus, index) for index in range(n_workers)}
