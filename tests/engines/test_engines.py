@@ -103,10 +103,11 @@ def test_full_size_neighbours_do_not_change_a_bit() -> None:
 
 
 @pytest.mark.parametrize("engine", ["eager", "compile", "onnx"])
-def test_cores_do_not_change_a_bit(engine: str) -> None:
+def test_cores_do_not_change_a_bit(request: pytest.FixtureRequest, engine: str) -> None:
     """ViT-S/16 width: torch would share these products among its threads."""
     tiles = torch.rand(19, 224, 224, generator=torch.Generator().manual_seed(4))
     found = []
+    request.addfinalizer(lambda: torch.set_num_threads(1))
     for n_cores in (1, 2, 3):
         torch.set_num_threads(n_cores)
         model = uf.load_backbone("random:1", device="cpu", engine=engine)

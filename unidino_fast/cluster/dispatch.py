@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections import Counter, deque
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 from distributed import as_completed
@@ -79,17 +81,23 @@ class Dispatcher:
                     self._submit(suspects.popleft())
                 future = next(self._done)
                 job = self._flying.pop(future)
-                if future.status == "finished":
-                    done = future.result()
+                try:
+                    done = future.result()  # of a worker that just died: done again meanwhile
+                except KilledWorker:
+                    for single in self._after_death(job):
+                        deaths = self._deaths[single.wells[0].name]
+                        if deaths >= _DEATHS:
+                            yield single.wells[0], _poisoned(single, deaths)
+                        else:
+                            (waiting if deaths < _DEATHS - 1 else suspects).append(single)
+                except CancelledError as error:
+                    raise ClusterError(
+                        "the scheduler is gone: finished wells are kept, start it and run the same"
+                        " command again"
+                    ) from error
+                else:
                     self.seconds.update(done.seconds)
                     yield from zip(job.wells, done.outcomes, strict=True)
-                    continue
-                for single in self._after_death(job, future):
-                    deaths = self._deaths[single.wells[0].name]
-                    if deaths >= _DEATHS:
-                        yield single.wells[0], _poisoned(single, deaths)
-                    else:
-                        (waiting if deaths < _DEATHS - 1 else suspects).append(single)
         finally:
             self._client.cancel(list(self._flying))
             self._flying.clear()
@@ -99,25 +107,19 @@ class Dispatcher:
         self._flying[future] = job
         self._done.add(future)
 
-    def _key(self, job: WellsJob) -> tuple[str, str, int]:
-        """What the dashboard shows: tasks are grouped by the first part."""
-        tries = self._deaths[job.wells[0].name]
-        return (f"embed {job.plate.name}", job.name, tries)
+    def _key(self, job: WellsJob) -> tuple[str, str, str]:
+        """What the dashboard shows, grouped by the first part; never used twice.
 
-    def _after_death(self, job: WellsJob, future: Future[Any]) -> list[WellsJob]:
+        A scheduler answers a key that it knows with what it has, which may be another run's.
+        """
+        return (f"embed {job.plate.name}", job.name, uuid.uuid4().hex)
+
+    def _after_death(self, job: WellsJob) -> list[WellsJob]:
         """The wells of a job that took its worker along, each counted."""
-        error = None if future.status in ("cancelled", "lost") else future.exception()
-        if error is None:
-            raise ClusterError(
-                "the scheduler is gone: finished wells are kept, start it and run the same command"
-                " again"
-            )
-        if not isinstance(error, KilledWorker):
-            raise error
         singles = job.singles()
         for single in singles:
             self._deaths[single.wells[0].name] += 1
-        _log.warning("a worker died while it embedded %s: trying again", job.name)
+        _log.warning("a worker died while it had %s in hand: trying again", job.name)
         return singles
 
 

@@ -34,6 +34,8 @@ _CONNECT_SECONDS = 30
 _START_SECONDS = 120
 """Until the first worker is there with torch imported and its backbone."""
 
+_NO_DASHBOARD = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+"""It serves a few pages even so; a fixed port would be taken by the next run."""
 _CHECKED_WELLS = 8
 """Wells that a self-check looks for a readable field in."""
 
@@ -160,7 +162,7 @@ def local_session(n_workers: int, spec: ModelSpec) -> Iterator[Session]:
         try:
             cluster = SpecCluster(
                 workers=workers,
-                scheduler={"cls": Scheduler, "options": {**common, "dashboard": False}},
+                scheduler={"cls": Scheduler, "options": {**common, **_NO_DASHBOARD}},
                 security=security,
                 silence_logs=logging.CRITICAL,
                 name="unidino_fast",

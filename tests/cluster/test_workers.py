@@ -1,0 +1,208 @@
+"""Workers give what one process gives, whichever of them dies."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from distributed import Worker, WorkerPlugin
+
+import unidino_fast as uf
+from unidino_fast.cluster import job
+from unidino_fast.config import EmbedOptions
+from unidino_fast.errors import PixelError, UsageError
+from unidino_fast.output import TABLES
+from unidino_fast.simulate import simulate_plate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import polars as pl
+
+    from unidino_fast.cluster.session import Session
+    from unidino_fast.engines.spec import ModelSpec
+    from unidino_fast.planning import WellTask
+
+OPTIONS = EmbedOptions(tile=32)
+
+
+@pytest.fixture(scope="module")
+def plate(tmp_path_factory: pytest.TempPathFactory) -> uf.Plate:
+    path = tmp_path_factory.mktemp("plates") / "p.zarr"
+    simulate_plate(path, rows=3, columns=4, n_fields=2, size=(70, 100), channels=("DNA", "ER"))
+    return uf.open_plate(path)
+
+
+@pytest.fixture(scope="module")
+def expected(
+    plate: uf.Plate, spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
+    """What this process alone writes."""
+    out = tmp_path_factory.mktemp("expected")
+    uf.embed_to_folder(plate, spec.build(), out, OPTIONS)
+    return tables_of(out / plate.name)
+
+
+def tables_of(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in TABLES}
+
+
+def embed(plate: uf.Plate, spec: ModelSpec, workers: Session, out: Path, **changes: Any) -> Any:
+    return uf.embed_to_folder(plate, workers.model(spec), out, OPTIONS, workers=workers, **changes)
+
+
+def test_files_are_byte_equal(
+    plate: uf.Plate, spec: ModelSpec, workers: Session, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    seen: list[str] = []
+    summary = embed(plate, spec, workers, tmp_path, on_well=lambda task: seen.append(task.name))
+    assert tables_of(tmp_path / plate.name) == expected
+    assert sorted(seen) == sorted(task.name for task in plate.wells)
+    assert summary.n_wells == 12
+    assert summary.n_resumed == 0
+    assert summary.seconds["embed"] > 0
+    names = {entry.name for entry in (tmp_path / plate.name).iterdir()}
+    assert names == {*TABLES, "manifest.json", "parts"}
+    again = embed(plate, spec, workers, tmp_path)
+    assert again.n_resumed == 12
+    assert tables_of(tmp_path / plate.name) == expected
+
+
+def test_without_shared_storage_rows_come_back(
+    plate: uf.Plate,
+    spec: ModelSpec,
+    workers: Session,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+) -> None:
+    """Workers that do not see the folder (its marker is gone) send features instead."""
+    real = job.PlateJob.__init__
+
+    def unseen(self: Any, **values: Any) -> None:
+        real(self, **{**values, "marker": "nowhere"})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job.PlateJob, "__init__", unseen)
+        embed(plate, spec, workers, tmp_path)
+    assert tables_of(tmp_path / plate.name) == expected
+
+
+class Deadly(WorkerPlugin):
+    """Ends the worker process when it embeds a certain well, for the first so many times."""
+
+    name = "deadly"
+
+    def __init__(self, well: str, log: Path, most: int) -> None:
+        self.well, self.log, self.most = well, log, most
+
+    def setup(self, worker: Worker) -> None:
+        real = job.embed_wells
+
+        def deadly(tasks: tuple[WellTask, ...], *args: Any) -> Any:
+            if self.well in [task.name for task in tasks]:
+                deaths = self.log.read_text() if self.log.exists() else ""
+                if deaths.count("\n") < self.most:
+                    self.log.write_text(deaths + f"{os.getpid()}\n")
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return real(tasks, *args)
+
+        job.embed_wells = deadly
+        self.real = real
+
+    def teardown(self, worker: Worker) -> None:
+        job.embed_wells = self.real
+
+
+@pytest.fixture
+def deadly(workers: Session, tmp_path: Path) -> Iterator[Any]:
+    def register(well: str, most: int) -> Path:
+        log = tmp_path / "deaths"
+        workers.client.register_plugin(Deadly(well, log, most))
+        return log
+
+    yield register
+    workers.client.unregister_worker_plugin("deadly")
+
+
+def test_a_worker_that_dies_mid_well_loses_nothing(
+    plate: uf.Plate,
+    spec: ModelSpec,
+    workers: Session,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+    deadly: Any,
+) -> None:
+    log = deadly("B02", 1)
+    embed(plate, spec, workers, tmp_path / "out")
+    assert len(log.read_text().split()) == 1
+    assert tables_of(tmp_path / "out" / plate.name) == expected
+
+
+@pytest.mark.parametrize("on_error", ["skip", "fail"])
+def test_a_poisoned_well_is_named(
+    plate: uf.Plate, spec: ModelSpec, workers: Session, tmp_path: Path, deadly: Any, on_error: Any
+) -> None:
+    """It kills three workers, the last one with nothing beside it; the others are embedded.
+
+    A death of which the nanny tells the scheduler before the broken connection does is not counted.
+    """
+    log = deadly("B02", 99)
+    said = "embedding B02 ended 3 worker processes"
+    if on_error == "fail":
+        with pytest.raises(PixelError, match=said) as caught:
+            embed(plate, spec, workers, tmp_path / "out")
+        assert "\n" not in str(caught.value)
+    else:
+        summary = embed(plate, spec, workers, tmp_path / "out", on_error="skip")
+        assert list(summary.left_out) == ["B02"]
+        assert said in summary.left_out["B02"]
+        assert summary.n_wells == 11
+    assert 3 <= len(log.read_text().split()) <= 6
+
+
+def test_a_worker_killed_from_outside(
+    plate: uf.Plate, spec: ModelSpec, workers: Session, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    pids = workers.client.run(os.getpid)
+
+    def kill(task: WellTask) -> None:
+        if pids:
+            os.kill(pids.popitem()[1], signal.SIGKILL)
+            pids.clear()
+            time.sleep(0.2)
+
+    embed(plate, spec, workers, tmp_path, on_well=kill)
+    assert tables_of(tmp_path / plate.name) == expected
+
+
+def test_faulty_pixels_are_named_by_workers_too(
+    small_plate: tuple[Path, pl.DataFrame], spec: ModelSpec, workers: Session, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(small_plate[0], tmp_path / "p.zarr"))
+    chunk = next(
+        path for path in (path / "A/2").rglob("*") if path.is_file() and "." not in path.name
+    )
+    chunk.write_bytes(chunk.read_bytes()[:20])
+    plate = uf.open_plate(path)
+    summary = embed(plate, spec, workers, tmp_path / "out", on_error="skip")
+    assert list(summary.left_out) == ["A02"]
+    assert "cannot be read" in summary.left_out["A02"]
+    with pytest.raises(PixelError, match=r"chunk A/2.* cannot be read"):
+        embed(plate, spec, workers, tmp_path / "other")
+
+
+def test_a_device_that_workers_lack(spec: ModelSpec) -> None:
+    from dataclasses import replace
+
+    from unidino_fast.cluster.session import local_session
+
+    with (
+        pytest.raises(UsageError, match="device cuda:7 is not here"),
+        local_session(1, replace(spec, device="cuda:7")),
+    ):
+        pass

@@ -1,0 +1,125 @@
+"""Shards of a plate and their merge: the same files as one run, and nothing missing unsaid."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import unidino_fast as uf
+from unidino_fast.config import EmbedOptions
+from unidino_fast.errors import OutputError, UsageError
+from unidino_fast.output import TABLES
+from unidino_fast.platemap import Platemap
+from unidino_fast.shards import Shard, merge
+
+if TYPE_CHECKING:
+    import polars as pl
+
+OPTIONS = EmbedOptions(tile=32)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_weights: Path) -> uf.Embedder:
+    return uf.load_backbone(tiny_weights, device="cpu")
+
+
+@pytest.fixture
+def platemap(small_plate: tuple[Path, pl.DataFrame], tmp_path: Path) -> Platemap:
+    small_plate[1].write_csv(tmp_path / "map.csv")
+    return Platemap("map.csv", uf.read_platemap(tmp_path / "map.csv"))
+
+
+@pytest.fixture
+def sharded(
+    small_plate: tuple[Path, pl.DataFrame], model: uf.Embedder, platemap: Platemap, tmp_path: Path
+) -> Path:
+    """The folder of a plate of which three shards are done, in no order."""
+    for index in (3, 1, 2):
+        plate = uf.open_plate(small_plate[0])
+        summary = uf.embed_to_folder(
+            plate, model, tmp_path / "out", OPTIONS, platemap=platemap, shard=Shard(index, 3)
+        )
+        assert summary.n_wells == 2
+    assert not any((tmp_path / "out/small" / name).exists() for name in TABLES)
+    return tmp_path / "out/small"
+
+
+def tables_of(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in TABLES}
+
+
+def test_merged_files_are_those_of_one_run(
+    small_plate: tuple[Path, pl.DataFrame],
+    model: uf.Embedder,
+    platemap: Platemap,
+    sharded: Path,
+    tmp_path: Path,
+) -> None:
+    plate = uf.open_plate(small_plate[0])
+    uf.embed_to_folder(plate, model, tmp_path / "whole", OPTIONS, platemap=platemap)
+    moved = Path(shutil.move(sharded, tmp_path / "elsewhere"))
+    summary = merge(moved, platemap)
+    assert tables_of(moved) == tables_of(tmp_path / "whole/small")
+    assert (summary["n_wells"], summary["n_shards"]) == (6, 3)
+    assert json.loads((moved / "manifest.json").read_text())["run"]["status"] == "done"
+    assert not (moved / ".lock").exists()
+
+
+def test_a_missing_shard_is_refused_and_named(sharded: Path, platemap: Platemap) -> None:
+    (sharded / "shards/2-of-3.json").unlink()
+    with pytest.raises(OutputError, match="lacks shard 2 of 3: run embed with --shard 2/3"):
+        merge(sharded, platemap)
+    assert not (sharded / "fields.parquet").exists()
+
+
+def test_a_missing_or_damaged_part_is_named(sharded: Path, platemap: Platemap) -> None:
+    part = sharded / "parts/A02.parquet"
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1  # a bit that rotted
+    part.write_bytes(content)
+    with pytest.raises(OutputError, match="lacks well A02, or its part is damaged"):
+        merge(sharded, platemap)
+    part.unlink()
+    with pytest.raises(OutputError, match="lacks well A02"):
+        merge(sharded, platemap)
+
+
+def test_shards_of_different_options_do_not_mix(
+    small_plate: tuple[Path, pl.DataFrame], model: uf.Embedder, sharded: Path, platemap: Platemap
+) -> None:
+    plate = uf.open_plate(small_plate[0])
+    other = EmbedOptions(tile=32, stride=16)
+    with pytest.raises(OutputError, match="holds results made with options stride 32, now 16"):
+        uf.embed_to_folder(
+            plate, model, sharded.parent, other, platemap=platemap, shard=Shard(1, 3)
+        )
+    record = sharded / "shards/2-of-3.json"
+    document = json.loads(record.read_text())
+    document["provenance"]["software"]["torch"] = "1.0"
+    record.write_text(json.dumps(document))
+    with pytest.raises(OutputError, match=r"shards 1 and 2 of .* different ways \(provenance"):
+        merge(sharded, platemap)
+    record.write_text("{")
+    with pytest.raises(OutputError, match="no readable record"):
+        merge(sharded, platemap)
+
+
+def test_the_platemap_of_the_shards_is_asked_for(sharded: Path) -> None:
+    with pytest.raises(UsageError, match=r"platemap map\.csv: give it by --metadata"):
+        merge(sharded)
+
+
+def test_no_shards(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="holds no finished shard"):
+        merge(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "-1/2", "1/0", ""])
+def test_what_is_no_shard(text: str) -> None:
+    with pytest.raises(UsageError, match="is no shard: use I/N"):
+        Shard.parse(text)
+    assert Shard.parse("2/3").of(range(7)) == range(1, 7, 3)
