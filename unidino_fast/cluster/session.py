@@ -18,6 +18,7 @@ from unidino_fast.cluster.dispatch import Dispatcher, wells_per_job
 from unidino_fast.cluster.job import BackbonePlugin, PlateJob, WellsJob, describe_worker, run_check
 from unidino_fast.engines import Embedder
 from unidino_fast.errors import ClusterError, UsageError, first_line
+from unidino_fast.provenance import software_versions
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -205,7 +206,8 @@ def _ready(client: Client, spec: ModelSpec, n_workers: int) -> Session:
     client.register_plugin(BackbonePlugin(spec))
     found = client.run(describe_worker)
     (first, *others) = found.items()
-    for address, facts in others:
+    here = ("this machine", {**first[1], "software": software_versions()})
+    for address, facts in (here, *others):
         for key, value in facts.items():
             if value != first[1][key]:
                 raise UsageError(
