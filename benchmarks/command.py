@@ -7,6 +7,8 @@ import sys
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Literal, cast
 
+import torch
+
 from unidino_fast.backbones import open_backbone
 from unidino_fast.benchmarks.bandwidth import bench_kernels, kernel_effort
 from unidino_fast.benchmarks.environment import describe_environment
@@ -19,8 +21,6 @@ from unidino_fast.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-
-    import torch
 
     from unidino_fast.benchmarks.rows import Row
     from unidino_fast.choices import EngineName, Precision
@@ -38,7 +38,7 @@ _ENGINES: dict[str, tuple[EngineName, ...]] = {
 
 
 def run_bench(
-    what: Literal["model", "kernels"],
+    what: Literal["model", "kernels", "io"],
     *,
     weights: str = "random:0",
     engines: Sequence[str] = (),
@@ -52,7 +52,8 @@ def run_bench(
     """Runs a benchmark and prints it.
 
     Args:
-        what: `model` (tiles a second of engines and competitors) or `kernels` (bytes a second).
+        what: `model` (tiles a second of engines and competitors), `kernels` (bytes a second) or
+            `io` (pixels a second from stored chunks).
         weights: backbone for `model`.
         engines: of ours, for `model`; all that this device has by default.
         precisions: for `model`; those that are usual on the device by default.
@@ -70,12 +71,14 @@ def run_bench(
         OutputError: `out` cannot be written.
     """
     place = choose_device(device)
-    if what == "kernels" and (engines or precisions or batch_sizes):
+    if what != "model" and (engines or precisions or batch_sizes):
         raise UsageError("engines, precisions and batch sizes belong to bench model")
     rows: list[Row] = []
     with redirect_stdout(sys.stderr):  # exporters and compilers print
         if what == "kernels":
             stream = _kernel_rows(place, quick=quick)
+        elif what == "io":
+            stream = _io_rows(quick=quick)
         else:
             job = _model_job(weights, engines, precisions, batch_sizes, place, quick=quick)
             stream = bench_model(job, describe_environment(place), say)
@@ -117,6 +120,14 @@ def _kernel_rows(device: torch.device, *, quick: bool) -> Iterator[Row]:
         say("note: no CUDA device: what is measured are the references, which run in their place")
     effort = kernel_effort(device, quick=quick)
     return bench_kernels(device, describe_environment(device), say, effort=effort)
+
+
+def _io_rows(*, quick: bool) -> Iterator[Row]:
+    # zarr and all that are not there on a bare GPU machine
+    from unidino_fast.benchmarks.reading import bench_io, io_effort
+
+    environment = describe_environment(torch.device("cpu"))
+    return bench_io(environment, say, effort=io_effort(quick=quick), n_fields=3 if quick else 6)
 
 
 def _model_job(

@@ -31,7 +31,7 @@ class Row:
     """One figure.
 
     Attributes:
-        benchmark: `model`, `planes`, `kernels/<op>`.
+        benchmark: `model`, `planes`, `kernels/<op>`, `io`.
         candidate: what was measured.
         shape: of the job, in words.
         precision: of the arithmetic, or the dtypes in and out.
@@ -48,6 +48,9 @@ class Row:
         limit_share: share of that limit that the job's necessary work reaches.
         cosine: lowest cosine of an output to the baseline's in float32.
         error: norm of the difference to the reference over the norm of the reference.
+        gil_share: share of its time in which it kept other threads from the interpreter, where
+            that is known.
+        cpu_ratio: processor time, of all threads, against that of the bare work.
         prepare_seconds: until the first result was there: export, compilation, tuning.
         noise: why the figure should not be quoted; empty where nothing speaks against it.
         note: anything else.
@@ -73,6 +76,8 @@ class Row:
     limit_share: float | None = None
     cosine: float | None = None
     error: float | None = None
+    gil_share: float | None = None
+    cpu_ratio: float | None = None
     prepare_seconds: float | None = None
     noise: str = ""
     note: str = ""
@@ -190,7 +195,7 @@ def _job(row: Row) -> str:
 
 def _cells(row: Row) -> list[str]:
     if row.value is None:
-        return [row.candidate, "-", "", "", "", "", "", row.note]
+        return [row.candidate, "-", *[""] * 7, row.note]
     remarks = [f"noisy: {row.noise}" if row.noise else "", row.note]
     ready = row.prepare_seconds
     return [
@@ -200,6 +205,8 @@ def _cells(row: Row) -> list[str]:
         "" if row.ratio is None else f"{row.ratio:.2f}x",
         "" if row.limit_share is None else f"{row.limit_share:.0%} of limit",
         "" if row.cosine is None else f"cosine {row.cosine:.6f}",
+        "" if row.gil_share is None else f"GIL {row.gil_share:.0%}",
+        "" if row.cpu_ratio is None else f"CPU {row.cpu_ratio:.2f}x of bare",
         "" if ready is None else f"ready in {ready:.1f} s",
         "; ".join(remark for remark in remarks if remark),
     ]

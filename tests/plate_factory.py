@@ -338,7 +338,7 @@ def refusal(location: Any, kind: type[UnidinoError] = PlateError, **options: Any
 
 def pixels_of(plate: Plate) -> dict[str, np.ndarray]:
     """All channels of each field at its first time point, by the path of its array."""
-    reader = FieldReader(plate.storage.zarr_store())
+    reader = FieldReader(plate.storage)
     return {
         field.array_path: reader.read(field, time=0, channels=range(field.length("c")), z="max")
         for field in plate.fields

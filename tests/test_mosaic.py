@@ -42,7 +42,7 @@ def test_a_mosaic_is_split_into_its_fields(
     assert [field.region for field in well.fields] == [
         Region(0, 0, 20, 30), Region(20, 0, 20, 30), Region(0, 30, 40, 20),
     ]  # fmt: skip
-    reader = FieldReader(plate.storage.zarr_store())
+    reader = FieldReader(plate.storage)
     for field in well.fields:
         y, x, h, w = (getattr(field.region, name) for name in ("y", "x", "height", "width"))
         read = reader.read(field, time=0, channels=(0, 1, 2), z="max")
@@ -117,6 +117,6 @@ def test_fractal(plates: ModuleType, tmp_path: Path) -> None:
     plates.write_json(tmp_path / "p.zarr/B/03/0/tables/.zattrs", tables)
     plate = open_plate(tmp_path / "p.zarr", strict=True)
     assert [(w.name, len(w.fields)) for w in plate.wells] == [("B03", 3)]
-    reader = FieldReader(plate.storage.zarr_store())
+    reader = FieldReader(plate.storage)
     read = reader.read(plate.fields[1], time=0, channels=(2,), z="mean")
     np.testing.assert_array_equal(read, written["B/03/0"][2:, 0, 20:40, 0:30])

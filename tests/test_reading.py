@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from zarr.storage import WrapperStore
 
 from unidino_fast.errors import PixelError
 from unidino_fast.plate import open_plate
-from unidino_fast.reading import FieldReader
+from unidino_fast.reading import FieldReader, FieldRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,7 +101,7 @@ def test_pixels_equal_those_written(name: str, plates: ModuleType, tmp_path: Pat
     written = plates.write_plate(tmp_path / "p.zarr", {"A/1": ["0"]}, layout)["A/1/0"]
     plate = open_plate(tmp_path / "p.zarr")
     [field] = plate.fields
-    reader = FieldReader(plate.storage.zarr_store())
+    reader = FieldReader(plate.storage)
     channels = tuple(range(field.length("c")))
     for time in range(field.length("t")):
         for z in ("max", "mean", field.length("z") - 1):
@@ -116,30 +115,33 @@ def test_channels_come_in_the_order_asked_for(plates: ModuleType, tmp_path: Path
     written = plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, sizes={"c": 6}, chunks=(4, 20, 51),
                                  labels=None)["A/1/0"]  # fmt: skip
     plate = open_plate(tmp_path / "p")
-    reader = FieldReader(plate.storage.zarr_store())
+    reader = FieldReader(plate.storage)
     for wanted in ((5, 0), (2,), (0, 0, 3), (3, 1, 5, 1)):
         read = reader.read(plate.fields[0], time=0, channels=wanted, z="max")
         np.testing.assert_array_equal(read, written[list(wanted)])
 
 
-class CountingStore(WrapperStore):
-    """Counts reads by key and span."""
+class CountingStorage:
+    """Counts fetches by key and span."""
 
-    def __init__(self, store: Any) -> None:
-        super().__init__(store)
-        self.counts: dict[tuple[str, str], int] = {}
+    def __init__(self, storage: Any) -> None:
+        self._storage = storage
+        self.counts: dict[tuple[str, tuple[int | None, int | None]], int] = {}
         self.lock = threading.Lock()
 
-    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def fetch(self, key: str, room: Any, start: int | None = None, stop: int | None = None) -> Any:
         with self.lock:
-            read = (key, str(byte_range))
+            read = (key, (start, stop))
             self.counts[read] = self.counts.get(read, 0) + 1
-        return await super().get(key, prototype, byte_range)
+        return self._storage.fetch(key, room, start, stop)
 
 
 COUNTED = [
     "axes-tczyx", "straddling", "v3-straddling", "all-channels", "z-chunks", "edge-chunks",
-    "absent", "v3-axes-zyx", "order-F-blosc",
+    "absent", "v3-axes-zyx", "order-F-blosc", "t-chunks",
 ]  # fmt: skip
 
 
@@ -151,34 +153,69 @@ def test_each_chunk_is_fetched_once_and_metadata_never(
     plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, layout)
     plate = open_plate(tmp_path / "p")
     [field] = plate.fields
-    store = CountingStore(plate.storage.zarr_store())
-    reader = FieldReader(store)
-    for time in range(field.length("t")):
-        reader.read(field, time=time, channels=tuple(range(field.length("c"))), z="max")
+    storage = CountingStorage(plate.storage)
+    channels = tuple(range(field.length("c")))
+    requests = [FieldRequest(field, time, channels, "max") for time in range(field.length("t"))]
+    for pixels in FieldReader(storage).stream(requests):
+        assert not isinstance(pixels, PixelError)
     expected = {f"{field.array_path}/{key}": 1 for key in plates.chunk_keys(layout)}
-    assert {key: count for (key, _), count in store.counts.items()} == expected
+    assert {key: count for (key, _), count in storage.counts.items()} == expected
 
 
-def test_each_chunk_of_a_shard_is_fetched_once(plates: ModuleType, tmp_path: Path) -> None:
-    """Of the shard's index, one copy a block is read: it is small."""
+@pytest.mark.parametrize("at_once", [True, False])
+def test_each_chunk_of_a_shard_is_fetched_once(
+    at_once: bool, plates: ModuleType, tmp_path: Path
+) -> None:
+    """And so is the shard's index."""
     layout = plates.Layout(**V3, chunks=(1, 16, 17), shards=(3, 48, 51))
     plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, layout)
     plate = open_plate(tmp_path / "p")
-    store = CountingStore(plate.storage.zarr_store())
-    FieldReader(store).read(plate.fields[0], time=0, channels=(0, 1, 2), z="max")
-    spans = {span: n for (_, span), n in store.counts.items() if span.startswith("RangeByte")}
-    assert len(spans) == 3 * 3 * 3
-    assert set(spans.values()) == {1}
-    others = [n for (_, span), n in store.counts.items() if not span.startswith("RangeByte")]
-    assert others == [3]
+    storage = CountingStorage(plate.storage)
+    reader = FieldReader(storage)
+    for channels in [(0, 1, 2)] if at_once else [(0,), (1,), (2,)]:
+        reader.read(plate.fields[0], time=0, channels=channels, z="max")
+    assert set(storage.counts.values()) == {1}
+    spans = [span for _, span in storage.counts]
+    assert len(spans) == 1 + 3 * 3 * 3
+    assert spans.count((-(27 * 16 + 4), None)) == 1
+
+
+REGIONS = {f"F{n}": (13.0 * (n // 3), 13.0 * (n % 3), 13.0, 13.0) for n in range(6)}
+
+
+@pytest.mark.parametrize(
+    ("max_in_flight", "n_fetches"),
+    [(None, 3 * 9), (2 * 6 * 3 * 20 * 20 * 2, 3 * 9), (1, 3 * 6 * 2)],
+)
+def test_chunks_that_regions_share_are_fetched_once(
+    max_in_flight: int | None, n_fetches: int, plates: ModuleType, tmp_path: Path
+) -> None:
+    """Six regions of 20 px on chunks of 16 px; without any memory, each region by itself."""
+    written = plates.write_plate(
+        tmp_path / "p", {"A/1": ["0"]}, sizes={"y": 40, "x": 60}, chunks=(1, 16, 20)
+    )["A/1/0"]
+    plates.write_roi_table(tmp_path / "p/A/1/0", 2, REGIONS)
+    plate = open_plate(tmp_path / "p")
+    storage = CountingStorage(plate.storage)
+    reader = FieldReader(storage, max_in_flight=max_in_flight)
+    requests = [FieldRequest(field, 0, (0, 1, 2), "max") for field in plate.fields]
+    assert len(requests) == 6
+    for field, pixels in zip(plate.fields, reader.stream(requests), strict=True):
+        region = field.region
+        assert region is not None
+        expected = written[:, region.y : region.y + 20, region.x : region.x + 20]
+        np.testing.assert_array_equal(pixels, expected)
+    touched = {key for key, _ in storage.counts}
+    assert len(touched) == 3 * 9
+    assert sum(storage.counts.values()) == n_fetches
 
 
 def test_only_the_chunks_asked_for_are_fetched(plates: ModuleType, tmp_path: Path) -> None:
     plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, axes="tczyx")
     plate = open_plate(tmp_path / "p")
-    store = CountingStore(plate.storage.zarr_store())
-    FieldReader(store).read(plate.fields[0], time=1, channels=(2,), z=3)
-    assert [key for key, _ in store.counts] == ["A/1/0/0/1/2/3/0/0"]
+    storage = CountingStorage(plate.storage)
+    FieldReader(storage).read(plate.fields[0], time=1, channels=(2,), z=3)
+    assert [key for key, _ in storage.counts] == ["A/1/0/0/1/2/3/0/0"]
 
 
 BROKEN: dict[str, dict[str, Any]] = {
@@ -197,7 +234,7 @@ BROKEN: dict[str, dict[str, Any]] = {
 
 def reader_error(root: Path) -> str:
     plate = open_plate(root)
-    reader = FieldReader(plate.storage.zarr_store())
+    reader = FieldReader(plate.storage)
     with pytest.raises(PixelError) as caught:
         reader.read(plate.fields[0], time=0, channels=(0, 1, 2), z="max")
     message = str(caught.value)
@@ -340,7 +377,7 @@ def test_one_reader_serves_several_threads(
     written = plates.write_plate(tmp_path / "p", wells, chunks=(1, 16, 16))
     place = plates.make_zip(tmp_path / "p", tmp_path / "p.zip") if zipped else tmp_path / "p"
     plate = open_plate(place)
-    reader = FieldReader(plate.storage.zarr_store())
+    reader = FieldReader(plate.storage)
     fields = list(plate.fields) * 3
 
     with ThreadPoolExecutor(4) as pool:
@@ -359,7 +396,7 @@ def test_one_block_is_in_memory_at_a_time(plates: ModuleType, tmp_path: Path) ->
     plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, axes="czyx", sizes=sizes, labels=None,
                        codec="none")  # fmt: skip
     plate = open_plate(tmp_path / "p")
-    reader = FieldReader(plate.storage.zarr_store())
+    reader = FieldReader(plate.storage)
     reader.read(plate.fields[0], time=0, channels=(0,), z=0)
     plane = 256 * 256 * 2
     tracemalloc.start()

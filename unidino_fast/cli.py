@@ -406,7 +406,7 @@ def export(
 
 @app.command()
 def bench(
-    what: Annotated[Literal["model", "kernels"], typer.Argument(help="What to measure.")],
+    what: Annotated[Literal["model", "kernels", "io"], typer.Argument(help="What to measure.")],
     weights: Annotated[str, typer.Option(help="Backbone of bench model.")] = "random:0",
     engine: Annotated[
         list[str] | None,

@@ -6,11 +6,10 @@ Letters: C channels, N tiles of a plane, T tokens, P patch edge, D features.
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,12 +17,11 @@ import torch
 from unidino_fast import ops
 from unidino_fast.errors import PixelError
 from unidino_fast.preprocess import tiles_of, tiles_with_signal
-from unidino_fast.reading import FieldReader
+from unidino_fast.reading import FieldReader, FieldRequest
 from unidino_fast.results import FieldResult, WellResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -39,11 +37,6 @@ if TYPE_CHECKING:
 
 SAMPLE_TILES = 16
 """Tiles that an engine is held against the reference on."""
-FIELDS_AHEAD = 2
-"""Fields read while another is embedded: with the one in hand, the bound on pixels in memory."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def embed_wells(
@@ -55,25 +48,23 @@ def embed_wells(
 ) -> Generator[tuple[WellTask, WellResult | PixelError], None, None]:
     """Embeds wells; batches of the network run across fields and wells.
 
-    The clock's stages are `read` (waiting for the thread that reads ahead), `preprocess`, `embed`.
+    The clock's stages are `read` (waiting for the threads that read ahead), `preprocess`, `embed`.
 
     Yields:
         Each task, in order, with its result or with the error that its pixels gave.
     """
-    reader = FieldReader(storage.zarr_store())
-
-    def read(task: FieldTask) -> Planes:
-        # the field's first channel decides which tiles are empty, whichever are embedded
-        channels = task.channels if options.keep_empty else (0, *task.channels)
-        return reader.read(task.field, time=task.time, channels=channels, z=options.z)
-
-    futures = _read_ahead([field for well in tasks for field in well.fields], read)
+    requests = (
+        FieldRequest(field.field, field.time, _read_channels(field, options), options.z)
+        for well in tasks
+        for field in well.fields
+    )
     packer = model.packer()
     begun: deque[_Begun] = deque()
-    with closing(futures):  # ends the reading thread however this ends
+    # closing ends the reading threads however this ends
+    with closing(FieldReader(storage).stream(requests)) as planes:
         for task in tasks:
-            planes = islice(futures, len(task.fields))
-            begun.append(_begin_well(task, planes, packer, options, clock))
+            own = islice(planes, len(task.fields))
+            begun.append(_begin_well(task, own, packer, options, clock))
             while begun and begun[0].done:
                 yield _finished(begun.popleft())
     with clock.stage("embed"):
@@ -89,7 +80,7 @@ def sample_patches(
     Returns:
         (N, T, P * P) on the model's device, N at most `SAMPLE_TILES`, 0 if no field is readable.
     """
-    reader = FieldReader(storage.zarr_store())
+    reader = FieldReader(storage)
     patch = model.backbone.patch_size
     for task in (one for well in tasks for one in well.fields):
         try:
@@ -130,27 +121,9 @@ class _BegunField:
     """One a channel."""
 
 
-def _read_ahead(
-    items: Iterable[Item], read: Callable[[Item], Result]
-) -> Generator[Future[Result], None, None]:
-    """Futures of reads in order, a few running ahead in one thread."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
-        window: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                window.append(pool.submit(read, item))
-                if len(window) > FIELDS_AHEAD:
-                    yield window.popleft()
-            while window:
-                yield window.popleft()
-        finally:
-            for future in window:
-                future.cancel()
-
-
 def _begin_well(
     task: WellTask,
-    futures: Iterator[Future[Planes]],
+    planes: Iterator[Planes | PixelError],
     packer: TilePacker,
     options: EmbedOptions,
     clock: StageClock,
@@ -158,13 +131,15 @@ def _begin_well(
     """Hands the tiles of a well to the packer."""
     begun = _Begun(task)
     try:
-        for field_task, future in zip(task.fields, futures, strict=True):
+        for field_task in task.fields:
             with clock.stage("read"):
-                pixels = future.result()
+                pixels = next(planes)
+            if isinstance(pixels, PixelError):
+                raise pixels
             begun.fields.append(_begin_field(task, field_task, pixels, packer, options, clock))
     except PixelError as error:
         begun.error = error
-        deque(futures, maxlen=0)  # lets go of what the well has left
+        deque(planes, maxlen=0)  # lets go of what the well has left
     return begun
 
 
@@ -180,13 +155,21 @@ def _begin_field(
         pixels = torch.from_numpy(planes).to(packer.device, non_blocking=True)
         keep = _kept_tiles(task, pixels, options)
     tickets = []
-    for label, plane in zip(task.labels, pixels if options.keep_empty else pixels[1:], strict=True):
+    read = _read_channels(task, options)
+    for label, channel in zip(task.labels, task.channels, strict=True):
+        plane = pixels[read.index(channel)]
         with clock.stage("preprocess"):
             patches = _patches(well.name, task, label, plane, options, packer.patch, packer.dtype)
             patches = patches[keep]
         with clock.stage("embed"):
             tickets.append(packer.add(patches))
     return _BegunField(task, len(keep) - int(keep.sum()), tickets)
+
+
+def _read_channels(task: FieldTask, options: EmbedOptions) -> tuple[int, ...]:
+    """Channels to read, each once: the first one decides which tiles are empty."""
+    channels = task.channels if options.keep_empty else (0, *task.channels)
+    return tuple(dict.fromkeys(channels))
 
 
 def _finished(begun: _Begun) -> tuple[WellTask, WellResult | PixelError]:

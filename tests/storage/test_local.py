@@ -93,7 +93,7 @@ def test_shards_and_mosaics_in_a_zip(plates: ModuleType, tmp_path: Path) -> None
     plates.write_roi_table(tmp_path / "p/A/1/0", 3, {"F": (0.0, 0.0, 13.0, 13.0)})
     plate = open_plate(plates.make_zip(tmp_path / "p", tmp_path / "p.ozx"))
     [field] = plate.fields
-    read = FieldReader(plate.storage.zarr_store()).read(field, time=0, channels=(1,), z="max")
+    read = FieldReader(plate.storage).read(field, time=0, channels=(1,), z="max")
     np.testing.assert_array_equal(read, written["A/1/0"][1:2, :20, :20])
 
 
@@ -129,7 +129,7 @@ def test_a_damaged_member_is_named(compress: int, plates: ModuleType, tmp_path: 
     data[middle : middle + 20] = bytes(20)
     path.write_bytes(data)
     plate = open_plate(path)
-    reader = FieldReader(plate.storage.zarr_store())
+    reader = FieldReader(plate.storage)
     with pytest.raises(PixelError, match="chunk A/1/0/0/2/0/0 cannot be read") as caught:
         reader.read(plate.fields[0], time=0, channels=(0, 1, 2), z="max")
     assert str(caught.value).isprintable()

@@ -9,20 +9,19 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import zarr
 
 from unidino_fast.errors import PixelError, UsageError
 from unidino_fast.plate import open_plate
-from unidino_fast.reading import FieldReader
+from unidino_fast.reading import FieldReader, FieldRequest
 from unidino_fast.storage import remote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
     from types import ModuleType
-
-    import numpy as np
 
 
 WELLS = {"A/1": ["0", "1"], "B/2": ["0", "1"]}
@@ -42,6 +41,8 @@ class Server(http.server.ThreadingHTTPServer):
         self.absent_status = 404
         self.knows_ranges = True
         self.failures: dict[str, list[int]] = {}
+        self.pauses: dict[str, list[float]] = {}
+        self.wakes = threading.Event()
         super().__init__(("127.0.0.1", 0), Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -68,6 +69,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         path = self.path.split("?")[0].lstrip("/")
         self.server.requests.append(path)
         file = self.server.root / path
+        if self.server.pauses.get(path):
+            self.server.wakes.wait(self.server.pauses[path].pop(0))
         failures = self.server.failures.get(path, [])
         if failures:
             self.reply(failures.pop(0) if len(failures) > 1 else failures[0], b"", body=body)
@@ -114,6 +117,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     thread.start()
     yield server
     gc.collect()  # sessions end with their plates, while the server is there
+    server.wakes.set()
     server.shutdown()
     server.server_close()
     thread.join()
@@ -184,7 +188,7 @@ def test_a_server_that_fails_for_good(server: Server, plates: ModuleType, tmp_pa
     assert server.requests.count("p.zarr/A/1/.zattrs") == 3
     plate = open_plate(f"{server.url}/p.zarr", on_error="skip")
     assert [well.name for well in plate.wells] == ["B02"]
-    reader = FieldReader(plate.storage.zarr_store())
+    reader = FieldReader(plate.storage)
     with pytest.raises(PixelError, match="chunk B/2/1/0/2/0/0 cannot be read") as caught:
         reader.read(plate.fields[1], time=0, channels=(0, 1, 2), z="max")
     assert str(caught.value).isprintable()
@@ -209,6 +213,77 @@ def test_a_server_that_fails_for_a_moment(
         patch.setattr(Handler, "answer", answer)
         plates.check_pixels(open_plate(f"{server.url}/p.zarr", strict=True), written)
     assert server.failures == {}
+
+
+def test_a_server_that_fails_then_stalls_then_is_well(
+    server: Server, plates: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500, 503, no answer in time, an answer that is late but in time, for chunks of all fields."""
+    monkeypatch.setattr(remote, "_PAUSES_S", (0.01, 0.02, 0.04))
+    monkeypatch.setattr(remote, "_STALL_S", 0.3)
+    written = plates.write_plate(tmp_path / "p.zarr", WELLS)
+    chunks = [f"p.zarr/{path}/0/{channel}/0/0" for path in written for channel in (0, 2)]
+    plate = open_plate(f"{server.url}/p.zarr", strict=True)
+    answers = {chunk: ["500", "503", "never", "late"] for chunk in chunks}
+    original = Handler.answer
+
+    def answer(self: Handler, *, body: bool) -> None:
+        how = (answers.get(self.path.lstrip("/")) or ["well"]).pop(0)
+        if how in ("500", "503"):
+            self.server.requests.append(self.path.lstrip("/"))
+            self.reply(int(how), b"", body=body)
+            return
+        self.server.wakes.wait({"never": 5.0, "late": 0.1}.get(how, 0.0))
+        original(self, body=body)
+
+    monkeypatch.setattr(Handler, "answer", answer)
+    plates.check_pixels(plate, written)
+    assert not any(answers.values())
+
+
+def test_pixels_that_never_come_are_one_line_each(
+    server: Server, plates: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies around them is read; each try is counted."""
+    monkeypatch.setattr(remote, "_STALL_S", 0.2)
+    written = plates.write_plate(tmp_path / "p.zarr", WELLS)
+    silent, broken = "p.zarr/A/1/1/0/1/0/0", "p.zarr/B/2/0/0/0/0/0"
+    plate = open_plate(f"{server.url}/p.zarr", strict=True)
+    server.requests.clear()
+    server.pauses = {silent: [5.0] * 9}
+    server.failures = {broken: [503]}
+    requests = [FieldRequest(field, 0, (0, 1, 2), "max") for field in plate.fields]
+    found = list(FieldReader(plate.storage).stream(requests))
+    for field, pixels in zip(plate.fields, found, strict=True):
+        if isinstance(pixels, PixelError):
+            assert str(pixels).isprintable()
+        else:
+            np.testing.assert_array_equal(pixels, written[field.array_path.removesuffix("/0")])
+    [late, refused] = [str(pixels) for pixels in found if isinstance(pixels, PixelError)]
+    assert late.startswith("chunk A/1/1/0/1/0/0 cannot be read (")
+    assert refused.startswith("chunk B/2/0/0/0/0/0 cannot be read (503")
+    assert server.requests.count(broken) == 3
+
+
+def test_fetches_run_side_by_side(
+    server: Server, plates: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve chunks meet at a gate that opens for all of them at once."""
+    written = plates.write_plate(tmp_path / "p.zarr", WELLS)
+    plate = open_plate(f"{server.url}/p.zarr", strict=True)
+    gate = threading.Barrier(4 * 3)
+    original = Handler.answer
+
+    def answer(self: Handler, *, body: bool) -> None:
+        gate.wait(10)
+        original(self, body=body)
+
+    monkeypatch.setattr(Handler, "answer", answer)
+    requests = [FieldRequest(field, 0, (0, 1, 2), "max") for field in plate.fields]
+    for pixels, other in zip(
+        FieldReader(plate.storage).stream(requests), written.values(), strict=True
+    ):
+        np.testing.assert_array_equal(pixels, other)  # type: ignore[arg-type]
 
 
 def test_nothing_may_be_read(server: Server, plates: ModuleType, tmp_path: Path) -> None:

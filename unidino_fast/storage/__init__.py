@@ -1,8 +1,8 @@
 """Where a plate's bytes lie: a folder, a `.zip`/`.ozx` file, or a URL, which is never listed.
 
-`read_many` is the metadata path (concurrent on remote stores); `zarr_store` hands the same place to
-zarr-python for pixels. A missing key is None; anything else that goes wrong is a `StorageFault`
-value, so that one unreadable object does not hide the state of the others.
+`read_many` is the metadata path (concurrent on remote stores), `fetch` that of chunks; `zarr_store`
+hands the same place to zarr-python. A missing key is None; anything else that goes wrong is a
+`StorageFault` value, so that one unreadable object does not hide the state of the others.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import zipfile
 from pathlib import Path
 
 from unidino_fast.errors import PlateError, first_line
-from unidino_fast.storage.base import ReadResult, Stamp, Storage, StorageFault
+from unidino_fast.storage.base import FetchResult, ReadResult, Room, Stamp, Storage, StorageFault
 from unidino_fast.storage.local import FolderStorage, ZipStorage
 
 __all__ = [
+    "FetchResult",
     "FolderStorage",
     "ReadResult",
+    "Room",
     "Stamp",
     "Storage",
     "StorageFault",

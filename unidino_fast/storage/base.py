@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from zarr.abc.store import Store as ZarrStore
 
@@ -24,8 +24,38 @@ class StorageFault:
     is_forbidden: bool = False
 
 
+class DocumentTooLargeError(ValueError):
+    """A metadata document that cannot be meant."""
+
+
 ReadResult = bytes | StorageFault | None
+FetchResult = memoryview | StorageFault | None
+Room: TypeAlias = "Callable[[int], memoryview]"
+"""Gives a writable buffer for so many bytes, or raises what the caller of `fetch` shall see."""
 Stamp = tuple[str, int, int]
+
+DOCUMENT_BYTES = 2**26
+"""The most of a metadata document; consolidated ones of thousands of fields have some 10 MB."""
+
+
+def bounds(size: int, start: int | None, stop: int | None) -> tuple[int, int]:
+    """The span `[start:stop]` of an object of this size, as of a sequence."""
+    first, last, _ = slice(start, stop).indices(size)
+    return first, max(first, last)
+
+
+def check_document(n_bytes: int) -> None:
+    """Raises DocumentTooLargeError for a size that no metadata document has."""
+    if n_bytes > DOCUMENT_BYTES:
+        raise DocumentTooLargeError(
+            f"{n_bytes / 2**20:.0f} MiB are no metadata: at most {DOCUMENT_BYTES // 2**20} are read"
+        )
+
+
+def document_room(n_bytes: int) -> memoryview:
+    """Room for a metadata document; raises DocumentTooLargeError."""
+    check_document(n_bytes)
+    return memoryview(bytearray(n_bytes))
 
 
 class Storage(Protocol):
@@ -43,8 +73,25 @@ class Storage(Protocol):
         """
         ...
 
+    def fetch(
+        self, key: str, room: Room, start: int | None = None, stop: int | None = None
+    ) -> FetchResult:
+        """One object's bytes, or a span of them as `read` has it, for chunks.
+
+        Args:
+            key: of the object.
+            room: asked once for a buffer of the object's size before anything is read, where the
+                size is known before. The bytes are in that buffer, or in one of the storage's own.
+            start: first byte; negative from the end.
+            stop: byte after the last.
+
+        Raises:
+            Exception: whatever `room` raises.
+        """
+        ...
+
     def read_many(self, keys: Sequence[str]) -> list[ReadResult]:
-        """The objects' bytes in order: None where absent, a fault where unreadable."""
+        """Documents in order: None where absent, a fault where unreadable or absurdly large."""
         ...
 
     def children(self) -> list[str]:
@@ -62,3 +109,12 @@ class Storage(Protocol):
     def zarr_store(self) -> ZarrStore:
         """The same place as a zarr-python store; holds nothing that needs closing."""
         ...
+
+
+def read_document(storage: Storage, key: str) -> ReadResult:
+    """One document, by `fetch`; a fault where it is absurdly large."""
+    try:
+        found = storage.fetch(key, document_room)
+    except DocumentTooLargeError as error:
+        return StorageFault(str(error))
+    return bytes(found) if isinstance(found, memoryview) else found

@@ -12,7 +12,7 @@ import zlib
 from typing import IO, TYPE_CHECKING
 
 from unidino_fast.errors import PlateError, first_line
-from unidino_fast.storage.base import StorageFault
+from unidino_fast.storage.base import StorageFault, bounds, read_document
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from zarr.abc.store import Store as ZarrStore
 
-    from unidino_fast.storage.base import ReadResult, Stamp
+    from unidino_fast.storage.base import FetchResult, ReadResult, Room, Stamp
 
 _BROKEN_ZIP = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError,
@@ -39,17 +39,43 @@ class FolderStorage:
 
     def read(self, key: str, start: int | None = None, stop: int | None = None) -> ReadResult:
         """See `Storage`."""
+        found = self.fetch(key, _fresh, start, stop)
+        return bytes(found) if isinstance(found, memoryview) else found
+
+    def fetch(
+        self, key: str, room: Room, start: int | None = None, stop: int | None = None
+    ) -> FetchResult:
+        """See `Storage`."""
         try:
-            with open(f"{self.root}/{key}", "rb") as file:  # noqa: PTH123 (a Path costs as much)
-                return file.read() if start is None else _span(file, start, stop)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            # a pipe without a writer would have a plain open wait for ever
+            file = os.open(f"{self.root}/{key}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except (OSError, ValueError) as error:
+            return _fault(error)
+        try:
+            status = os.fstat(file)
+            if stat.S_ISDIR(status.st_mode):
+                return None
+            if not stat.S_ISREG(status.st_mode):
+                return StorageFault("it is a device, pipe or socket, not a file")
+            first, last = bounds(status.st_size, start, stop)
+            view = room(last - first)
+            n_read = 0
+            while n_read < last - first:
+                n = os.preadv(file, [view[n_read:]], first + n_read)
+                if n == 0:
+                    break  # it has become shorter
+                n_read += n
+            return view[:n_read]
         except OSError as error:
-            return StorageFault(error.strerror or first_line(error))
+            return _fault(error)
+        finally:
+            os.close(file)
 
     def read_many(self, keys: Sequence[str]) -> list[ReadResult]:
         """See `Storage`."""
-        return [self.read(key) for key in keys]
+        return [read_document(self, key) for key in keys]
 
     def children(self) -> list[str]:
         """See `Storage`."""
@@ -121,9 +147,20 @@ class ZipStorage:
         except _BROKEN_ZIP as error:
             return StorageFault(first_line(error))
 
+    def fetch(
+        self, key: str, room: Room, start: int | None = None, stop: int | None = None
+    ) -> FetchResult:
+        """See `Storage`."""
+        if key not in self._entries:
+            return None
+        first, last = bounds(self._entries[key].file_size, start, stop)
+        room(last - first)
+        found = self.read(key, start, stop)
+        return memoryview(found) if isinstance(found, bytes) else found
+
     def read_many(self, keys: Sequence[str]) -> list[ReadResult]:
         """See `Storage`."""
-        return [self.read(key) for key in keys]
+        return [read_document(self, key) for key in keys]
 
     def children(self) -> list[str]:
         """See `Storage`."""
@@ -150,3 +187,11 @@ def _span(file: IO[bytes], start: int, stop: int | None) -> bytes:
         start = max(file.seek(0, os.SEEK_END) + start, 0)
     file.seek(start)
     return file.read() if stop is None else file.read(stop - start)
+
+
+def _fresh(n_bytes: int) -> memoryview:
+    return memoryview(bytearray(n_bytes))
+
+
+def _fault(error: Exception) -> StorageFault:
+    return StorageFault(getattr(error, "strerror", None) or first_line(error))

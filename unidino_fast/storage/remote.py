@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 import urllib.parse
 from typing import IO, TYPE_CHECKING, Any
 
 from unidino_fast.errors import PlateError, UsageError, first_line
 from unidino_fast.names import one_line
-from unidino_fast.storage.base import StorageFault
+from unidino_fast.storage.base import DocumentTooLargeError, StorageFault, check_document
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zarr.abc.store import Store as ZarrStore
 
-    from unidino_fast.storage.base import ReadResult, Stamp
+    from unidino_fast.storage.base import FetchResult, ReadResult, Room, Stamp
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _HTTP = ("http", "https")
 _CONCURRENT = 64
-_PAUSES_S = (0.1, 0.5)
-"""Waits before a read is tried again."""
+_PAUSES_S = (0.2, 0.8, 3.2)
+"""Waits before a read is tried again; up to half longer, so that many do not come at once."""
+_STALL_S = 30.0
+"""Seconds without an answer, or without the next bytes of one, after which a try is given up."""
 _PASSING_STATUS = (408, 429, 500, 502, 503, 504)
 _ABSENT_STATUS = (404, 410)
 _FORBIDDEN_STATUS = (401, 403)
@@ -53,7 +56,17 @@ class RemoteStorage:
 
     def read_many(self, keys: Sequence[str]) -> list[ReadResult]:
         """See `Storage`; one concurrent batch where the file system can."""
-        return self._read(keys, None, None)
+        return [self._document(found) for found in self._read(keys, None, None)]
+
+    def fetch(
+        self, key: str, room: Room, start: int | None = None, stop: int | None = None
+    ) -> FetchResult:
+        """See `Storage`; the size is known only when the bytes are there."""
+        found = self.read(key, start, stop)
+        if not isinstance(found, bytes):
+            return found
+        room(len(found))
+        return memoryview(found)
 
     def children(self) -> list[str]:
         """See `Storage`."""
@@ -68,6 +81,14 @@ class RemoteStorage:
         from unidino_fast.storage.zarr_store import StorageStore
 
         return StorageStore(self)
+
+    def _document(self, found: ReadResult) -> ReadResult:
+        try:
+            if isinstance(found, bytes):
+                check_document(len(found))
+        except DocumentTooLargeError as error:
+            return StorageFault(str(error))
+        return found
 
     def _read(self, keys: Sequence[str], start: int | None, stop: int | None) -> list[ReadResult]:
         results = self._fetch_all(keys, start, stop)
@@ -119,7 +140,7 @@ class RemoteStorage:
             except Exception as error:  # each protocol's client has exceptions of its own
                 if pause is None or not _may_pass(error):
                     return _as_result(error)
-                await asyncio.sleep(pause)
+                await asyncio.sleep(pause * random.uniform(1, 1.5))
         return None
 
     def _fetch(self, path: str, start: int | None, stop: int | None) -> ReadResult:
@@ -129,7 +150,7 @@ class RemoteStorage:
             except Exception as error:  # each protocol's client has exceptions of its own
                 if pause is None or not _may_pass(error):
                     return _as_result(error)
-                time.sleep(pause)
+                time.sleep(pause * random.uniform(1, 1.5))
         return None
 
 
@@ -177,7 +198,10 @@ def open_file(file_system: Any, path: str, url: str) -> IO[bytes]:
 def _options(protocol: str) -> dict[str, Any]:
     """Fsspec options: HTTP takes URLs as they are; S3 without credentials is read anonymously."""
     if protocol in _HTTP:
-        return {"encoded": True}
+        import aiohttp
+
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=_STALL_S, sock_read=_STALL_S)
+        return {"encoded": True, "client_kwargs": {"timeout": limits}}
     if protocol not in ("s3", "s3a"):
         return {}
     try:

@@ -41,6 +41,9 @@ class FolderStore(LocalStore):
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
         """Bytes of an object; None where it is absent."""
+        place = self.root / key
+        if place.exists() and not (place.is_file() or place.is_dir()):
+            raise OSError("it is a device, pipe or socket, not a file")
         found = await super().get(key, prototype, byte_range)
         if found is not None and len(found) == 0:
             raise OSError(_EMPTY)
@@ -50,17 +53,22 @@ class FolderStore(LocalStore):
 class StorageStore(Store):
     """Read-only; lists only where the storage can.
 
+    Args:
+        storage: where the objects lie.
+        most: bytes of an object that can be meant.
+
     Raises:
-        OSError: on reading an object that is empty, or there but unreadable.
+        OSError: on reading an object that is empty or too large, or there but unreadable.
     """
 
     supports_writes = False
     supports_deletes = False
     supports_listing = True
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, *, most: int = 2**62) -> None:
         super().__init__(read_only=True)
         self._storage = storage
+        self._most = most
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, StorageStore) and self._storage is other._storage
@@ -75,12 +83,19 @@ class StorageStore(Store):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Bytes of an object, read in a thread; None where it is absent."""
-        found = await asyncio.to_thread(self._storage.read, key, *_span(byte_range))
+        found = await asyncio.to_thread(self._storage.fetch, key, self._room, *_span(byte_range))
         if isinstance(found, StorageFault):
             raise OSError(found.reason)
-        if found == b"":
+        if found is None:
+            return None
+        if len(found) == 0:
             raise OSError(_EMPTY)
-        return None if found is None else prototype.buffer.from_bytes(found)
+        return prototype.buffer.from_bytes(found)
+
+    def _room(self, n_bytes: int) -> memoryview:
+        if n_bytes > self._most:
+            raise OSError(f"its {n_bytes} bytes are too many")
+        return memoryview(bytearray(n_bytes))
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]

@@ -1,0 +1,252 @@
+"""Reading ahead: in order, within its bound, and over when it is closed."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from unidino_fast.errors import PixelError
+from unidino_fast.plate import open_plate
+from unidino_fast.reading import FieldReader, FieldRequest
+from unidino_fast.reading.buffers import FieldBuffers, Scratch
+from unidino_fast.reading.stream import Batch, Job, ReadAhead, Slot
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import ModuleType
+
+WELLS = {f"A/{column}": ["0", "1"] for column in range(1, 5)}
+FIELD = 3 * 45 * 51 * 2
+
+
+def requests_of(plate: Any, **changes: Any) -> list[FieldRequest]:
+    return [FieldRequest(f, 0, (0, 1, 2), "max") for f in plate.fields]
+
+
+def reading_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("read-")]
+
+
+def slots(n: int, n_bytes: int = 10) -> list[Slot]:
+    return [Slot(str(i), n_bytes, lambda: np.zeros(1)) for i in range(n)]
+
+
+def ahead(batches: Iterator[Batch], **options: Any) -> ReadAhead:
+    from collections import deque
+
+    scratches: deque[Scratch] = deque()
+    settings: dict[str, Any] = {"n_threads": 3, "max_in_flight": 2**20, "scratches": scratches}
+    return ReadAhead(batches, **(settings | options))
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+@pytest.mark.parametrize("max_in_flight", [1, 3 * FIELD, 2**30])
+def test_fields_come_in_order(
+    n_threads: int, max_in_flight: int, plates: ModuleType, tmp_path: Path
+) -> None:
+    written = plates.write_plate(tmp_path / "p", WELLS, chunks=(1, 16, 16))
+    plate = open_plate(tmp_path / "p")
+    reader = FieldReader(plate.storage, n_threads=n_threads, max_in_flight=max_in_flight)
+    for _ in range(2):
+        kept = list(reader.stream(requests_of(plate)))
+        assert len(kept) == 8
+        for pixels, other in zip(kept, written.values(), strict=True):
+            np.testing.assert_array_equal(pixels, other)  # type: ignore[arg-type]
+    assert not reading_threads()
+
+
+def test_a_fault_stands_in_its_place(plates: ModuleType, tmp_path: Path) -> None:
+    written = plates.write_plate(tmp_path / "p", WELLS)
+    (tmp_path / "p/A/2/1/0/1/0/0").write_bytes(b"broken")
+    (tmp_path / "p/A/3/0/0/0/0/0").write_bytes(b"broken")
+    plate = open_plate(tmp_path / "p")
+    found = list(FieldReader(plate.storage).stream(requests_of(plate)))
+    assert [i for i, one in enumerate(found) if isinstance(one, PixelError)] == [3, 4]
+    assert "chunk A/2/1/0/1/0/0" in str(found[3])
+    for (path, other), pixels in zip(written.items(), found, strict=True):
+        if path not in ("A/2/1", "A/3/0"):
+            np.testing.assert_array_equal(pixels, other)  # type: ignore[arg-type]
+
+
+def test_a_fault_is_that_of_the_regions_it_touches(plates: ModuleType, tmp_path: Path) -> None:
+    """Though one thread reads all of a mosaic's chunks in one go."""
+    written = plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, chunks=(1, 20, 20))["A/1/0"]
+    rois = {f"F{n}": (0.0, 13.0 * n, 13.0, 6.5) for n in range(2)}
+    rois["F2"] = (13.0, 0.0, 13.0, 26.0)
+    plates.write_roi_table(tmp_path / "p/A/1/0", 2, rois)
+    (tmp_path / "p/A/1/0/0/1/0/1").write_bytes(b"broken")
+    plate = open_plate(tmp_path / "p")
+    first, second, third = FieldReader(plate.storage, n_threads=1).stream(requests_of(plate))
+    np.testing.assert_array_equal(first, written[:, :20, :10])  # type: ignore[arg-type]
+    assert "chunk A/1/0/0/1/0/1 cannot be read" in str(second)
+    np.testing.assert_array_equal(third, written[:, 20:40, :40])  # type: ignore[arg-type]
+
+
+def test_closing_ends_the_threads(plates: ModuleType, tmp_path: Path) -> None:
+    plates.write_plate(tmp_path / "p", WELLS)
+    plate = open_plate(tmp_path / "p")
+    stream = FieldReader(plate.storage, n_threads=2, max_in_flight=1).stream(requests_of(plate))
+    assert not reading_threads()
+    with closing(stream):
+        next(stream)
+        assert reading_threads()
+    assert not reading_threads()
+    stream = FieldReader(plate.storage, n_threads=2, max_in_flight=1).stream(requests_of(plate))
+    next(stream)
+    del stream
+    gc.collect()
+    assert not reading_threads()
+
+
+def test_memory_stays_within_its_bound() -> None:
+    """Begun and not given back: at most half of the bound, and one slot beyond it at least."""
+    begun: list[int] = []
+    returned = 0
+    most = 0
+
+    def batches() -> Iterator[Batch]:
+        for number in range(40):
+            made = slots(1)
+            yield Batch(made, [Job(lambda _, n=number: begun.append(n), tuple(made), 1)])
+
+    for _ in ahead(batches(), max_in_flight=2 * 35):
+        time.sleep(0.002)
+        most = max(most, len(begun) - returned)
+        returned += 1
+    assert returned == 40
+    assert 2 <= most <= 3
+
+
+def test_what_threads_hold_stays_within_its_bound() -> None:
+    running: set[int] = set()
+    together: list[int] = []
+    lock = threading.Lock()
+
+    def work(number: int) -> None:
+        with lock:
+            running.add(number)
+            together.append(len(running))
+        time.sleep(0.002)
+        with lock:
+            running.remove(number)
+
+    [slot] = made = slots(1)
+    jobs = [Job(lambda _, n=n: work(n), (slot,), 40) for n in range(20)]
+    list(ahead(iter([Batch(made, jobs)]), n_threads=6, max_in_flight=2 * 100))
+    assert max(together) == 2
+    [slot] = made = slots(1)
+    together.clear()
+    jobs = [Job(lambda _, n=n: work(n), (slot,), 400) for n in range(5)]
+    list(ahead(iter([Batch(made, jobs)]), n_threads=6, max_in_flight=2 * 100))
+    assert max(together) == 1
+
+
+def test_an_error_in_planning_is_the_callers() -> None:
+    def batches() -> Iterator[Batch]:
+        yield Batch(slots(1), [])
+        raise ZeroDivisionError
+
+    stream = iter(ahead(batches()))
+    with pytest.raises(ZeroDivisionError):
+        list(stream)
+    assert not reading_threads()
+
+
+def test_an_error_of_ours_is_not_hidden(plates: ModuleType, tmp_path: Path) -> None:
+    plates.write_plate(tmp_path / "p", WELLS)
+    plate = open_plate(tmp_path / "p")
+
+    class Broken:
+        is_remote = False
+
+        def fetch(self, *_: object) -> None:
+            raise MemoryError
+
+    reader = FieldReader(Broken())  # type: ignore[arg-type]
+    [first, *_] = reader.stream(requests_of(plate))
+    assert "field A/1/0/0 of 45 x 51 px does not fit in memory" in str(first)
+
+
+def test_memory_is_used_again_once_nobody_holds_it() -> None:
+    buffers = FieldBuffers()
+    first = buffers.empty((3, 5, 7), np.uint16)
+    place = first.ctypes.data
+    view = first[1:, ::2]
+    tensor = torch.from_numpy(first)[2]
+    del first
+    assert buffers.empty((3, 5, 7), np.uint16).ctypes.data != place
+    del view
+    assert buffers.empty((3, 5, 7), np.uint16).ctypes.data != place
+    del tensor
+    assert buffers.empty((3, 5, 7), np.uint16).ctypes.data == place
+    assert buffers.empty((3, 5, 8), np.uint16).ctypes.data != place
+
+
+def test_tensors_that_share_memory_keep_their_pixels(plates: ModuleType, tmp_path: Path) -> None:
+    written = plates.write_plate(tmp_path / "p", WELLS)
+    plate = open_plate(tmp_path / "p")
+    reader = FieldReader(plate.storage)
+    tensors = []
+    for _ in range(3):
+        for pixels in reader.stream(requests_of(plate)):
+            assert not isinstance(pixels, PixelError)
+            tensors.append(torch.from_numpy(pixels)[1])
+    for tensor, other in zip(tensors, list(written.values()) * 3, strict=True):
+        np.testing.assert_array_equal(tensor.numpy(), other[1])
+
+
+def test_zarr_python_is_named_once_a_kind(
+    plates: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    written = plates.write_plate(tmp_path / "p", WELLS)
+    for path in written:
+        array = tmp_path / "p" / path / "0/.zarray"
+        plates.edit_json(array, lambda d: d.update(fill_value="0"))
+    plate = open_plate(tmp_path / "p")
+    for pixels, other in zip(
+        FieldReader(plate.storage).stream(requests_of(plate)), written.values(), strict=True
+    ):
+        np.testing.assert_array_equal(pixels, other)  # type: ignore[arg-type]
+    [record] = caplog.records
+    assert "read by zarr-python" in record.getMessage()
+    assert "fill value" in record.getMessage()
+
+
+def test_time_points_in_one_chunk_are_decoded_once(
+    plates: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unidino_fast.reading import codecs
+
+    layout = {"axes": "tcyx", "chunks": (2, 3, 45, 51), "codec": "zstd"}
+    written = plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, **layout)["A/1/0"]
+    plate = open_plate(tmp_path / "p")
+    decoded = []
+    original = codecs.zstd_into
+
+    def counted(stored: memoryview, out: Any) -> None:
+        decoded.append(len(stored))
+        original(stored, out)
+
+    monkeypatch.setattr(codecs, "zstd_into", counted)
+    requests = [FieldRequest(plate.fields[0], time, (2, 0), "max") for time in (0, 1)]
+    found = list(FieldReader(plate.storage).stream(requests))
+    np.testing.assert_array_equal(np.stack(found), written[:, [2, 0]])  # type: ignore[arg-type]
+    assert len(decoded) == 1
+
+
+def test_scratch_grows_and_is_given_again() -> None:
+    scratch = Scratch()
+    first = scratch.bytes("a", 100)
+    assert first.size == 100
+    assert np.shares_memory(first, scratch.bytes("a", 50))
+    assert scratch.bytes("a", 1000).size == 1000
+    assert not np.shares_memory(scratch.bytes("a", 10), scratch.bytes("b", 10))

@@ -1,0 +1,63 @@
+"""Memory that is used again: of fields once nobody holds them, of a thread from chunk to chunk.
+
+Fresh memory costs the kernel a page fault and a zeroed page every 4 KiB.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
+    from unidino_fast.reading.codecs import Bytes
+
+    Pixels = NDArray[Any]
+
+
+class FieldBuffers:
+    """Arrays whose memory comes back by itself when the last view of it is gone.
+
+    So a consumer may keep an array, or a tensor that shares its memory, as long as it likes.
+    """
+
+    def __init__(self, most: int = 4) -> None:
+        self._free: deque[memoryview] = deque(maxlen=most)
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Pixels:
+        """An array of this shape with any content."""
+        n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+        # numpy lets a view of a view refer to the array that owns the memory; behind a memoryview
+        # it stops, so that `flat` lives as long as any view
+        memory = self._taken(n_bytes)
+        flat = np.frombuffer(memory, np.uint8)
+        weakref.finalize(flat, self._free.append, memory).atexit = False
+        return flat[:n_bytes].view(dtype).reshape(shape)
+
+    def _taken(self, n_bytes: int) -> memoryview:
+        try:
+            while len(held := self._free.pop()) != n_bytes:
+                pass  # fields of another size are past; the latest is in the caches
+            return held
+        except IndexError:
+            return np.empty(n_bytes, np.uint8).data
+
+
+class Scratch:
+    """Buffers of one thread, by name; they grow to the largest that was asked for."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Bytes] = {}
+
+    def bytes(self, name: str, n_bytes: int) -> Bytes:
+        """A buffer of so many bytes with any content, valid until its name is asked for again."""
+        held = self._held.get(name)
+        if held is None or held.size < n_bytes:
+            self._held.pop(name, None)  # never two at a time
+            held = self._held[name] = np.empty(n_bytes + n_bytes // 4, np.uint8)
+        return held[:n_bytes]

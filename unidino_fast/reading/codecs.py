@@ -1,0 +1,172 @@
+"""Stored bytes of a chunk -> its decoded bytes, in a buffer that is there already.
+
+Chunks are untrusted: each way here looks at the length that a chunk declares before anything is
+decoded, writes nowhere but into the buffer, and raises where the chunk does not fill it exactly.
+All of them leave the interpreter to other threads while they decode.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+import zlib
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    Bytes = NDArray[np.uint8]
+    Decompress = Callable[[memoryview, Bytes], None]
+
+CRC_BYTES = 4
+_BLOSC_HEADER = 16
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_SLACK = 65_536
+
+
+def most_stored(n_bytes: int) -> int:
+    """The most bytes that any codec here makes of a chunk of `n_bytes`, generously."""
+    return n_bytes + n_bytes // 8 + _SLACK
+
+
+def decompressor(codec: str) -> Decompress | None:
+    """What decodes `blosc`, `zstd`, `gzip` or `zlib`; None for other names."""
+    return {"blosc": blosc_into, "zstd": zstd_into, "gzip": gzip_into, "zlib": zlib_into}.get(codec)
+
+
+def blosc_into(stored: memoryview, out: Bytes) -> None:
+    """Decodes a blosc chunk.
+
+    c-blosc trusts the length in a chunk's header: of a truncated chunk it reads whatever stands
+    behind it in memory, and gives that out as pixels.
+
+    Raises:
+        ValueError: it is truncated, or declares another size than the buffer's.
+    """
+    from numcodecs import blosc
+
+    declared = blosc_size(stored)
+    if declared != out.size:
+        _misfit(declared, out)
+    blosc.decompress(stored, out)
+
+
+def blosc_size(stored: memoryview) -> int:
+    """Decoded bytes that a blosc chunk declares.
+
+    Raises:
+        ValueError: it is shorter or longer than its header says.
+    """
+    if len(stored) < _BLOSC_HEADER:
+        raise ValueError(f"{len(stored)} bytes are no blosc chunk: it is truncated")
+    n_bytes, _, length = struct.unpack_from("<III", stored, 4)
+    if length != len(stored):
+        raise ValueError(f"{len(stored)} bytes where blosc says {length}: it is truncated")
+    return int(n_bytes)
+
+
+def zstd_into(stored: memoryview, out: Bytes) -> None:
+    """Decodes a zstd frame, which may leave its size open.
+
+    Raises:
+        ValueError: it is no frame, or declares another size than the buffer's.
+        RuntimeError: it does not decode to the buffer's size.
+    """
+    from numcodecs import zstd
+
+    declared = zstd_size(stored)
+    if declared is not None and declared != out.size:
+        _misfit(declared, out)
+    zstd.decompress(stored, out)  # of an open frame, exactly the buffer
+
+
+def zstd_size(stored: memoryview) -> int | None:
+    """Decoded bytes that a zstd frame declares; None where it leaves them open (RFC 8878, 3.1.1).
+
+    Raises:
+        ValueError: it is no zstd frame.
+    """
+    if len(stored) < 6 or stored[:4] != _ZSTD_MAGIC:
+        raise ValueError("it is no zstd frame")
+    descriptor = stored[4]
+    is_single = descriptor >> 5 & 1
+    width = (is_single, 2, 4, 8)[descriptor >> 6]
+    if not width:
+        return None
+    start = 5 + (not is_single) + (0, 1, 2, 4)[descriptor & 3]
+    if len(stored) < start + width:
+        raise ValueError("the zstd frame is truncated")
+    size = int.from_bytes(stored[start : start + width], "little")
+    return size + 256 if width == 2 else size
+
+
+def gzip_into(stored: memoryview, out: Bytes) -> None:
+    """Decodes gzip: one member by libdeflate, which checks its CRC, anything else by zlib.
+
+    Raises:
+        ValueError: it does not decode to the buffer's size.
+        OSError, EOFError, zlib.error: it is damaged or truncated.
+    """
+    # a member ends with the size that it decodes to
+    is_one = int.from_bytes(stored[-4:], "little") == out.size & 0xFFFFFFFF
+    if is_one and _by_libdeflate("gzip_decode", stored, out):
+        return
+    with gzip.GzipFile(fileobj=io.BytesIO(stored)) as file:
+        _put(file.read(out.size + 1), out)
+
+
+def zlib_into(stored: memoryview, out: Bytes) -> None:
+    """Decodes zlib's own format by libdeflate, which checks its Adler sum.
+
+    Raises:
+        ValueError: it does not decode to the buffer's size.
+        zlib.error: it is damaged.
+    """
+    if _by_libdeflate("deflate_decode", stored, out):
+        return
+    stream = zlib.decompressobj()
+    found = stream.decompress(stored, out.size + 1)
+    if len(found) == out.size and not stream.eof:
+        raise ValueError("the zlib stream is truncated")
+    _put(found, out)
+
+
+def _by_libdeflate(function: str, stored: memoryview, out: Bytes) -> bool:
+    """Whether a stream decodes to exactly the buffer; where not, zlib says what is wrong."""
+    import imagecodecs
+
+    decode: Any = getattr(imagecodecs, function)
+    try:
+        return len(decode(stored, out=out)) == out.size
+    except imagecodecs.DeflateError:
+        return False
+
+
+def checked(stored: memoryview) -> memoryview:
+    """What stands before a CRC32C.
+
+    Raises:
+        ValueError: the checksum differs.
+    """
+    from google_crc32c import value
+
+    content, crc = stored[:-CRC_BYTES], stored[-CRC_BYTES:]
+    if value(np.frombuffer(content, np.uint8)) != int.from_bytes(crc, "little"):
+        raise ValueError("its checksum differs: it is damaged")
+    return content
+
+
+def _put(found: bytes, out: Bytes) -> None:
+    """Copies bytes, of which one more than the buffer's was asked for."""
+    if len(found) != out.size:
+        _misfit("more" if len(found) > out.size else len(found), out)
+    out[:] = np.frombuffer(found, np.uint8)
+
+
+def _misfit(found: Any, out: Bytes) -> NoReturn:
+    raise ValueError(f"it holds {found} bytes of pixels, not the {out.size} of its chunk")

@@ -1,0 +1,200 @@
+"""Fields to read -> piles of chunks, each chunk in one pile. Pure.
+
+A pile is what one thread does in one go: the chunks that lie above one another along z, at one
+place of the grid, and every field that takes pixels from there. Fields that share chunks (regions
+of a mosaic, time points in one chunk) are planned together, so that such a chunk is decoded once.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from unidino_fast.errors import PixelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from unidino_fast.plate_model import Field
+
+AXES = "tczyx"
+"""In the order of a block."""
+_MOST_CHUNKS = 500_000
+"""Chunks of one z plane of a field: more is a lie or a mistake, and plans of it fill memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRequest:
+    """Pixels (C, Y, X) to read.
+
+    Attributes:
+        time: index along t.
+        channels: indices along c, in the order wanted; each once.
+        z: `max` or `mean` over the planes, or the index of one. The mean is rounded to the stored
+            dtype.
+    """
+
+    field: Field
+    time: int
+    channels: tuple[int, ...]
+    z: str | int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the pixels."""
+        return len(self.channels), self.field.height, self.field.width
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the pixels."""
+        n_channels, height, width = self.shape
+        return n_channels * height * width * np.dtype(self.field.array.dtype).itemsize
+
+
+class Target(NamedTuple):
+    """A field that takes pixels from a pile.
+
+    Attributes:
+        request: which of the planned requests.
+        time: index within the chunk.
+        channels: (index in the field's pixels, index within the chunk).
+        to: rows and columns of the field's planes.
+        of: rows and columns of the chunk.
+    """
+
+    request: int
+    time: int
+    channels: list[tuple[int, int]]
+    to: tuple[slice, slice]
+    of: tuple[slice, slice]
+
+
+class Place(NamedTuple):
+    """Indices of a pile in the grid of chunks, but for z."""
+
+    t: int
+    c: int
+    y: int
+    x: int
+
+
+def planned(requests: Sequence[FieldRequest]) -> dict[Place, list[Target]]:
+    """The piles of requests of one array and one choice of z, those of the first request first."""
+    piles: dict[Place, list[Target]] = {}
+    for number, request in enumerate(requests):
+        field = request.field
+        time, within = divmod(request.time, chunk(field, "t"))
+        y, x = (field.region.y, field.region.x) if field.region else (0, 0)
+        blocks: dict[int, list[tuple[int, int]]] = {}
+        for position, channel in enumerate(request.channels):
+            block, offset = divmod(channel, chunk(field, "c"))
+            blocks.setdefault(block, []).append((position, offset))
+        rows = _cuts(y, field.height, chunk(field, "y"))
+        columns = _cuts(x, field.width, chunk(field, "x"))
+        for block, channels in blocks.items():
+            for row, to_y, of_y in rows:
+                for column, to_x, of_x in columns:
+                    target = Target(number, within, channels, (to_y, to_x), (of_y, of_x))
+                    place = Place(time, block, row, column)
+                    piles.setdefault(place, []).append(target)
+    return piles
+
+
+def _cuts(start: int, length: int, size: int) -> list[tuple[int, slice, slice]]:
+    """The chunks of `size` that a span lies in: index, part of the span, part of the chunk."""
+    found = []
+    for index in touched(start, length, size):
+        origin = index * size
+        low, high = max(start, origin), min(start + length, origin + size)
+        found.append((index, slice(low - start, high - start), slice(low - origin, high - origin)))
+    return found
+
+
+def layers(field: Field, z: str | int) -> list[tuple[int, range]]:
+    """Chunks along z and the planes to take of each, by their index within it."""
+    size = chunk(field, "z")
+    if isinstance(z, int):
+        return [(z // size, range(z % size, z % size + 1))]
+    depth = field.length("z")
+    return [(index, range(min(size, depth - index * size))) for index in touched(0, depth, size)]
+
+
+def grouped(requests: Iterable[FieldRequest], *, most_bytes: int) -> Iterator[list[FieldRequest]]:
+    """Joins neighbours that share chunks, as long as their pixels stay below `most_bytes`."""
+    group: list[FieldRequest] = []
+    n_bytes = n_chunks = 0
+    for request in requests:
+        n_bytes += request.n_bytes
+        n_chunks += _n_chunks(request)
+        is_full = n_bytes > most_bytes or n_chunks > _MOST_CHUNKS
+        if group and (is_full or not _may_share(group[-1], request)):
+            yield group
+            group, n_bytes, n_chunks = [], request.n_bytes, _n_chunks(request)
+        group.append(request)
+    if group:
+        yield group
+
+
+def _may_share(one: FieldRequest, other: FieldRequest) -> bool:
+    if one.field.array_path != other.field.array_path or one.z != other.z:
+        return False
+    return one.time == other.time or chunk(one.field, "t") > 1
+
+
+def chunk(field: Field, axis: str) -> int:
+    """Length of a chunk along an axis; 1 where the image does not have it."""
+    return field.array.chunks[field.axes.index(axis)] if axis in field.axes else 1
+
+
+def touched(start: int, length: int, size: int) -> range:
+    """Indices of the chunks of `size` that a span lies in."""
+    return range(start // size, (start + length - 1) // size + 1)
+
+
+def check_size(request: FieldRequest) -> None:
+    """Refuses what cannot be meant, before anything is allocated.
+
+    Raises:
+        PixelError: the field lies in too many chunks, or it does not fit this machine's memory.
+    """
+    field = request.field
+    size = f"{field.height} x {field.width} px"
+    if (n_chunks := _n_chunks(request)) > _MOST_CHUNKS:
+        raise PixelError(
+            f"field {field.array_path} of {size} lies in {n_chunks} chunks: at most {_MOST_CHUNKS}"
+            " are read"
+        )
+    n_bytes = request.n_bytes + chunk_bytes(field)
+    if n_bytes > (memory := memory_bytes()):
+        raise PixelError(
+            f"field {field.array_path} of {size} needs {n_bytes / 2**30:.0f} GiB to be"
+            f" read, but this machine has {memory / 2**30:.0f} GiB"
+        )
+
+
+def _n_chunks(request: FieldRequest) -> int:
+    """Chunks of one z plane of a field, or a few more."""
+    field = request.field
+    rows = -(-field.height // chunk(field, "y")) + 1
+    columns = -(-field.width // chunk(field, "x")) + 1
+    size = chunk(field, "c")
+    return rows * columns * len({channel // size for channel in request.channels})
+
+
+def chunk_bytes(field: Field) -> int:
+    """Of one decoded chunk."""
+    n_bytes = np.dtype(field.array.dtype).itemsize
+    for size in field.array.chunks:
+        n_bytes *= size
+    return n_bytes
+
+
+def memory_bytes() -> int:
+    """Of this machine; very many where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 2**48

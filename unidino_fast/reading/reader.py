@@ -1,0 +1,246 @@
+"""What callers see: fields of a plate in, pixels (C, Y, X) in the stored dtype out."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from unidino_fast.errors import PixelError
+from unidino_fast.reading.buffers import FieldBuffers, Scratch
+from unidino_fast.reading.chunks import ChunkReader
+from unidino_fast.reading.fallback import read_into
+from unidino_fast.reading.formats import UnsupportedError, format_of
+from unidino_fast.reading.piles import PileReader, Taker
+from unidino_fast.reading.plan import (
+    FieldRequest,
+    check_size,
+    chunk,
+    chunk_bytes,
+    grouped,
+    memory_bytes,
+    planned,
+)
+from unidino_fast.reading.shards import Indices
+from unidino_fast.reading.stream import Batch, Job, ReadAhead, Slot
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from unidino_fast.plate_model import Field
+    from unidino_fast.reading.formats import ArrayFormat
+    from unidino_fast.reading.plan import Place, Target
+    from unidino_fast.storage import Storage
+
+    Pixels = NDArray[Any]
+
+_LOG = logging.getLogger(__name__)
+_MOST_IN_FLIGHT = 2**30
+_LOCAL_THREADS = 8
+_JOB_BYTES = 2**20
+"""Pixels that a thread reads in one go, in chunks smaller than that."""
+_REMOTE_THREADS = 32
+"""Fetches that run side by side: each waits for its trip."""
+
+
+class FieldReader:
+    """Reads fields of one plate; safe to use from several threads.
+
+    Args:
+        storage: where the plate lies.
+        n_threads: that fetch and decode; as many as there are cores (eight at most), more where
+            each read is a trip, by default.
+        max_in_flight: bytes of pixels and chunks that are read ahead; 1 GiB, or an eighth of the
+            memory where that is less, by default.
+    """
+
+    def __init__(
+        self, storage: Storage, *, n_threads: int | None = None, max_in_flight: int | None = None
+    ) -> None:
+        self._storage = storage
+        self._n_threads = n_threads or (
+            _REMOTE_THREADS if storage.is_remote else min(_cores(), _LOCAL_THREADS)
+        )
+        self._most = max_in_flight or min(_MOST_IN_FLIGHT, memory_bytes() // 8)
+        self._indices = Indices()
+        self._buffers = FieldBuffers()
+        self._scratches: deque[Scratch] = deque(maxlen=self._n_threads)
+        self._said: set[tuple[str, str]] = set()
+
+    def read(self, field: Field, *, time: int, channels: Sequence[int], z: str | int) -> Pixels:
+        """Pixels (C, Y, X) of some channels in native byte order.
+
+        Args:
+            field: what to read.
+            time: index along t.
+            channels: indices along c, in the order wanted.
+            z: `max` or `mean` over the planes, or the index of one. The mean is rounded to the
+                stored dtype.
+
+        Raises:
+            PixelError: a chunk cannot be read or decoded (names it), or the field is too large for
+                this machine.
+        """
+        wanted = tuple(dict.fromkeys(channels))
+        with contextlib.closing(self.stream([FieldRequest(field, time, wanted, z)])) as found:
+            pixels = next(found)
+        if isinstance(pixels, PixelError):
+            raise pixels
+        if wanted == tuple(channels):
+            return pixels
+        repeated: Pixels = pixels[[wanted.index(channel) for channel in channels]]
+        return repeated
+
+    def stream(
+        self, requests: Iterable[FieldRequest]
+    ) -> Generator[Pixels | PixelError, None, None]:
+        """Reads fields in order, further ones ahead in threads, which end when it is closed.
+
+        Each chunk is fetched and decoded once for all neighbours that share it: regions of one
+        image, time points in one chunk. Only where their pixels together go beyond half of
+        `max_in_flight` are chunks on the border read again.
+
+        An array may be kept; its memory is used again once nothing refers to it. What is not yet
+        asked for stays within `max_in_flight`.
+
+        Yields:
+            For each request, pixels (C, Y, X) in native byte order or the error in their place: a
+            chunk cannot be read (it is named), or the field is too large for this machine.
+        """
+        ahead = ReadAhead(
+            self._batches(requests),
+            n_threads=self._n_threads,
+            max_in_flight=self._most,
+            scratches=self._scratches,
+        )
+        with contextlib.closing(iter(ahead)) as slots:
+            for slot in slots:
+                yield _outcome(slot)
+
+    def _batches(self, requests: Iterable[FieldRequest]) -> Iterator[Batch]:
+        for group in grouped(requests, most_bytes=self._most // 2):
+            field = group[0].field
+            try:
+                form = format_of(field.array)
+            except UnsupportedError as error:
+                self._say(field, error)
+                form = None
+            slots, takers = [], []
+            for request in group:
+                slot = self._slot(request)
+                slots.append(slot)
+                if slot.fault is None:
+                    takers.append((request, slot))
+            yield Batch(slots, self._jobs(field, form, takers))
+
+    def _slot(self, request: FieldRequest) -> Slot:
+        field = request.field
+        name = f"{field.array_path} of {field.height} x {field.width} px"
+        try:
+            check_size(request)
+        except PixelError as error:
+            return Slot(name, 0, fault=error)
+        make = partial(self._buffers.empty, request.shape, field.array.dtype)
+        return Slot(name, request.n_bytes, make)
+
+    def _jobs(
+        self, field: Field, form: ArrayFormat | None, takers: list[tuple[FieldRequest, Slot]]
+    ) -> list[Job]:
+        """The jobs of fields that share an array, which wait for them."""
+        if form is None:
+            return [
+                Job(partial(self._by_zarr, *taker), (taker[1],), _block_bytes(taker[0]))
+                for taker in takers
+            ]
+        if not takers:
+            return []
+        requests = [request for request, _ in takers]
+        chunks = ChunkReader(self._storage, field, form, self._indices)
+        reader = PileReader(chunks, requests[0])
+        slots = [slot for _, slot in takers]
+        piles = list(planned(requests).items())
+        # a trip each where reads are trips; else enough that taking a job costs little beside it
+        n_piles = 1 if self._storage.is_remote else 1 + _JOB_BYTES // chunk_bytes(field)
+        jobs = []
+        for first in range(0, len(piles), n_piles):
+            run = piles[first : first + n_piles]
+            own = {target.request for _, targets in run for target in targets}
+            n_bytes = _pile_bytes(requests[0], max(len(targets) for _, targets in run))
+            waiting = tuple(slots[number] for number in sorted(own))
+            jobs.append(Job(partial(_read_piles, reader, run, slots), waiting, n_bytes))
+        return jobs
+
+    def _by_zarr(self, request: FieldRequest, slot: Slot, scratch: Scratch) -> None:
+        if slot.planes is not None:
+            read_into(slot.planes, request, self._storage)
+
+    def _say(self, field: Field, reason: UnsupportedError) -> None:
+        """Says once for each kind of array why zarr-python reads it."""
+        kind = (field.array.codec, str(reason))
+        if kind not in self._said:
+            self._said.add(kind)
+            _LOG.warning(
+                "%s and arrays like it are read by zarr-python, which is slower: %s",
+                field.array_path,
+                reason,
+            )
+
+
+def _read_piles(
+    reader: PileReader,
+    piles: list[tuple[Place, list[Target]]],
+    slots: list[Slot],
+    scratch: Scratch,
+) -> None:
+    """Reads some piles; a fault is that of the fields that take pixels from its pile."""
+    for place, targets in piles:
+        takers = []
+        for target in targets:
+            slot = slots[target.request]
+            if slot.planes is not None and slot.fault is None:
+                takers.append(Taker(slot.planes, target))
+        try:
+            if takers:
+                reader.read(place, takers, scratch)
+        except (PixelError, MemoryError) as error:
+            for target in targets:
+                slots[target.request].fault = error
+
+
+def _outcome(slot: Slot) -> Pixels | PixelError:
+    """Pixels, of which the slot lets go, or what went wrong with them."""
+    planes, slot.planes = slot.planes, None
+    if slot.fault is None and planes is not None:
+        return planes
+    if isinstance(slot.fault, MemoryError):
+        return PixelError(f"field {slot.name} does not fit in memory")
+    if isinstance(slot.fault, PixelError):
+        return slot.fault
+    raise slot.fault or RuntimeError(f"field {slot.name} was not read")
+
+
+def _pile_bytes(request: FieldRequest, n_takers: int) -> int:
+    """What a thread holds while it reads a pile: a chunk, stored and decoded, and sums."""
+    n_bytes = 2 * chunk_bytes(request.field)
+    if request.z == "mean":
+        n_bytes += 8 * n_takers * chunk_bytes(request.field)
+    return n_bytes
+
+
+def _block_bytes(request: FieldRequest) -> int:
+    """What zarr-python holds while it reads a field: a block of planes, and chunks."""
+    field = request.field
+    planes = request.n_bytes // len(request.channels) * min(chunk(field, "c"), field.length("c"))
+    return 2 * chunk_bytes(field) + planes * min(chunk(field, "z"), field.length("z"))
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not told by this system
+        return os.cpu_count() or 1

@@ -1,0 +1,90 @@
+"""Where a shard's chunks stand: its index, fetched once while the shard is in use."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from unidino_fast.reading.codecs import checked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from unidino_fast.reading.formats import ShardFormat
+
+    Index = NDArray[np.uint64]
+
+_ABSENT = 2**64 - 1
+_INDEX_BYTES = 2**26
+"""Of indices that are kept."""
+
+
+class Span(NamedTuple):
+    """Bytes `[start:stop]` of a shard."""
+
+    start: int
+    stop: int
+
+
+def parse_index(found: memoryview, shard: ShardFormat) -> Index:
+    """Offset and length of each chunk, (*grid, 2), of an index as stored.
+
+    Raises:
+        ValueError: it is truncated or damaged.
+    """
+    if len(found) != shard.n_bytes:
+        raise ValueError(f"{len(found)} bytes are less than the index of its chunks")
+    content = checked(found) if shard.has_crc else found
+    return np.frombuffer(content, f"{shard.byte_order}u8").reshape(*shard.grid, 2)
+
+
+def span_of(index: Index, inner: tuple[int, ...], most: int) -> Span | None:
+    """Where a chunk stands; None where it is absent.
+
+    Raises:
+        ValueError: the place or the size cannot be meant.
+    """
+    offset, length = index[inner].tolist()
+    if offset == length == _ABSENT:
+        return None
+    if not 0 < length <= most or offset >= 2**62:
+        raise ValueError(f"its index claims {length} bytes at {offset} for chunk {inner}")
+    return Span(offset, offset + length)
+
+
+class Indices:
+    """Indices of the shards in use, each fetched once; for many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: OrderedDict[str, _Once] = OrderedDict()
+
+    def get(self, key: str, fetch: Callable[[], Index | None], n_bytes: int) -> Index | None:
+        """The index of a shard of which others of `n_bytes` are kept; None where it is absent."""
+        with self._lock:
+            once = self._held.setdefault(key, _Once())
+            self._held.move_to_end(key)
+            if len(self._held) > max(64, _INDEX_BYTES // n_bytes):
+                self._held.popitem(last=False)
+        return once.get(fetch)
+
+
+class _Once:
+    """A value, or the error in its place, found by whoever comes first; the others wait."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_found = False
+        self._value: Index | None = None
+
+    def get(self, fetch: Callable[[], Index | None]) -> Index | None:
+        with self._lock:
+            if not self._is_found:
+                self._value = fetch()  # an error is found again by the next
+                self._is_found = True
+            return self._value
