@@ -29,6 +29,7 @@ LAYERS = [
     "planning",
     "reading",
     "kernels",
+    "pixel_table",
     "ops",
     "preprocess",
     "backbones",

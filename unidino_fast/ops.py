@@ -1,6 +1,7 @@
 """The one place that picks which implementation of an op runs.
 
-Tensors on CUDA go to the Triton kernel, where it takes their dtype; all others to the reference.
+Tensors on CUDA go to the Triton kernel, where it takes their dtype; all others to the reference, or
+to what gives its bits in less time.
 Why is logged once, at level DEBUG.
 """
 
@@ -17,11 +18,12 @@ from unidino_fast.kernels.intensity_range import COUNTED_DTYPES
 from unidino_fast.kernels.quantize_rows import ROW_DTYPES
 from unidino_fast.kernels.segment_mean import FEATURE_DTYPES
 from unidino_fast.kernels.tile_normalize import PIXEL_DTYPES
+from unidino_fast.pixel_table import TABLE_DTYPES, tile_normalize_by_table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Implementation = Literal["triton", "reference"]
+Implementation = Literal["triton", "table", "reference"]
 
 _LOG = logging.getLogger(__name__)
 _DTYPES = {
@@ -37,6 +39,8 @@ _DTYPES = {
 def implementation(op: str, tensor: Tensor) -> Implementation:
     """Which implementation of an op runs on a tensor."""
     if not tensor.is_cuda:
+        if op == "tile_normalize" and tensor.dtype in TABLE_DTYPES:
+            return _chosen(op, "table", f"{tensor.dtype} on {tensor.device.type}")
         return _chosen(op, "reference", f"tensors on {tensor.device.type}")
     if tensor.dtype not in _DTYPES[op]:
         return _chosen(op, "reference", f"no kernel for {tensor.dtype}")
@@ -79,8 +83,11 @@ def tile_normalize(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Scaled tiles or patches of planes (P, H, W). See `kernels.tile_normalize_reference`."""
-    if implementation("tile_normalize", planes) == "triton":
+    chosen = implementation("tile_normalize", planes)
+    if chosen == "triton":
         run, planes = kernels.tile_normalize, planes.contiguous()
+    elif chosen == "table":
+        run = tile_normalize_by_table
     else:
         run = kernels.tile_normalize_reference
     return run(planes, low, span, tile=tile, stride=stride, clip=clip, patch=patch, dtype=dtype)

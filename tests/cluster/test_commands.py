@@ -1,4 +1,4 @@
-"""`embed --workers` and `--scheduler` as typed: interrupted, without a scheduler, with one that dies."""
+"""`embed --workers` and `--scheduler` as typed: interrupted, with no scheduler or one that dies."""
 
 from __future__ import annotations
 

@@ -25,10 +25,17 @@ BATCH_TILES = {"cpu": 64, "cuda": 256}
 _STEP_TILES = {"cpu": 8, "cuda": 256}
 _STEP_FEATURES = 384
 """Features of the backbone (ViT-S) that the steps are meant for; wider ones take fewer tiles."""
-PAYS_FROM_TILES = {"cpu": 1_000, "cuda": 200_000}
-"""Jobs of which size pay for the fast engine's start: on the CPU a few seconds to write an ONNX
-model and hold it against the reference, on CUDA a minute to tune kernels."""
-_FAST: dict[str, EngineName] = {"cpu": "onnx", "cuda": "compile"}
+_FAST: dict[tuple[str, Precision], EngineName] = {
+    ("cpu", "fp32"): "onnx",
+    ("cuda", "fp32"): "compile",
+    ("cuda", "bf16"): "compile",
+    ("cuda", "fp16"): "compile",
+    ("cuda", "fp8"): "compile",
+}
+"""What is faster than eager; on the CPU in bf16 nothing was (see benchmarks/results)."""
+PAYS_FROM_TILES = {"onnx": 2_000, "compile": 200_000}
+"""Jobs of which size pay for an engine's start: a few seconds to write an ONNX model and hold it
+against the reference, a minute to tune kernels."""
 
 _log = logging.getLogger(__name__)
 
@@ -69,15 +76,14 @@ def choose_engine(
     check_engine(name, precision)
     if name != "auto":
         return cast("EngineName", name)
-    fast = _FAST[device.type]
-    if fast == "onnx" and precision != "fp32":
-        fast = "compile"
-    least = PAYS_FROM_TILES["cuda" if fast == "compile" else "cpu"]
+    fast = _FAST.get((device.type, precision), "eager")
+    least = PAYS_FROM_TILES.get(fast, 0)
     chosen: EngineName = fast if n_tiles is not None and n_tiles >= least else "eager"
     _log.info(
-        "engine auto is %s: %s tiles on %s, %s pays from %d",
+        "engine auto is %s: %s tiles in %s on %s, %s pays from %d",
         chosen,
         "unknown" if n_tiles is None else n_tiles,
+        precision,
         device.type,
         fast,
         least,

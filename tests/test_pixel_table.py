@@ -1,0 +1,58 @@
+"""Looked-up pixels have the reference's bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unidino_fast.kernels import tile_normalize_reference
+from unidino_fast.pixel_table import TABLE_DTYPES, tile_normalize_by_table
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pixel=st.sampled_from(TABLE_DTYPES),
+    value=st.sampled_from((torch.float32, torch.bfloat16, torch.float16)),
+    size=st.tuples(st.integers(1, 3), st.integers(16, 50), st.integers(16, 50)),
+    stride=st.integers(1, 20),
+    patch=st.sampled_from((None, 4, 16)),
+    low=st.floats(-40_000, 70_000),
+    span=st.floats(1e-8, 70_000),
+    clip=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_bits(pixel, value, size, stride, patch, low, span, clip, seed):
+    info = np.iinfo(str(pixel).removeprefix("torch."))
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(info.min, info.max, size, dtype=info.dtype, endpoint=True)
+    planes = torch.from_numpy(pixels)
+    lows = low + torch.arange(size[0], dtype=torch.float64)
+    spans = torch.full_like(lows, span)
+    options = {"tile": 16, "stride": stride, "clip": clip, "patch": patch, "dtype": value}
+    expected = tile_normalize_reference(planes, lows, spans, **options)
+    found = tile_normalize_by_table(planes, lows, spans, **options)
+    assert found.dtype is value
+    assert torch.equal(found.nan_to_num(), expected.nan_to_num())
+
+
+@pytest.mark.parametrize("pixel", TABLE_DTYPES)
+def test_every_value(pixel):
+    info = torch.iinfo(pixel)
+    levels = np.arange(info.min, info.max + 1).astype(str(pixel).removeprefix("torch."))
+    plane = torch.from_numpy(levels.reshape(1, 16, -1))
+    low, span = torch.tensor([3.25], dtype=torch.float64), torch.tensor([97.5], dtype=torch.float64)
+    options = {"tile": 16, "stride": 16, "clip": False, "dtype": torch.float32}
+    expected = tile_normalize_reference(plane, low, span, **options)
+    assert torch.equal(tile_normalize_by_table(plane, low, span, **options), expected)
+
+
+def test_planes_that_are_views():
+    whole = torch.from_numpy(np.random.default_rng(0).integers(0, 60_000, (4, 40, 40), np.uint16))
+    view = whole[1:3, 4:36, ::2]
+    low, span = torch.zeros(2, dtype=torch.float64), torch.full((2,), 65535.0).double()
+    options = {"tile": 16, "stride": 8, "clip": True, "patch": 8}
+    expected = tile_normalize_reference(view, low, span, **options)
+    assert torch.equal(tile_normalize_by_table(view, low, span, **options), expected)

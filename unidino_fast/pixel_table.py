@@ -1,0 +1,64 @@
+"""`tile_normalize` of 8 and 16 bit pixels on the CPU: a table of what each value becomes.
+
+An integer image has at most 65,536 values, so the reference's float64 arithmetic is done once for
+each of them and looked up for each pixel: the same bits, in a fifth of the time or less.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from unidino_fast.kernels import tile_normalize_reference
+
+TABLE_DTYPES = (torch.uint8, torch.int16, torch.uint16)
+
+
+def tile_normalize_by_table(
+    planes: Tensor,
+    low: Tensor,
+    span: Tensor,
+    *,
+    tile: int,
+    stride: int,
+    clip: bool,
+    patch: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """What `tile_normalize_reference` gives, of planes (P, H, W) of `TABLE_DTYPES`."""
+    signed = planes.view(torch.int16) if planes.dtype is torch.uint16 else planes
+    # laid out before they are looked up: integers are the smaller ones to move
+    cut = _laid_out(signed, tile, stride, patch)
+    values = torch.empty(cut.shape, dtype=dtype)
+    for index in range(len(planes)):
+        table = _table(float(low[index]), float(span[index]), planes.dtype, clip, dtype)
+        places = cut[index].reshape(-1).to(torch.int32)
+        if planes.dtype is not torch.uint8:
+            places &= 0xFFFF  # negative numbers stand in the table's upper half
+        torch.index_select(table, 0, places, out=values[index].view(-1))
+    return values
+
+
+def _laid_out(planes: Tensor, tile: int, stride: int, patch: int | None) -> Tensor:
+    """Tiles (P, N, T, T), or their patches (P, N, (T / E) ** 2, E * E)."""
+    tiles = planes.unfold(1, tile, stride).unfold(2, tile, stride).flatten(1, 2)
+    if patch is None:
+        return tiles
+    return tiles.unfold(2, patch, patch).unfold(3, patch, patch).flatten(4).flatten(2, 3)
+
+
+@lru_cache(maxsize=8)
+def _table(low: float, span: float, pixel: torch.dtype, clip: bool, dtype: torch.dtype) -> Tensor:
+    """What each value becomes, in the order of its bits."""
+    if pixel is torch.uint8:
+        levels = torch.arange(256, dtype=torch.int32)
+    else:
+        levels = torch.arange(65536, dtype=torch.int32)
+        if pixel is torch.int16:
+            levels = torch.where(levels < 32768, levels, levels - 65536)
+    bounds = (torch.tensor([value], dtype=torch.float64) for value in (low, span))
+    return tile_normalize_reference(
+        levels.view(1, 1, -1), *bounds, tile=1, stride=1, clip=clip, dtype=dtype
+    ).reshape(-1)
