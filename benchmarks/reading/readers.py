@@ -118,7 +118,7 @@ def tensorstore(stored: Stored) -> Read:
     ]
 
     def read() -> Iterator[NDArray[Any]]:
-        waiting = [array.read() for array in arrays[:_AHEAD]]
+        waiting: list[Any] = [array.read() for array in arrays[:_AHEAD]]
         for number in range(len(arrays)):
             if number + _AHEAD < len(arrays):
                 waiting.append(arrays[number + _AHEAD].read())

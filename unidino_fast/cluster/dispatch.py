@@ -15,11 +15,11 @@ from unidino_fast.cluster.job import WellsJob, run_job
 from unidino_fast.errors import ClusterError, PixelError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable
 
     from distributed import Client, Future
 
-    from unidino_fast.cluster.job import Outcome
+    from unidino_fast.cluster.job import Done, Outcome
     from unidino_fast.planning import WellTask
 
 JOB_TILES = 256
@@ -45,13 +45,18 @@ def wells_per_job(n_wells: int, n_tiles: int, n_workers: int) -> int:
 class Dispatcher:
     """Runs jobs on the workers of a client.
 
+    Args:
+        client: of the cluster.
+        run: does one job, on a worker.
+
     Attributes:
         seconds: what the workers spent, by stage, all together.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, run: Callable[[WellsJob], Done] = run_job) -> None:
         self.seconds: Counter[str] = Counter()
         self._client = client
+        self._run = run
         self._flying: dict[Future[Any], WellsJob] = {}
         self._done = as_completed()
         self._deaths: Counter[str] = Counter()
@@ -103,7 +108,7 @@ class Dispatcher:
             self._flying.clear()
 
     def _submit(self, job: WellsJob) -> None:
-        future = self._client.submit(run_job, job, key=self._key(job), pure=False)
+        future = self._client.submit(self._run, job, key=self._key(job), pure=False)
         self._flying[future] = job
         self._done.add(future)
 

@@ -1,0 +1,255 @@
+"""What surrounds the network: `python -m unidino_fast.benchmarks.pipeline [--out DIR]`.
+
+Three questions, on this machine's CPU. How close does a whole run come to the network alone? How
+close to reading alone, where the network costs nothing (a double, named so)? And what does the
+scheduler cost for each well of a campaign, measured by jobs that do nothing?
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from unidino_fast.benchmarks.environment import describe_environment
+from unidino_fast.benchmarks.measure import Candidate, Effort, HostWatch, measure, paired
+from unidino_fast.benchmarks.noise import Neighbours, describe_noise
+from unidino_fast.benchmarks.rows import Row, append_rows, rate_figures, ratio_figures, render
+from unidino_fast.cluster.dispatch import Dispatcher
+from unidino_fast.cluster.job import Done, PlateJob, WellsJob, Written
+from unidino_fast.cluster.session import local_session
+from unidino_fast.config import EmbedOptions
+from unidino_fast.engines.embedder import Embedder
+from unidino_fast.engines.spec import ModelSpec
+from unidino_fast.errors import PixelError
+from unidino_fast.names import WellName
+from unidino_fast.pipeline import embed_to_folder
+from unidino_fast.planning import WellTask, plan_plate
+from unidino_fast.plate import open_plate
+from unidino_fast.reading import FieldReader, FieldRequest
+from unidino_fast.writing import PlateWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor
+
+    from unidino_fast.plate_model import Plate
+
+CHANNELS = ("DNA", "ER")
+EDGE = 1080
+WELLS_OF_A_PLATE = 384
+FIELDS_OF_A_WELL = 9
+
+
+class FreeEngine:
+    """A double: takes patches, gives zeros, costs nothing."""
+
+    name = "free"
+    step = 8
+
+    def __init__(self, dim: int) -> None:
+        self._dim = dim
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        """(N, T, P * P) -> zeros (N, D)."""
+        return torch.zeros(len(patches), self._dim)
+
+
+class FreeEmbedder(Embedder):
+    """An embedder whose network costs nothing."""
+
+    def _built(self) -> Any:
+        return FreeEngine(self.dim)
+
+
+def bench_pipeline(spec: ModelSpec, n_wells: int, effort: Effort) -> Iterator[Row]:
+    """Whole runs against the network alone, and against reading alone."""
+    environment = describe_environment(torch.device("cpu"))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        plate = _plate(folder / "p.zarr", n_wells)
+        n_tiles = plan_plate(plate, EmbedOptions()).n_tiles
+        shape = (
+            f"{n_wells} wells x 1 field x {len(CHANNELS)} channels of {EDGE} x {EDGE} px, uint16"
+        )
+        common = {"shape": shape, "precision": "fp32", "environment": environment}
+        model = spec.build()
+        yield from _compared(
+            [
+                Candidate("network alone", _network_alone(model, n_tiles), n_tiles),
+                Candidate("whole run", _whole_run(plate, model, folder / "a"), n_tiles),
+            ],
+            effort,
+            {"benchmark": "pipeline", "unit": "tiles/s", **common},
+        )
+        free = FreeEmbedder(spec.backbone, "eager", model.device, "fp32")
+        yield from _compared(
+            [
+                Candidate("reading alone", lambda: _read_all(plate), n_wells),
+                Candidate(
+                    "whole run, network that costs nothing",
+                    _whole_run(plate, free, folder / "b"),
+                    n_wells,
+                ),
+            ],
+            effort,
+            {"benchmark": "pipeline", "unit": "wells/s", **common},
+        )
+
+
+def bench_scheduler(
+    spec: ModelSpec, plates: Sequence[int], say: Callable[[str], None]
+) -> Iterator[Row]:
+    """Jobs of one well each that do nothing, through a scheduler with one worker."""
+    environment = describe_environment(torch.device("cpu"))
+    with tempfile.TemporaryDirectory() as scratch:
+        plate = _plate(Path(scratch) / "p.zarr", 1)
+        wells = _campaign_wells(plan_plate(plate, EmbedOptions()).wells[0])
+        job = PlateJob("nowhere", "p", EmbedOptions(), 1, "nowhere", "nowhere")
+        with local_session(1, spec) as session:
+            for n_plates in plates:
+                say(f"scheduler: {n_plates} plates")
+                n_wells = n_plates * len(wells)
+
+                def run(n_plates: int = n_plates) -> None:
+                    jobs = (WellsJob(job, (w,), (None,)) for _ in range(n_plates) for w in wells)
+                    with closing(Dispatcher(session.client, nothing).run(jobs)) as done:
+                        for _ in done:
+                            pass
+
+                neighbours = Neighbours()
+                samples = measure(
+                    [Candidate("scheduler", run, n_wells)],
+                    HostWatch(),
+                    Effort((1, 1), 0.0, sample_seconds=0.0, settle_seconds=0.0),
+                )["scheduler"]
+                yield Row(
+                    benchmark="scheduler",
+                    candidate=f"{n_plates} plates",
+                    shape=f"{n_wells} jobs of a well of {FIELDS_OF_A_WELL} fields, 1 worker",
+                    precision="",
+                    unit="wells/s",
+                    noise=describe_noise(samples, neighbours.busy_cores()),
+                    note=f"{1e3 / samples.rate(0.5):.2f} ms a well",
+                    environment=environment,
+                    **rate_figures(samples),
+                )
+
+
+def nothing(job: WellsJob) -> Done:
+    """A job that does nothing: a double for `run_job`."""
+    return Done(tuple(Written() for _ in job.wells), {})
+
+
+def _compared(candidates: list[Candidate], effort: Effort, common: dict[str, Any]) -> Iterator[Row]:
+    """Rows of candidates; ratios refer to the first."""
+    neighbours = Neighbours()
+    taken = measure(candidates, HostWatch(), effort)
+    base = taken[candidates[0].name]
+    for name, samples in taken.items():
+        yield Row(
+            candidate=name,
+            noise=describe_noise(samples, neighbours.busy_cores()),
+            note=f"{paired(samples, base):.3f} of {candidates[0].name}",
+            **common,
+            **rate_figures(samples),
+            **ratio_figures(samples, base, candidates[0].name),
+        )
+
+
+def _network_alone(model: Embedder, n_tiles: int) -> Callable[[], None]:
+    """The network's work, on patches that are there."""
+    chosen = model.for_job(n_tiles)
+    side = chosen.tile // chosen.backbone.patch_size
+    patches = torch.rand(16, side * side, chosen.backbone.patch_size**2)
+
+    def run() -> None:
+        packer = chosen.packer()
+        for start in range(0, n_tiles, len(patches)):
+            packer.add(patches[: n_tiles - start])
+        packer.flush()
+
+    return run
+
+
+def _whole_run(plate: Plate, model: Embedder, out: Path) -> Callable[[], None]:
+    def run() -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        embed_to_folder(plate, model, out, EmbedOptions(tile=model.tile))
+
+    return run
+
+
+def _read_all(plate: Plate) -> None:
+    plan = plan_plate(plate, EmbedOptions())
+    requests = (
+        FieldRequest(task.field, task.time, task.channels, "max")
+        for well in plan.wells
+        for task in well.fields
+    )
+    with closing(FieldReader(plate.storage).stream(requests)) as planes:
+        for pixels in planes:
+            if isinstance(pixels, PixelError):
+                raise pixels
+
+
+def _plate(path: Path, n_wells: int) -> Plate:
+    """Noise over a dim background, as of a camera: it compresses as such images do."""
+    rng = np.random.default_rng(0)
+    with PlateWriter(path, name="p", channels=list(CHANNELS)) as writer:
+        for index in range(n_wells):
+            pixels = rng.poisson(300, (len(CHANNELS), EDGE, EDGE)).astype(np.uint16)
+            writer.add_field(str(WellName(index // 24, index % 24 + 1)), "0", pixels)
+    return open_plate(path)
+
+
+def _campaign_wells(task: WellTask) -> list[WellTask]:
+    """The descriptors of a plate of 384 wells with nine fields each."""
+    wells = []
+    for index in range(WELLS_OF_A_PLATE):
+        position = WellName(index // 24, index % 24 + 1)
+        fields = tuple(
+            replace(task.fields[0], field=replace(task.fields[0].field, site=str(site)))
+            for site in range(FIELDS_OF_A_WELL)
+        )
+        wells.append(WellTask(replace(task.well, position=position), fields))
+    return wells
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs all and prints the rows."""
+    parser = argparse.ArgumentParser(prog="python -m unidino_fast.benchmarks.pipeline")
+    parser.add_argument("--out", type=Path, help="folder that rows are added to")
+    parser.add_argument("--wells", type=int, default=12, help="wells of the simulated plate")
+    parser.add_argument("--plates", type=int, nargs="*", default=[10, 100], help="of campaigns")
+    options = parser.parse_args(arguments)
+    spec = ModelSpec.load(
+        "random:0", engine="auto", device="cpu", precision="fp32", tile=None, batch_size=None
+    )
+    effort = Effort((5, 9), 240.0, sample_seconds=0.0, settle_seconds=0.1)
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    rows = []
+    for row in (
+        *bench_pipeline(spec, options.wells, effort),
+        *bench_scheduler(spec, options.plates, say),
+    ):
+        rows.append(row)
+        if options.out is not None:
+            append_rows([row], options.out)
+    print(render(rows))
+
+
+if __name__ == "__main__":
+    main()
