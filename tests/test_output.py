@@ -142,7 +142,7 @@ class TestParts:
         folder.write_part(result(), "stamp")
         message = (
             r"^sizes or times of the chunks of well A01 changed since .*A01.parquet was written:"
-            r" if only a copy changed the times, copy with cp -a or rsync -a, else use --overwrite"
+            r" if only a copy changed the times, add --verify, which compares the pixels; else use"
         )
         with pytest.raises(OutputError, match=message):
             folder.read_part(task(result()), "other")

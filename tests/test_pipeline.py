@@ -200,7 +200,7 @@ def test_changes_stop_a_resume(plate_path: Path, model: uf.Embedder, tmp_path: P
         embed(plate_path, other, out)
     chunk = plate_path / "B/2/1/0/1/0/0"
     chunk.write_bytes(chunk.read_bytes())
-    with pytest.raises(OutputError, match=r"times of the chunks of well B02 changed.*cp -a or"):
+    with pytest.raises(OutputError, match=r"times of the chunks of well B02 changed.*add --verify"):
         embed(plate_path, model, out)
     assert tables_of(out / "small") == before
     again = embed(plate_path, model, out, overwrite=True)

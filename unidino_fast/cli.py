@@ -226,6 +226,12 @@ def embed(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start over where OUT holds results.")
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Compare the pixels of finished wells, not their files' times."
+        ),
+    ] = False,
     z: Annotated[str, typer.Option(help="max, mean, or the number of one plane.")] = "max",
     acquisition: Annotated[
         int | None, typer.Option(help="Only this acquisition.", show_default="all")
@@ -268,6 +274,7 @@ def embed(
         workers=workers,
         scheduler=scheduler,
         shard=None if shard is None else Shard.parse(shard),
+        verify=verify,
     )
     with interruptible(f"{out} keeps the finished wells; run it again to go on"):
         code = run_embed(request, dry_run=dry_run, as_json=as_json)

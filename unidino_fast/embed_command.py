@@ -49,6 +49,7 @@ class EmbedRequest:
     workers: int | None = None
     scheduler: str | None = None
     shard: Shard | None = None
+    verify: bool = False
 
     def __post_init__(self) -> None:
         if self.scheduler is not None and (self.workers is not None or self.shard is not None):
@@ -222,6 +223,7 @@ class _Embedding:
                 overwrite=request.overwrite,
                 workers=self.workers,
                 shard=request.shard,
+                verify=request.verify,
                 on_start=progress.start,
                 on_well=progress.well,
             )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import google_crc32c
 import numpy as np
 import torch
 
@@ -53,15 +54,10 @@ def embed_wells(
     Yields:
         Each task, in order, with its result or with the error that its pixels gave.
     """
-    requests = (
-        FieldRequest(field.field, field.time, _read_channels(field, options), options.z)
-        for well in tasks
-        for field in well.fields
-    )
     packer = model.packer()
     begun: deque[_Begun] = deque()
     # closing ends the reading threads however this ends
-    with closing(FieldReader(storage).stream(requests)) as planes:
+    with closing(read_fields(tasks, storage, options)) as planes:
         for task in tasks:
             own = islice(planes, len(task.fields))
             begun.append(_begin_well(task, own, packer, options, clock))
@@ -70,6 +66,22 @@ def embed_wells(
     with clock.stage("embed"):
         packer.flush()
     yield from map(_finished, begun)
+
+
+def read_fields(
+    tasks: Sequence[WellTask], storage: Storage, options: EmbedOptions
+) -> Generator[Planes | PixelError, None, None]:
+    """The pixels (C, H, W) that embedding wells takes in, field by field, read ahead."""
+    return FieldReader(storage).stream(
+        FieldRequest(field.field, field.time, _read_channels(field, options), options.z)
+        for well in tasks
+        for field in well.fields
+    )
+
+
+def checksum(planes: Planes) -> int:
+    """CRC-32C of pixels: what a field was when it was embedded."""
+    return int(google_crc32c.value(np.ascontiguousarray(planes).data.cast("B")))
 
 
 def sample_patches(
@@ -116,6 +128,7 @@ class _Begun:
 @dataclass(frozen=True, slots=True)
 class _BegunField:
     task: FieldTask
+    checksum: int
     n_dropped: int
     tickets: list[Ticket]
     """One a channel."""
@@ -152,6 +165,7 @@ def _begin_field(
     clock: StageClock,
 ) -> _BegunField:
     with clock.stage("preprocess"):
+        pixel_sum = checksum(planes)
         pixels = torch.from_numpy(planes).to(packer.device, non_blocking=True)
         keep = _kept_tiles(task, pixels, options)
     tickets = []
@@ -163,7 +177,7 @@ def _begin_field(
             patches = patches[keep]
         with clock.stage("embed"):
             tickets.append(packer.add(patches))
-    return _BegunField(task, len(keep) - int(keep.sum()), tickets)
+    return _BegunField(task, pixel_sum, len(keep) - int(keep.sum()), tickets)
 
 
 def _read_channels(task: FieldTask, options: EmbedOptions) -> tuple[int, ...]:
@@ -221,5 +235,6 @@ def _field_result(begun: _BegunField) -> FieldResult:
         labels=begun.task.labels,
         n_tiles=of_tiles.shape[1],
         n_tiles_dropped=begun.n_dropped,
+        checksum=begun.checksum,
         features=ops.segment_mean(of_tiles, everything).numpy(),  # (C, D)
     )

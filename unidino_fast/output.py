@@ -151,9 +151,13 @@ class OutputFolder:
                 self.manifest.unlink(missing_ok=True)
             self._remove_created()
 
-    def read_part(self, task: WellTask, stamp: str | None) -> WellResult | None:
+    def read_part(
+        self, task: WellTask, stamp: str | None, *, any_stamp: bool = False
+    ) -> WellResult | None:
         """The finished part of a well, if there is one to keep; see `parts.read_part`."""
-        return None if self._replacing else read_part(self.parts, task, stamp)
+        if self._replacing:
+            return None
+        return read_part(self.parts, task, stamp, any_stamp=any_stamp)
 
     def write_part(self, result: WellResult, stamp: str | None) -> None:
         """Writes a finished well."""

@@ -36,8 +36,16 @@ def write_part(parts: Path, result: WellResult, stamp: str | None) -> None:
     write_parquet(_frame(result), part_path(parts, result.position), metadata)
 
 
-def read_part(parts: Path, task: WellTask, stamp: str | None) -> WellResult | None:
+def read_part(
+    parts: Path, task: WellTask, stamp: str | None, *, any_stamp: bool = False
+) -> WellResult | None:
     """The finished part of a well; None where it is missing, torn, altered or of other fields.
+
+    Args:
+        parts: folder of the part files.
+        task: the well as it is planned now.
+        stamp: of its pixels as they are now.
+        any_stamp: the pixels themselves will be compared.
 
     Raises:
         OutputError: the pixels have changed since the part was written.
@@ -49,12 +57,12 @@ def read_part(parts: Path, task: WellTask, stamp: str | None) -> WellResult | No
     held = [(field.site, field.time, field.labels) for field in found.fields]
     if held != [(field.field.site, field.time, field.labels) for field in task.fields]:
         return None
-    if pixels is not None and stamp is not None and pixels != stamp:
+    if not any_stamp and None not in (pixels, stamp) and pixels != stamp:
         path = part_path(parts, task.well.position)
         raise OutputError(
             f"sizes or times of the chunks of well {task.name} changed since {path} was"
-            " written: if only a copy changed the times, copy with cp -a or rsync -a, else use"
-            " --overwrite or another --out"
+            " written: if only a copy changed the times, add --verify, which compares the pixels;"
+            " else use --overwrite or another --out"
         )
     return found
 
@@ -91,8 +99,8 @@ def _digest(result: WellResult) -> str:
     """Of everything that a part holds: a flipped bit on the disk must not become a profile."""
     digest = hashlib.sha256()
     for field in result.fields:
-        facts = (field.site, field.time, field.labels, field.n_tiles, field.n_tiles_dropped)
-        digest.update(json.dumps(facts).encode())
+        counts = (field.n_tiles, field.n_tiles_dropped, field.checksum)
+        digest.update(json.dumps((field.site, field.time, field.labels, *counts)).encode())
         digest.update(np.ascontiguousarray(field.features, "<f4").tobytes())
     return digest.hexdigest()
 
@@ -112,6 +120,7 @@ def _frame(result: WellResult) -> pl.DataFrame:
             pl.Series("channel", [channel for _, channel, _ in rows], pl.String),
             pl.Series("n_tiles", [field.n_tiles for field, *_ in rows], pl.Int64),
             pl.Series("n_tiles_dropped", [field.n_tiles_dropped for field, *_ in rows], pl.Int64),
+            pl.Series("checksum", [field.checksum for field, *_ in rows], pl.UInt32),
             pl.Series("features", features, pl.Array(pl.Float32, features.shape[1])),
         ]
     )
@@ -126,6 +135,7 @@ def _result_of(part: pl.DataFrame, position: WellName) -> WellResult:
             labels=tuple(group["channel"]),
             n_tiles=group["n_tiles"][0],
             n_tiles_dropped=group["n_tiles_dropped"][0],
+            checksum=group["checksum"][0],
             features=group["features"].to_numpy(),
         )
         for group in groups

@@ -103,6 +103,7 @@ def embed_to_folder(
     overwrite: bool = False,
     workers: Session | None = None,
     shard: Shard | None = None,
+    verify: bool = False,
     on_start: Callable[[Sequence[WellTask], int], None] | None = None,
     on_well: Callable[[WellTask], None] | None = None,
 ) -> RunSummary:
@@ -118,6 +119,8 @@ def embed_to_folder(
         overwrite: start over where `out` holds results, which go when the first well is finished.
         workers: embed in place of this process; `model` is then what they run.
         shard: embed this share of the wells alone; `merge` makes the tables when all are done.
+        verify: compare the pixels of finished wells with those that were embedded, in place of
+            the sizes and times of their files.
         on_start: called once with the wells to do and the number of those finished before.
         on_well: called after each well.
 
@@ -136,7 +139,7 @@ def embed_to_folder(
     folder.open(overwrite=overwrite, shard=None if shard is None else shard.name)
     run = PlateRun(plate, plan, tasks, model, options, folder, workers)
     try:
-        run.resume()
+        run.resume(verify=verify)
         if on_start is not None:
             on_start(tasks, run.n_resumed)
         run.embed(on_error, on_well or (lambda task: None))

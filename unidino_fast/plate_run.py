@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from unidino_fast.assembly import Layout, write_tables
 from unidino_fast.clock import StageClock, peak_memory_mb
-from unidino_fast.embedding import embed_wells, sample_patches
+from unidino_fast.embedding import checksum, embed_wells, read_fields, sample_patches
 from unidino_fast.engines.selfcheck import SelfCheck, self_check
 from unidino_fast.errors import OutputError, PixelError
 from unidino_fast.parts import pixel_stamp
@@ -100,14 +101,42 @@ class PlateRun:
         self.n_new_tiles = 0
         self.check: SelfCheck | None = None
 
-    def resume(self) -> None:
-        """Takes over the wells that a former run finished."""
+    def resume(self, *, verify: bool = False) -> None:
+        """Takes over the wells that a former run finished.
+
+        Args:
+            verify: read their pixels again and compare them with those that were embedded.
+
+        Raises:
+            OutputError: pixels have changed.
+            PixelError: pixels to compare cannot be read.
+        """
         for task in self.tasks:
             stamp = self.stamps[task.name] = pixel_stamp(self.plate.storage, task)
-            found = self.folder.read_part(task, stamp)
+            found = self.folder.read_part(task, stamp, any_stamp=verify)
             if found is not None:
                 self.results[task.name] = found
         self.n_resumed = len(self.results)
+        if verify:
+            with self.clock.stage("verify"):
+                self._verify([task for task in self.tasks if task.name in self.results])
+
+    def _verify(self, tasks: Sequence[WellTask]) -> None:
+        """Compares pixels; what is proven to be the same gets the stamp of today's files."""
+        with closing(read_fields(tasks, self.plate.storage, self.options)) as planes:
+            for task in tasks:
+                found = self.results[task.name]
+                for field, pixels in zip(
+                    found.fields, islice(planes, len(task.fields)), strict=True
+                ):
+                    if isinstance(pixels, PixelError):
+                        raise pixels
+                    if checksum(pixels) != field.checksum:
+                        raise OutputError(
+                            f"the pixels of field {task.name}/{field.site} differ from those that"
+                            f" {self.folder.path} was made of: use --overwrite or another --out"
+                        )
+                self.folder.write_part(found, self.stamps[task.name])
 
     def embed(self, on_error: OnError, on_well: Callable[[WellTask], None]) -> None:
         """Embeds the other wells and keeps each as it is finished.

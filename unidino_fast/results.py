@@ -27,6 +27,7 @@ class FieldResult:
         features: (C, D) float32, the mean over the kept tiles.
         n_tiles: tiles kept, of each channel.
         n_tiles_dropped: tiles left out as empty, of each channel.
+        checksum: CRC-32C of the pixels that were read.
     """
 
     site: str
@@ -35,6 +36,7 @@ class FieldResult:
     n_tiles: int
     n_tiles_dropped: int
     features: NDArray[np.float32]
+    checksum: int = 0
 
 
 @dataclass(frozen=True, slots=True)

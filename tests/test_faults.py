@@ -1,0 +1,159 @@
+"""What goes wrong around a run: full disks, folders that vanish, plates that change, odd clocks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import zarr
+
+import unidino_fast as uf
+from unidino_fast.config import EmbedOptions
+from unidino_fast.errors import OutputError
+from unidino_fast.output import TABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import polars as pl
+
+    from unidino_fast.planning import WellTask
+
+OPTIONS = EmbedOptions(tile=32)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_weights: Path) -> uf.Embedder:
+    return uf.load_backbone(tiny_weights, device="cpu")
+
+
+@pytest.fixture
+def plate_path(small_plate: tuple[Path, pl.DataFrame], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_plate[0], tmp_path / "small.zarr"))
+
+
+@pytest.fixture
+def expected(plate_path: Path, model: uf.Embedder, tmp_path: Path) -> dict[str, bytes]:
+    uf.embed_to_folder(uf.open_plate(plate_path), model, tmp_path / "expected", OPTIONS)
+    return tables_of(tmp_path / "expected/small")
+
+
+def tables_of(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in TABLES}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 48 kB: room for a few parts."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_keeps_finished_wells(
+    plate_path: Path, model: uf.Embedder, small_disk: Path, expected: dict[str, bytes]
+) -> None:
+    plate = uf.open_plate(plate_path)
+    with pytest.raises(OutputError, match="No space left on device") as caught:
+        uf.embed_to_folder(plate, model, small_disk, OPTIONS)
+    assert "\n" not in str(caught.value)
+    n_kept = len(list(small_disk.glob("small/parts/[A-Z]*.parquet")))
+    assert 0 < n_kept <= 6
+    assert not list(small_disk.rglob("*.tmp"))
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    summary = uf.embed_to_folder(plate, model, small_disk, OPTIONS)
+    assert summary.n_resumed == n_kept
+    assert tables_of(small_disk / "small") == expected
+
+
+def test_an_output_folder_that_vanishes(
+    plate_path: Path, model: uf.Embedder, tmp_path: Path
+) -> None:
+    def remove(task: WellTask) -> None:
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+
+    with pytest.raises(OutputError, match=r"cannot be written \(No such file") as caught:
+        uf.embed_to_folder(
+            uf.open_plate(plate_path), model, tmp_path / "out", OPTIONS, on_well=remove
+        )
+    assert "\n" not in str(caught.value)
+
+
+def test_metadata_broken_after_the_start_changes_nothing(
+    plate_path: Path, model: uf.Embedder, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    """It was read once, before the first well."""
+
+    def spoil(task: WellTask) -> None:
+        for path in [*plate_path.rglob(".zattrs"), *plate_path.rglob(".zarray")]:
+            path.write_text("{")
+
+    plate = uf.open_plate(plate_path)
+    plan_started = uf.embed_to_folder(plate, model, tmp_path / "out", OPTIONS, on_well=spoil)
+    assert plan_started.n_wells == 6
+    assert tables_of(tmp_path / "out/small") == expected
+
+
+@pytest.mark.parametrize("seconds", [0, 2**33])
+def test_writers_whose_clocks_are_off(
+    plate_path: Path,
+    model: uf.Embedder,
+    tmp_path: Path,
+    expected: dict[str, bytes],
+    seconds: int,
+) -> None:
+    """Files of a host that lives in another year: no time of ours decides anything."""
+    out = tmp_path / "out"
+    uf.embed_to_folder(uf.open_plate(plate_path), model, out, OPTIONS)
+    for name in (*TABLES, "parts/A02.parquet"):
+        (out / "small" / name).unlink()
+    for path in out.rglob("*"):
+        os.utime(path, (seconds, seconds))
+    summary = uf.embed_to_folder(uf.open_plate(plate_path), model, out, OPTIONS)
+    assert summary.n_resumed == 5
+    assert tables_of(out / "small") == expected
+
+
+def test_a_part_whose_bits_rot_is_computed_again(
+    plate_path: Path, model: uf.Embedder, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out"
+    uf.embed_to_folder(uf.open_plate(plate_path), model, out, OPTIONS)
+    part = out / "small/parts/B01.parquet"
+    content = part.read_bytes()
+    for place in range(100, len(content), len(content) // 12):
+        spoilt = bytearray(content)
+        spoilt[place] ^= 4
+        part.write_bytes(spoilt)
+        uf.embed_to_folder(uf.open_plate(plate_path), model, out, OPTIONS)
+        assert tables_of(out / "small") == expected
+    assert json.loads((out / "small/manifest.json").read_text())["run"]["n_wells"] == 6
+
+
+def test_verify_accepts_a_copy_and_finds_a_changed_pixel(
+    plate_path: Path, model: uf.Embedder, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out"
+    uf.embed_to_folder(uf.open_plate(plate_path), model, out, OPTIONS)
+    for path in plate_path.rglob("*"):
+        os.utime(path, (1, 1))  # as `cp -r` does, to another time
+    with pytest.raises(OutputError, match=r"add --verify, which compares the pixels"):
+        uf.embed_to_folder(uf.open_plate(plate_path), model, out, OPTIONS)
+    summary = uf.embed_to_folder(uf.open_plate(plate_path), model, out, OPTIONS, verify=True)
+    assert summary.n_resumed == 6
+    assert tables_of(out / "small") == expected
+    uf.embed_to_folder(uf.open_plate(plate_path), model, out, OPTIONS)  # the times are known now
+    array = zarr.open_array(plate_path / "B/2/1/0", mode="r+")
+    array[1, 5, 7] ^= 1
+    with pytest.raises(OutputError, match="pixels of field B02/1 differ") as caught:
+        uf.embed_to_folder(uf.open_plate(plate_path), model, out, OPTIONS, verify=True)
+    assert "\n" not in str(caught.value)
