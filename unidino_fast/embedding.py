@@ -81,7 +81,7 @@ def read_fields(
 
 def checksum(planes: Planes) -> int:
     """CRC-32C of pixels: what a field was when it was embedded."""
-    return int(google_crc32c.value(np.ascontiguousarray(planes).data.cast("B")))
+    return int(google_crc32c.value(planes.tobytes()))
 
 
 def sample_patches(
