@@ -74,6 +74,7 @@ def opened(out, *, overwrite=False, name="p", **groups):
     provenance = PROVENANCE | {k: PROVENANCE[k] | v for k, v in groups.items()}
     folder = OutputFolder(out, name, provenance)
     folder.open(overwrite=overwrite)
+    folder.close()  # one run after the other; see test_lock.py for two at once
     return folder
 
 
@@ -195,17 +196,22 @@ class TestManifest:
         labels = {"name": "map.csv", "digest": "ef" * 32}
         folder = OutputFolder(tmp_path, "p", PROVENANCE | {"platemap": labels})
         folder.open(overwrite=False)
+        folder.close()
         opened(tmp_path)  # nothing there to lose yet
         folder.open(overwrite=False)
+        folder.close()
         folder.write_part(result(), None)
         before = folder.manifest.read_bytes()
         with pytest.raises(OutputError, match=r"with the labels of map.csv: give it again by --me"):
             opened(tmp_path)
         assert folder.manifest.read_bytes() == before
         other = PROVENANCE | {"platemap": labels | {"digest": "00" * 32}}
-        OutputFolder(tmp_path, "p", other).open(overwrite=False)
+        relabelled = OutputFolder(tmp_path, "p", other)
+        relabelled.open(overwrite=False)
+        relabelled.close()
         opened(tmp_path, overwrite=True).write_part(result(), None)
-        OutputFolder(tmp_path, "p", other).open(overwrite=False)  # labels may come later
+        relabelled.open(overwrite=False)  # labels may come later
+        relabelled.close()
 
     def test_software_may_change(self, tmp_path):
         opened(tmp_path)

@@ -120,7 +120,7 @@ def _frame(result: WellResult) -> pl.DataFrame:
             pl.Series("channel", [channel for _, channel, _ in rows], pl.String),
             pl.Series("n_tiles", [field.n_tiles for field, *_ in rows], pl.Int64),
             pl.Series("n_tiles_dropped", [field.n_tiles_dropped for field, *_ in rows], pl.Int64),
-            pl.Series("checksum", [field.checksum for field, *_ in rows], pl.UInt32),
+            pl.Series("checksum", [field.checksum for field, *_ in rows], pl.UInt64),
             pl.Series("features", features, pl.Array(pl.Float32, features.shape[1])),
         ]
     )

@@ -27,7 +27,7 @@ class FieldResult:
         features: (C, D) float32, the mean over the kept tiles.
         n_tiles: tiles kept, of each channel.
         n_tiles_dropped: tiles left out as empty, of each channel.
-        checksum: CRC-32C of the pixels that were read.
+        checksum: XXH3 (64 bits) of the pixels that were read.
     """
 
     site: str
