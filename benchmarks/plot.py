@@ -110,7 +110,7 @@ def _draw(axes: Any, panel: list[Row]) -> None:
             color=_LINE,
         )
     axes.set_xlim(0, span)
-    axes.set_yticks(list(places), [row.candidate for row in bars])
+    axes.set_yticks(list(places), [textwrap.fill(row.candidate, 26) for row in bars])
     axes.invert_yaxis()
     axes.set_xlabel(bars[0].unit)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
@@ -151,7 +151,7 @@ def _panel(row: Row) -> tuple[Any, ...]:
 def _title(panel: list[Row]) -> str:
     first = panel[0]
     batch = "" if first.batch is None else f", batch {first.batch}"
-    text = textwrap.fill(f"{first.benchmark}: {first.precision}{batch}; {first.shape}", 100)
+    text = textwrap.fill(f"{first.benchmark}: {first.precision}{batch}; {first.shape}", 84)
     missing = [row.candidate for row in panel if row.value is None]
     return text + (f"\nleft out: {', '.join(missing)}" if missing else "")
 
