@@ -63,6 +63,13 @@ def test_shared_locks_keep_a_lone_one_out(tmp_path: Path) -> None:
             FolderLock(path).acquire()
 
 
+def test_a_shared_holder_wipes_the_signature_of_a_killed_one(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    path.write_text('{"pid": 1, "host": "dead", "since": "2020"}')
+    with held_elsewhere(path, "shared"), pytest.raises(OutputError, match="in use by another run"):
+        FolderLock(path).acquire()
+
+
 def test_one_of_many_at_once_gets_it(tmp_path: Path) -> None:
     """Processes that take and give back in turn: never two at a time."""
     script = """

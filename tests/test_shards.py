@@ -113,6 +113,33 @@ def test_the_platemap_of_the_shards_is_asked_for(sharded: Path) -> None:
         merge(sharded)
 
 
+def test_another_number_of_shards_is_refused_at_once(
+    small_plate: tuple[Path, pl.DataFrame], model: uf.Embedder, sharded: Path, platemap: Platemap
+) -> None:
+    plate = uf.open_plate(small_plate[0])
+    with pytest.raises(OutputError, match="holds shards of 3, this is one of 2: use --shard I/3"):
+        uf.embed_to_folder(
+            plate, model, sharded.parent, OPTIONS, platemap=platemap, shard=Shard(1, 2)
+        )
+
+
+def test_a_shard_that_runs_again_leaves_the_merged_manifest(
+    small_plate: tuple[Path, pl.DataFrame], model: uf.Embedder, sharded: Path, platemap: Platemap
+) -> None:
+    (sharded / "parts/.A01.parquet.dead.tmp").touch()  # of a shard that was killed
+    merge(sharded, platemap)
+    assert not list(sharded.rglob("*.tmp"))
+    before = (sharded / "manifest.json").read_bytes()
+    plate = uf.open_plate(small_plate[0])
+    uf.embed_to_folder(plate, model, sharded.parent, OPTIONS, platemap=platemap, shard=Shard(1, 3))
+    assert (sharded / "manifest.json").read_bytes() == before
+
+
+def test_the_folder_above_is_told_apart(sharded: Path, platemap: Platemap) -> None:
+    with pytest.raises(OutputError, match=r"give the folder of a plate in it, such as .*small"):
+        merge(sharded.parent, platemap)
+
+
 def test_no_shards(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="holds no finished shard"):
         merge(tmp_path)

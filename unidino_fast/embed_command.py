@@ -73,6 +73,7 @@ class EmbedRequest:
 
         spec = self._loaded()
         if self.workers is not None:
+            say(f"starting {self.workers} workers")
             session = local_session(self.workers, spec)
         else:
             session = remote_session(str(self.scheduler), spec)
@@ -302,6 +303,7 @@ def _as_text(summary: RunSummary, shard: Shard | None) -> str:
         + (
             "profiles.parquet, wells.parquet, fields.parquet, manifest.json"
             if shard is None
-            else f"shard {shard.index} of {shard.count}; when all are done: unidino-fast merge"
+            else f"shard {shard.index} of {shard.count}; when all are done:"
+            f" unidino-fast merge {summary.folder}"
         )
     )

@@ -56,7 +56,9 @@ class FolderLock:
             finally:
                 if self._file is None:
                     os.close(file)
-        if not self._shared:
+        if self._shared:
+            os.ftruncate(self._file, 0)  # what a killed run has signed
+        else:
             self._sign(self._file)
 
     def release(self) -> None:

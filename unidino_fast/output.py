@@ -122,6 +122,8 @@ class OutputFolder:
             self._replacing = overwrite and self._has_results()
             if shard is None:
                 self._remove_temporaries()
+            elif self.manifest.exists():
+                return  # that of another shard, or of a merge
             if not self._replacing:
                 self._begin(overwrite=overwrite)
 
@@ -139,6 +141,7 @@ class OutputFolder:
         """
         with self._refusing():
             self._lock(None)
+            self._remove_temporaries()
         try:
             yield
         finally:
@@ -248,8 +251,8 @@ class OutputFolder:
         whole = FolderLock(self.path / _LOCK, shared=shard is not None)
         own = [] if shard is None else [FolderLock(self.path / f"{_LOCK}-{shard}")]
         for lock in (whole, *own):
-            lock.acquire()
             self._locks.append(lock)
+            lock.acquire()
 
     def _make_folders(self, *more: Path) -> None:
         for folder in (*reversed(self.path.parents), self.path, self.parts, *more):

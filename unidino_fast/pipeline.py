@@ -26,7 +26,7 @@ from unidino_fast.planning import Plan, WellTask, plan_plate
 from unidino_fast.plate_run import PlateRun, RunSummary, check_engine, layout_of
 from unidino_fast.platemap import Platemap, join_platemap
 from unidino_fast.provenance import provenance_of
-from unidino_fast.shards import Shard, write_record
+from unidino_fast.shards import Shard, check_count, write_record
 
 if TYPE_CHECKING:
     import os
@@ -136,6 +136,8 @@ def embed_to_folder(
     start = time.perf_counter()
     plan, model, folder = _prepare(plate, model, Path(out), options, platemap, workers)
     tasks = plan.wells if shard is None else shard.of(plan.wells)
+    if shard is not None:
+        check_count(folder, shard)
     folder.open(overwrite=overwrite, shard=None if shard is None else shard.name)
     run = PlateRun(plate, plan, tasks, model, options, folder, workers)
     try:

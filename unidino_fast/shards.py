@@ -59,6 +59,17 @@ class Shard:
         return items[self.index - 1 :: self.count]
 
 
+def check_count(folder: OutputFolder, shard: Shard) -> None:
+    """Raises OutputError where shards of another number are finished already."""
+    for file in sorted(folder.shards.glob("*-of-*.json")):
+        count = file.stem.rpartition("-")[2]
+        if count != str(shard.count):
+            raise OutputError(
+                f"{folder.path} holds shards of {count}, this is one of {shard.count}: use"
+                f" --shard I/{count}, or another --out"
+            )
+
+
 def write_record(
     folder: OutputFolder, shard: Shard, layout: Layout, left_out: Mapping[str, str], run: object
 ) -> None:
@@ -139,7 +150,13 @@ def _records(path: Path) -> list[dict[str, Any]]:
         found[index, count] = record
     counts = sorted({count for _, count in found})
     if not counts:
-        raise OutputError(f"{path} holds no finished shard: run embed with --shard I/N first")
+        inside = sorted({file.parent.parent.name for file in path.glob("*/shards/*-of-*.json")})
+        remedy = (
+            f"give the folder of a plate in it, such as {path / inside[0]}"
+            if inside
+            else "run embed with --shard I/N first"
+        )
+        raise OutputError(f"{path} holds no finished shard: {remedy}")
     if len(counts) > 1:
         raise OutputError(
             f"{path} holds shards of {' and of '.join(map(str, counts))}: remove the records in"

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ from distributed import Worker, WorkerPlugin
 
 import unidino_fast as uf
 from unidino_fast.cluster import job
+from unidino_fast.cluster.session import _session
 from unidino_fast.config import EmbedOptions
+from unidino_fast.engines.spec import ModelSpec
 from unidino_fast.errors import PixelError, UsageError
 from unidino_fast.output import TABLES
 from unidino_fast.simulate import simulate_plate
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from unidino_fast.cluster.session import Session
-    from unidino_fast.engines.spec import ModelSpec
     from unidino_fast.planning import WellTask
 
 OPTIONS = EmbedOptions(tile=32)
@@ -194,6 +196,50 @@ def test_faulty_pixels_are_named_by_workers_too(
     assert "cannot be read" in summary.left_out["A02"]
     with pytest.raises(PixelError, match=r"chunk A/2.* cannot be read"):
         embed(plate, spec, workers, tmp_path / "other")
+
+
+def test_two_runs_on_one_scheduler_keep_to_their_own_weights(
+    plate: uf.Plate, spec: ModelSpec, workers: Session, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    """The second one begins, with other weights, before the first has handed out a well."""
+    other = ModelSpec.load(
+        "random:5", engine="eager", device="cpu", precision="fp32", tile=32, batch_size=None
+    )
+    with _session(workers.client, other, 1) as second:
+        embed(plate, spec, workers, tmp_path / "first")
+        embed(plate, other, second, tmp_path / "second")
+        plugins = workers.client.run(lambda dask_worker: sorted(dask_worker.plugins))
+        assert all(second.plugin in found for found in plugins.values())
+    assert tables_of(tmp_path / "first" / plate.name) == expected
+    alone = other.build()
+    uf.embed_to_folder(plate, alone, tmp_path / "alone", OPTIONS)
+    found = tables_of(tmp_path / "second" / plate.name)
+    assert found == tables_of(tmp_path / "alone" / plate.name)
+    plugins = workers.client.run(lambda dask_worker: sorted(dask_worker.plugins))
+    assert not any(second.plugin in found for found in plugins.values())
+
+
+def test_a_file_that_is_replaced_between_runs_is_read_anew(
+    spec: ModelSpec, workers: Session, tmp_path: Path
+) -> None:
+    """Workers outlive runs: one must not keep an old zip open."""
+    means = []
+    for well_seed in (0, 1):
+        folder = tmp_path / f"{well_seed}" / "p.zarr"
+        simulate_plate(folder, rows=1, columns=2, n_fields=1, size=(70, 70), seed=well_seed)
+        archive = tmp_path / "p.zip"
+        archive.unlink(missing_ok=True)
+        with zipfile.ZipFile(archive, "w") as file:
+            for path in sorted(folder.rglob("*")):
+                if path.is_file():
+                    file.write(path, path.relative_to(folder))
+        out = tmp_path / f"out{well_seed}"
+        embed(uf.open_plate(archive), spec, workers, out)
+        uf.embed_to_folder(uf.open_plate(archive), spec.build(), out / "alone", OPTIONS)
+        found = next(out.glob("p*/fields.parquet")).read_bytes()
+        assert found == next((out / "alone").glob("p*/fields.parquet")).read_bytes()
+        means.append(found)
+    assert means[0] != means[1]
 
 
 def test_a_device_that_workers_lack(spec: ModelSpec) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections import Counter, deque
 from concurrent.futures import CancelledError
@@ -28,6 +29,9 @@ _JOBS_PER_WORKER = 8
 """At least, so that none waits long for the others at the end."""
 _AHEAD = 2
 """Jobs that a worker has in hand: one to do, one to go on with."""
+_POLL_SECONDS = 0.005
+_ALONE_SECONDS = 30.0
+"""How long no job may end while there is no worker: the time to start one again, and more."""
 _DEATHS = 3
 """Worker processes that may die of one well."""
 
@@ -84,7 +88,7 @@ class Dispatcher:
                     self._submit(waiting.popleft())
                 if suspects and not self._flying:
                     self._submit(suspects.popleft())
-                future = next(self._done)
+                future = self._next_done()
                 job = self._flying.pop(future)
                 try:
                     done = future.result()  # of a worker that just died: done again meanwhile
@@ -106,6 +110,23 @@ class Dispatcher:
         finally:
             self._client.cancel(list(self._flying))
             self._flying.clear()
+
+    def _next_done(self) -> Future[Any]:
+        """Waits for a job to end.
+
+        Raises:
+            ClusterError: there have been no workers for a while.
+        """
+        asked = time.monotonic()
+        while not self._done.has_ready():
+            time.sleep(_POLL_SECONDS)
+            if time.monotonic() - asked >= _ALONE_SECONDS:
+                if self._client.status != "running" or not self._client.nthreads():
+                    raise ClusterError(
+                        "all workers are gone: finished wells are kept, run the same command again"
+                    )
+                asked = time.monotonic()
+        return next(self._done)
 
     def _submit(self, job: WellsJob) -> None:
         future = self._client.submit(self._run, job, key=self._key(job), pure=False)

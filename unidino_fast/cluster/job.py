@@ -7,6 +7,7 @@ worker reads them for itself.
 from __future__ import annotations
 
 import threading
+import uuid
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,6 +20,7 @@ from distributed import WorkerPlugin, get_worker
 from unidino_fast.clock import StageClock
 from unidino_fast.embedding import embed_wells, sample_patches
 from unidino_fast.engines.selfcheck import self_check
+from unidino_fast.errors import ClusterError
 from unidino_fast.parts import write_part
 from unidino_fast.provenance import device_name, software_versions
 from unidino_fast.results import WellResult
@@ -28,28 +30,37 @@ if TYPE_CHECKING:
     from distributed import Worker
 
     from unidino_fast.config import EmbedOptions
+    from unidino_fast.engines import Embedder
     from unidino_fast.engines.selfcheck import SelfCheck
     from unidino_fast.engines.spec import ModelSpec
     from unidino_fast.errors import PixelError
     from unidino_fast.planning import WellTask
     from unidino_fast.storage import Storage
 
-PLUGIN = "unidino_fast backbone"
+_ONE_AT_A_TIME = threading.Lock()
+"""Of this worker: one job at a time, whatever its number of threads and of runs that share it."""
 
 
 class BackbonePlugin(WorkerPlugin):
-    """Brings the backbone to each worker once, to those that start later too."""
+    """Brings the backbone to each worker once, to those that start later too.
 
-    name = PLUGIN
+    Its name is the run's own: several runs may share a scheduler, each with its own weights.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
+        self.name = f"unidino_fast {uuid.uuid4().hex}"
         self.spec = spec
 
     def setup(self, worker: Worker) -> None:
         """Runs on the worker."""
         torch.set_num_threads(worker.state.nthreads)
         self.model = self.spec.build()
-        self.one_at_a_time = threading.Lock()
+        self.facts = {
+            "device": self.model.device.type,
+            "device_name": device_name(self.model.device),
+            "precision": self.model.precision,
+            "software": software_versions(),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,8 @@ class PlateJob:
     """What all jobs of a plate share.
 
     Attributes:
+        model: name of the plugin that brought the backbone.
+        facts: what decides the numbers on all workers; one that came later must have them too.
         location: path or URL of the plate, as the worker can reach it.
         name: of the plate.
         n_tiles: tiles of the whole plate: what `--engine auto` goes by.
@@ -64,6 +77,8 @@ class PlateJob:
         marker: a file in it: a worker that sees it shares the storage and writes parts itself.
     """
 
+    model: str
+    facts: dict[str, Any]
     location: str
     name: str
     options: EmbedOptions
@@ -114,14 +129,14 @@ class Done:
 
 def run_job(job: WellsJob) -> Done:
     """Runs on a worker: embeds some wells."""
-    plugin = _plugin(get_worker())
     plate = job.plate
     clock = StageClock()
     shares = Path(plate.parts, plate.marker).exists()
     outcomes: list[Outcome | PixelError] = []
-    with plugin.one_at_a_time:
-        model = plugin.model.for_job(plate.n_tiles)
-        stream = embed_wells(job.wells, _storage(plate.location), model, plate.options, clock)
+    with _ONE_AT_A_TIME:
+        model = _model(plate).for_job(plate.n_tiles)
+        storage = _storage(plate.location, plate.marker)
+        stream = embed_wells(job.wells, storage, model, plate.options, clock)
         with closing(stream) as wells:
             for (_, result), stamp in zip(wells, job.stamps, strict=True):
                 if shares and isinstance(result, WellResult):
@@ -135,30 +150,37 @@ def run_job(job: WellsJob) -> Done:
 
 def run_check(plate: PlateJob, wells: tuple[WellTask, ...]) -> SelfCheck | None:
     """Runs on a worker: holds its engine against the reference, on tiles of these wells."""
-    plugin = _plugin(get_worker())
-    with plugin.one_at_a_time:
-        model = plugin.model.for_job(plate.n_tiles)
+    with _ONE_AT_A_TIME:
+        model = _model(plate).for_job(plate.n_tiles)
         if model.is_reference:
             return None
-        storage = _storage(plate.location)
+        storage = _storage(plate.location, plate.marker)
         return self_check(model, sample_patches(wells, storage, model, plate.options))
 
 
-def describe_worker(dask_worker: Worker) -> dict[str, Any]:
+def describe_worker(name: str, dask_worker: Worker) -> dict[str, Any]:
     """Runs on a worker: what decides its numbers, and must be the same on all."""
-    model = _plugin(dask_worker).model
-    return {
-        "device": model.device.type,
-        "device_name": device_name(model.device),
-        "precision": model.precision,
-        "software": software_versions(),
-    }
+    return cast("BackbonePlugin", dask_worker.plugins[name]).facts
 
 
-def _plugin(worker: Worker) -> BackbonePlugin:
-    return cast("BackbonePlugin", worker.plugins[PLUGIN])
+def _model(plate: PlateJob) -> Embedder:
+    """The backbone that this worker holds for a run.
+
+    Raises:
+        ClusterError: the worker differs from those that the run began with.
+    """
+    worker = get_worker()
+    plugin = cast("BackbonePlugin", worker.plugins[plate.model])
+    for key, value in plugin.facts.items():
+        if value != plate.facts[key]:
+            raise ClusterError(
+                f"worker {worker.address} came later and differs in {key}: {value}, the others have"
+                f" {plate.facts[key]}: make them equal"
+            )
+    return plugin.model
 
 
 @lru_cache(maxsize=4)
-def _storage(location: str) -> Storage:
+def _storage(location: str, run: str) -> Storage:
+    """A plate's storage, opened once a run: a worker outlives runs, and files may be replaced."""
     return open_storage(location)

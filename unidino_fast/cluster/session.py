@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import uuid
-from contextlib import contextmanager
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import dask
 import torch
 from distributed import Client, Nanny, Scheduler, Security, SpecCluster
+from distributed.scheduler import KilledWorker
 
 from unidino_fast.cluster.dispatch import Dispatcher, wells_per_job
 from unidino_fast.cluster.job import BackbonePlugin, PlateJob, WellsJob, describe_worker, run_check
 from unidino_fast.engines import Embedder
-from unidino_fast.errors import ClusterError, UsageError, first_line
+from unidino_fast.errors import ClusterError, OutputError, UsageError, first_line
 from unidino_fast.provenance import software_versions
 
 if TYPE_CHECKING:
@@ -48,10 +51,12 @@ class Session:
     """Workers that hold the backbone.
 
     Attributes:
+        plugin: name of what brought the backbone.
         facts: what decides the numbers on the workers; the same on all of them.
     """
 
     client: Client
+    plugin: str
     facts: dict[str, Any]
 
     def model(self, spec: ModelSpec) -> Embedder:
@@ -73,12 +78,20 @@ class Session:
             n_tiles: tiles of the whole plate.
         """
         marker = parts / f".run-{uuid.uuid4().hex}.tmp"
-        marker.touch()
+        try:
+            marker.touch()
+        except OSError as error:
+            raise OutputError(
+                f"{parts} cannot be written ({error.strerror}): free the disk or choose another"
+                " --out"
+            ) from error
         remote = plate.storage.is_remote or "://" in plate.location
         try:
             yield Work(
                 self.client,
                 PlateJob(
+                    model=self.plugin,
+                    facts=self.facts,
                     location=plate.location if remote else str(Path(plate.location).resolve()),
                     name=plate.name,
                     options=options,
@@ -109,7 +122,13 @@ class Work:
         wells = tuple(tasks[:_CHECKED_WELLS])
         key = (f"check {self._plate.name}", self._plate.marker)
         future = self._client.submit(run_check, self._plate, wells, key=key, pure=False)
-        return future.result()
+        try:
+            return future.result()
+        except (KilledWorker, CancelledError) as error:
+            raise ClusterError(
+                f"the workers or their scheduler died while the engine was checked"
+                f" ({first_line(error)}): is there enough memory for the backbone?"
+            ) from error
 
     def embed(
         self, tasks: Sequence[WellTask], stamps: Sequence[str | None]
@@ -161,17 +180,22 @@ def local_session(n_workers: int, spec: ModelSpec) -> Iterator[Session]:
         gpus = _visible_gpus()
         workers = {index: _with_gpu(worker, gpus, index) for index in range(n_workers)}
         try:
-            cluster = SpecCluster(
-                workers=workers,
-                scheduler={"cls": Scheduler, "options": {**common, **_NO_DASHBOARD}},
-                security=security,
-                silence_logs=logging.CRITICAL,
-                name="unidino_fast",
-            )
+            with _without_interrupts():
+                cluster = SpecCluster(
+                    workers=workers,
+                    scheduler={"cls": Scheduler, "options": {**common, **_NO_DASHBOARD}},
+                    security=security,
+                    silence_logs=logging.CRITICAL,
+                    name="unidino_fast",
+                )
         except (OSError, RuntimeError, TimeoutError) as error:
             raise ClusterError(f"{n_workers} workers do not start: {first_line(error)}") from error
-        with cluster, Client(cluster, security=security) as client:
-            yield _ready(client, spec, n_workers)
+        with (
+            cluster,
+            Client(cluster, security=security) as client,
+            _session(client, spec, n_workers) as session,
+        ):
+            yield session
 
 
 @contextmanager
@@ -191,11 +215,12 @@ def remote_session(address: str, spec: ModelSpec) -> Iterator[Session]:
                 f"scheduler {address} does not answer ({first_line(error)}): give the address that"
                 " `dask scheduler` prints, such as tcp://host:8786"
             ) from error
-        with client:
-            yield _ready(client, spec, 1)
+        with client, _session(client, spec, 1) as session:
+            yield session
 
 
-def _ready(client: Client, spec: ModelSpec, n_workers: int) -> Session:
+@contextmanager
+def _session(client: Client, spec: ModelSpec, n_workers: int) -> Iterator[Session]:
     try:
         client.wait_for_workers(n_workers, timeout=_START_SECONDS)
     except TimeoutError as error:
@@ -203,8 +228,18 @@ def _ready(client: Client, spec: ModelSpec, n_workers: int) -> Session:
             f"the scheduler has fewer than {n_workers} workers after {_START_SECONDS} s: start some"
             " (`dask worker ADDRESS`)"
         ) from error
-    client.register_plugin(BackbonePlugin(spec))
-    found = client.run(describe_worker)
+    plugin = BackbonePlugin(spec)
+    client.register_plugin(plugin)
+    try:
+        yield Session(client, plugin.name, _facts(client, plugin.name))
+    finally:
+        with suppress(Exception):  # the scheduler may be gone, and the plugin with it
+            client.unregister_worker_plugin(plugin.name)
+
+
+def _facts(client: Client, plugin: str) -> dict[str, Any]:
+    """What decides the numbers, which must be the same on all workers, and its software here."""
+    found = client.run(describe_worker, plugin)
     (first, *others) = found.items()
     here = ("this machine", {**first[1], "software": software_versions()})
     for address, facts in (here, *others):
@@ -215,7 +250,7 @@ def _ready(client: Client, spec: ModelSpec, n_workers: int) -> Session:
                     " make them equal, or choose by --device and --precision"
                 )
     _log.info("%d workers, dashboard %s", len(found), client.dashboard_link)
-    return Session(client, first[1])
+    return dict(first[1])
 
 
 def _with_gpu(worker: dict[str, Any], gpus: list[str], index: int) -> dict[str, Any]:
@@ -237,12 +272,24 @@ def _n_cores() -> int:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences what distributed logs about workers that die: it is said in our own words."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+def _without_interrupts() -> Iterator[None]:
+    """Threads and processes that are started meanwhile never see Ctrl-C: this process ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        logger.setLevel(before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what libraries log about workers that die: it is said in our own words."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "asyncio", "tornado")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     Pixels = NDArray[Any]
 
 _LOG = logging.getLogger(__name__)
-_MOST_IN_FLIGHT = 2**30
+_MOST_IN_FLIGHT = 2**28
 _LOCAL_THREADS = 8
 _JOB_BYTES = 2**20
 """Pixels that a thread reads in one go, in chunks smaller than that."""
@@ -55,7 +55,7 @@ class FieldReader:
         storage: where the plate lies.
         n_threads: that fetch and decode; as many as there are cores (eight at most), more where
             each read is a trip, by default.
-        max_in_flight: bytes of pixels and chunks that are read ahead; 1 GiB, or an eighth of the
+        max_in_flight: bytes of pixels and chunks that are read ahead; 256 MiB, or an eighth of the
             memory where that is less, by default.
     """
 
