@@ -7,9 +7,11 @@ import time
 import uuid
 from collections import Counter, deque
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from distributed import as_completed
+from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from unidino_fast.cluster.job import WellsJob, run_job
@@ -99,16 +101,17 @@ class Dispatcher:
                             yield single.wells[0], _poisoned(single, deaths)
                         else:
                             (waiting if deaths < _DEATHS - 1 else suspects).append(single)
-                except CancelledError as error:
-                    raise ClusterError(
-                        "the scheduler is gone: finished wells are kept, start it and run the same"
-                        " command again"
-                    ) from error
                 else:
                     self.seconds.update(done.seconds)
                     yield from zip(job.wells, done.outcomes, strict=True)
+        except (CancelledError, CommClosedError) as error:
+            raise ClusterError(
+                "the scheduler is gone: finished wells are kept, start it and run the same command"
+                " again"
+            ) from error
         finally:
-            self._client.cancel(list(self._flying))
+            with suppress(CancelledError, CommClosedError):
+                self._client.cancel(list(self._flying))
             self._flying.clear()
 
     def _next_done(self) -> Future[Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 import torch
 from distributed import Client, Nanny, Scheduler, Security, SpecCluster
+from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from unidino_fast.cluster.dispatch import Dispatcher, wells_per_job
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from unidino_fast.planning import WellTask
     from unidino_fast.plate_model import Plate
 
-_CONNECT_SECONDS = 30
+_CONNECT_SECONDS = 10
 _START_SECONDS = 120
 """Until the first worker is there with torch imported and its backbone."""
 
@@ -124,7 +125,7 @@ class Work:
         future = self._client.submit(run_check, self._plate, wells, key=key, pure=False)
         try:
             return future.result()
-        except (KilledWorker, CancelledError) as error:
+        except (KilledWorker, CancelledError, CommClosedError) as error:
             raise ClusterError(
                 f"the workers or their scheduler died while the engine was checked"
                 f" ({first_line(error)}): is there enough memory for the backbone?"
@@ -164,7 +165,8 @@ def local_session(n_workers: int, spec: ModelSpec) -> Iterator[Session]:
         "logging.distributed": "critical",
         "distributed.comm.timeouts.connect": f"{_CONNECT_SECONDS}s",
     }
-    with dask.config.set(settings), _quiet():
+    _quiet()
+    with dask.config.set(settings):
         security = Security.temporary()
         common = {"host": "127.0.0.1", "protocol": "tls://", "security": security}
         worker = {
@@ -207,16 +209,16 @@ def remote_session(address: str, spec: ModelSpec) -> Iterator[Session]:
             numbers.
         ClusterError: it has no workers.
     """
-    with _quiet():
-        try:
-            client = Client(address, timeout=_CONNECT_SECONDS)
-        except (OSError, ValueError, TimeoutError) as error:
-            raise UsageError(
-                f"scheduler {address} does not answer ({first_line(error)}): give the address that"
-                " `dask scheduler` prints, such as tcp://host:8786"
-            ) from error
-        with client, _session(client, spec, 1) as session:
-            yield session
+    _quiet()
+    try:
+        client = Client(address, timeout=_CONNECT_SECONDS)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise UsageError(
+            f"scheduler {address} does not answer ({first_line(error)}): give the address that"
+            " `dask scheduler` prints, such as tcp://host:8786"
+        ) from error
+    with client, _session(client, spec, 1) as session:
+        yield session
 
 
 @contextmanager
@@ -281,15 +283,10 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences what libraries log about workers that die: it is said in our own words."""
-    loggers = [logging.getLogger(name) for name in ("distributed", "asyncio", "tornado")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+def _quiet() -> None:
+    """Silences what libraries log about workers that die: it is said in our own words.
+
+    For good, because some of it comes when the session is over.
+    """
+    for name in ("distributed", "distributed.client", "asyncio", "tornado"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
