@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from unidino_fast.benchmarks.rows import Row
     from unidino_fast.choices import EngineName, Precision
 
-_BATCHES = {"cpu": (1, 16), "cuda": (64, 256, 1024)}
+_BATCHES = {"cpu": (16, 64), "cuda": (64, 256, 1024)}
 _QUICK_BATCHES = {"cpu": (8,), "cuda": (256,)}
 _PRECISIONS: dict[str, tuple[Precision, ...]] = {
     "cpu": ("fp32",),

@@ -1,6 +1,6 @@
 """Everything that only a GPU can show, in one call: `python -m unidino_fast.benchmarks.gpu`.
 
-Needs a CUDA device, torch, triton, timm and numpy, and under 10 minutes. Each step is a process of
+Needs a CUDA device, torch, triton, timm and numpy, and under 8 minutes. Each step is a process of
 its own with a limit of time: an illegal memory access spoils its process for good, a hanging
 compiler would hold up all, and neither may cost the other steps. The most telling steps come first.
 """
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from unidino_fast.benchmarks.rows import Row
     from unidino_fast.choices import Precision
 
-TOTAL_SECONDS = 570.0
+TOTAL_SECONDS = 470.0
 """All steps together; a step that would begin later is left out, and named."""
 WEIGHTS = "random:0"
 BATCH = 256
