@@ -151,7 +151,8 @@ def test_a_poisoned_well_is_named(
 ) -> None:
     """It kills three workers, the last one with nothing beside it; the others are embedded.
 
-    A death of which the nanny tells the scheduler before the broken connection does is not counted.
+    Three deaths are counted, and mostly there are three. Four were seen once: dask then gave the
+    well to another worker without telling of the death. Why is not known.
     """
     log = deadly("B02", 99)
     said = "embedding B02 ended 3 worker processes"
@@ -164,7 +165,7 @@ def test_a_poisoned_well_is_named(
         assert list(summary.left_out) == ["B02"]
         assert said in summary.left_out["B02"]
         assert summary.n_wells == 11
-    assert 3 <= len(log.read_text().split()) <= 6
+    assert 3 <= len(log.read_text().split()) <= 4
 
 
 def test_a_worker_killed_from_outside(

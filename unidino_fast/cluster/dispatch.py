@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections import Counter, deque
@@ -31,7 +32,9 @@ _JOBS_PER_WORKER = 8
 """At least, so that none waits long for the others at the end."""
 _AHEAD = 2
 """Jobs that a worker has in hand: one to do, one to go on with."""
-_POLL_SECONDS = 0.005
+_POLL_SECONDS = 0.001
+_COUNT_SECONDS = 1.0
+"""How old the number of workers may be."""
 _ALONE_SECONDS = 30.0
 """How long no job may end while there is no worker: the time to start one again, and more."""
 _DEATHS = 3
@@ -66,10 +69,16 @@ class Dispatcher:
         self._flying: dict[Future[Any], WellsJob] = {}
         self._done = as_completed()
         self._deaths: Counter[str] = Counter()
+        self._n_workers = 1
+        self._counted = -math.inf
 
     def n_workers(self) -> int:
-        """Workers at this moment, at least one: a cluster may still be starting them."""
-        return max(1, len(self._client.nthreads()))
+        """Workers not long ago, at least one: asking is a trip to the scheduler."""
+        now = time.monotonic()
+        if now - self._counted >= _COUNT_SECONDS:
+            self._n_workers = max(1, len(self._client.nthreads()))
+            self._counted = now
+        return self._n_workers
 
     def run(
         self, jobs: Iterable[WellsJob]

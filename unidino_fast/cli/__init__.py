@@ -1,0 +1,19 @@
+"""The command line: one thin function a command; what they need is imported when they run."""
+
+from __future__ import annotations
+
+# isort: off
+# In the order in which `--help` lists the commands.
+from unidino_fast.cli import plates as plates
+from unidino_fast.cli import profiles as profiles
+from unidino_fast.cli import evaluation as evaluation
+from unidino_fast.cli import backbones as backbones
+
+# isort: on
+from unidino_fast.cli.app import app
+from unidino_fast.terminal import run
+
+
+def main() -> None:
+    """Entry point."""
+    run(app)
