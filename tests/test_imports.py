@@ -34,7 +34,7 @@ LAYERS = [
     "preprocess",
     "backbones",
     "engines",
-    "clock results tables",
+    "clock heap results tables",
     "query",
     "platemap profiles",
     "provenance embedding parts",

@@ -17,6 +17,7 @@ import xxhash
 
 from unidino_fast import ops
 from unidino_fast.errors import PixelError
+from unidino_fast.heap import HeapTrimmer
 from unidino_fast.preprocess import tiles_of, tiles_with_signal
 from unidino_fast.reading import FieldReader, FieldRequest
 from unidino_fast.results import FieldResult, WellResult
@@ -56,6 +57,7 @@ def embed_wells(
     """
     packer = model.packer()
     begun: deque[_Begun] = deque()
+    heap = HeapTrimmer()
     # closing ends the reading threads however this ends
     with closing(read_fields(tasks, storage, options)) as planes:
         for task in tasks:
@@ -63,6 +65,7 @@ def embed_wells(
             begun.append(_begin_well(task, own, packer, options, clock))
             while begun and begun[0].done:
                 yield _finished(begun.popleft())
+                heap.trim()
     with clock.stage("embed"):
         packer.flush()
     yield from map(_finished, begun)
