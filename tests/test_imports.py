@@ -29,7 +29,7 @@ LAYERS = [
     "planning",
     "reading",
     "kernels",
-    "pixel_table",
+    "cpu_ops",
     "ops",
     "preprocess",
     "backbones",

@@ -20,7 +20,7 @@ def tensor_like(device, dtype):
     [
         ("tile_normalize", CPU, torch.uint16, "table"),
         ("tile_normalize", CPU, torch.float32, "reference"),
-        ("tile_signal", CPU, torch.uint16, "reference"),
+        ("tile_signal", CPU, torch.uint16, "count"),
         ("tile_normalize", CUDA, torch.uint16, "triton"),
         ("tile_normalize", CUDA, torch.float64, "reference"),
         ("tile_signal", CUDA, torch.float32, "triton"),

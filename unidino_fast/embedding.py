@@ -171,16 +171,18 @@ def _begin_field(
         pixel_sum = checksum(planes)
         pixels = torch.from_numpy(planes).to(packer.device, non_blocking=True)
         keep = _kept_tiles(task, pixels, options)
+        n_dropped = len(keep) - int(keep.sum())
     tickets = []
     read = _read_channels(task, options)
     for label, channel in zip(task.labels, task.channels, strict=True):
         plane = pixels[read.index(channel)]
         with clock.stage("preprocess"):
             patches = _patches(well.name, task, label, plane, options, packer.patch, packer.dtype)
-            patches = patches[keep]
+            if n_dropped:
+                patches = patches[keep]
         with clock.stage("embed"):
             tickets.append(packer.add(patches))
-    return _BegunField(task, pixel_sum, len(keep) - int(keep.sum()), tickets)
+    return _BegunField(task, pixel_sum, n_dropped, tickets)
 
 
 def _read_channels(task: FieldTask, options: EmbedOptions) -> tuple[int, ...]:

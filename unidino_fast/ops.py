@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from unidino_fast import kernels
+from unidino_fast.cpu_ops import TABLE_DTYPES, tile_normalize_by_table, tile_signal_by_count
 from unidino_fast.kernels.intensity_range import COUNTED_DTYPES
 from unidino_fast.kernels.quantize_rows import ROW_DTYPES
 from unidino_fast.kernels.segment_mean import FEATURE_DTYPES
 from unidino_fast.kernels.tile_normalize import PIXEL_DTYPES
-from unidino_fast.pixel_table import TABLE_DTYPES, tile_normalize_by_table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Implementation = Literal["triton", "table", "reference"]
+Implementation = Literal["triton", "table", "count", "reference"]
 
 _LOG = logging.getLogger(__name__)
 _DTYPES = {
@@ -41,6 +41,8 @@ def implementation(op: str, tensor: Tensor) -> Implementation:
     if not tensor.is_cuda:
         if op == "tile_normalize" and tensor.dtype in TABLE_DTYPES:
             return _chosen(op, "table", f"{tensor.dtype} on {tensor.device.type}")
+        if op == "tile_signal" and tensor.device.type == "cpu":
+            return _chosen(op, "count", "tensors on cpu")
         return _chosen(op, "reference", f"tensors on {tensor.device.type}")
     if tensor.dtype not in _DTYPES[op]:
         return _chosen(op, "reference", f"no kernel for {tensor.dtype}")
@@ -95,8 +97,11 @@ def tile_normalize(
 
 def tile_signal(planes: Tensor, *, tile: int, stride: int) -> Tensor:
     """Pixels above zero of each tile; (P, N) int32. See `kernels.tile_signal_reference`."""
-    if implementation("tile_signal", planes) == "triton":
+    chosen = implementation("tile_signal", planes)
+    if chosen == "triton":
         return kernels.tile_signal(planes.contiguous(), tile=tile, stride=stride)
+    if chosen == "count":
+        return tile_signal_by_count(planes, tile=tile, stride=stride)
     return kernels.tile_signal_reference(planes, tile=tile, stride=stride)
 
 

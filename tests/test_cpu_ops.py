@@ -1,4 +1,4 @@
-"""Looked-up pixels have the reference's bits."""
+"""What the CPU does in its own way has the reference's bits."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unidino_fast.kernels import tile_normalize_reference
-from unidino_fast.pixel_table import TABLE_DTYPES, tile_normalize_by_table
+from unidino_fast.cpu_ops import TABLE_DTYPES, tile_normalize_by_table, tile_signal_by_count
+from unidino_fast.kernels import tile_normalize_reference, tile_signal_reference
 
 
 @settings(max_examples=60, deadline=None)
@@ -56,3 +56,21 @@ def test_planes_that_are_views():
     options = {"tile": 16, "stride": 8, "clip": True, "patch": 8}
     expected = tile_normalize_reference(view, low, span, **options)
     assert torch.equal(tile_normalize_by_table(view, low, span, **options), expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    pixel=st.sampled_from(("uint8", "uint16", "int16", "uint32", "float32")),
+    size=st.tuples(st.integers(1, 3), st.integers(5, 40), st.integers(5, 40)),
+    stride=st.integers(1, 20),
+    seed=st.integers(0, 9),
+)
+def test_signal(pixel, size, stride, seed):
+    pixels = np.random.default_rng(seed).integers(0, 3, size) * np.random.default_rng(
+        seed + 1
+    ).integers(-1, 2, size)
+    planes = torch.from_numpy(np.maximum(pixels, 0 if pixel.startswith("u") else -9).astype(pixel))
+    expected = tile_signal_reference(planes, tile=5, stride=stride)
+    found = tile_signal_by_count(planes, tile=5, stride=stride)
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)
