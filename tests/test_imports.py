@@ -34,7 +34,7 @@ LAYERS = [
     "preprocess",
     "backbones",
     "engines",
-    "clock heap results tables",
+    "clock heap results tables upload",
     "query",
     "platemap profiles",
     "provenance embedding parts",

@@ -21,9 +21,10 @@ from unidino_fast.heap import HeapTrimmer
 from unidino_fast.preprocess import tiles_of, tiles_with_signal
 from unidino_fast.reading import FieldReader, FieldRequest
 from unidino_fast.results import FieldResult, WellResult
+from unidino_fast.upload import Uploader
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -56,13 +57,14 @@ def embed_wells(
         Each task, in order, with its result or with the error that its pixels gave.
     """
     packer = model.packer()
+    uploader = Uploader(model.device)
     begun: deque[_Begun] = deque()
     heap = HeapTrimmer()
     # closing ends the reading threads however this ends
-    with closing(read_fields(tasks, storage, options)) as planes:
+    with closing(read_fields(tasks, storage, options, uploader.allocate)) as planes:
         for task in tasks:
             own = islice(planes, len(task.fields))
-            begun.append(_begin_well(task, own, packer, options, clock))
+            begun.append(_begin_well(task, own, uploader, packer, options, clock))
             while begun and begun[0].done:
                 yield _finished(begun.popleft())
                 heap.trim()
@@ -72,10 +74,20 @@ def embed_wells(
 
 
 def read_fields(
-    tasks: Sequence[WellTask], storage: Storage, options: EmbedOptions
+    tasks: Sequence[WellTask],
+    storage: Storage,
+    options: EmbedOptions,
+    allocate: Callable[[int], memoryview] | None = None,
 ) -> Generator[Planes | PixelError, None, None]:
-    """The pixels (C, H, W) that embedding wells takes in, field by field, read ahead."""
-    return FieldReader(storage).stream(
+    """The pixels (C, H, W) that embedding wells takes in, field by field, read ahead.
+
+    Args:
+        tasks: the wells.
+        storage: where their plate lies.
+        options: of the run.
+        allocate: makes memory of so many bytes to read into; ordinary memory by default.
+    """
+    return FieldReader(storage, allocate=allocate).stream(
         FieldRequest(field.field, field.time, _read_channels(field, options), options.z)
         for well in tasks
         for field in well.fields
@@ -140,6 +152,7 @@ class _BegunField:
 def _begin_well(
     task: WellTask,
     planes: Iterator[Planes | PixelError],
+    uploader: Uploader,
     packer: TilePacker,
     options: EmbedOptions,
     clock: StageClock,
@@ -152,7 +165,9 @@ def _begin_well(
                 pixels = next(planes)
             if isinstance(pixels, PixelError):
                 raise pixels
-            begun.fields.append(_begin_field(task, field_task, pixels, packer, options, clock))
+            begun.fields.append(
+                _begin_field(task, field_task, pixels, uploader, packer, options, clock)
+            )
     except PixelError as error:
         begun.error = error
         deque(planes, maxlen=0)  # lets go of what the well has left
@@ -163,14 +178,16 @@ def _begin_field(
     well: WellTask,
     task: FieldTask,
     planes: Planes,
+    uploader: Uploader,
     packer: TilePacker,
     options: EmbedOptions,
     clock: StageClock,
 ) -> _BegunField:
     with clock.stage("preprocess"):
         pixel_sum = checksum(planes)
-        pixels = torch.from_numpy(planes).to(packer.device, non_blocking=True)
-        keep = _kept_tiles(task, pixels, options)
+        with uploader.beside_the_network():
+            pixels = uploader.upload(planes)
+            keep = _kept_tiles(task, pixels, options)
         n_dropped = len(keep) - int(keep.sum())
     tickets = []
     read = _read_channels(task, options)
@@ -200,10 +217,10 @@ def _finished(begun: _Begun) -> tuple[WellTask, WellResult | PixelError]:
 
 
 def _kept_tiles(field: FieldTask, pixels: Tensor, options: EmbedOptions) -> Tensor:
-    """Mask (N,) of the tiles to embed, on the device of the pixels."""
+    """Mask (N,) of the tiles to embed, on the CPU."""
     if options.keep_empty:
-        return torch.ones(field.n_tiles, dtype=torch.bool, device=pixels.device)
-    return tiles_with_signal(pixels[0], tile=options.tile, stride=options.step)
+        return torch.ones(field.n_tiles, dtype=torch.bool)
+    return tiles_with_signal(pixels[0], tile=options.tile, stride=options.step).cpu()
 
 
 def _patches(

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import DTypeLike, NDArray
 
     from unidino_fast.reading.codecs import Bytes
@@ -24,10 +26,17 @@ class FieldBuffers:
     """Arrays whose memory comes back by itself when the last view of it is gone.
 
     So a consumer may keep an array, or a tensor that shares its memory, as long as it likes.
+
+    Args:
+        most: buffers that are kept for later.
+        allocate: makes memory of so many bytes; numpy's by default.
     """
 
-    def __init__(self, most: int = 4) -> None:
+    def __init__(
+        self, most: int = 4, *, allocate: Callable[[int], memoryview] | None = None
+    ) -> None:
         self._free: deque[memoryview] = deque(maxlen=most)
+        self._allocate = allocate or _memory
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Pixels:
         """An array of this shape with any content."""
@@ -45,7 +54,11 @@ class FieldBuffers:
                 pass  # fields of another size are past; the latest is in the caches
             return held
         except IndexError:
-            return np.empty(n_bytes, np.uint8).data
+            return self._allocate(n_bytes)
+
+
+def _memory(n_bytes: int) -> memoryview:
+    return np.empty(n_bytes, np.uint8).data
 
 
 class Scratch:

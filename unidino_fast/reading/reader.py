@@ -28,7 +28,7 @@ from unidino_fast.reading.shards import Indices
 from unidino_fast.reading.stream import Batch, Job, ReadAhead, Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -57,10 +57,16 @@ class FieldReader:
             each read is a trip, by default.
         max_in_flight: bytes of pixels and chunks that are read ahead; 256 MiB, or an eighth of the
             memory where that is less, by default.
+        allocate: makes the memory of the arrays, of so many bytes; ordinary memory by default.
     """
 
     def __init__(
-        self, storage: Storage, *, n_threads: int | None = None, max_in_flight: int | None = None
+        self,
+        storage: Storage,
+        *,
+        n_threads: int | None = None,
+        max_in_flight: int | None = None,
+        allocate: Callable[[int], memoryview] | None = None,
     ) -> None:
         self._storage = storage
         self._n_threads = n_threads or (
@@ -68,7 +74,7 @@ class FieldReader:
         )
         self._most = max_in_flight or min(_MOST_IN_FLIGHT, memory_bytes() // 8)
         self._indices = Indices()
-        self._buffers = FieldBuffers()
+        self._buffers = FieldBuffers(allocate=allocate)
         self._scratches: deque[Scratch] = deque(maxlen=self._n_threads)
         self._said: set[tuple[str, str]] = set()
 
