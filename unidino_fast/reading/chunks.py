@@ -5,7 +5,7 @@ Letters: a chunk as a block is (T, C, Z, Y, X), whatever axes the image has.
 
 from __future__ import annotations
 
-from operator import floordiv, mod
+from operator import floordiv, itemgetter, mod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,12 +46,16 @@ class ChunkReader:
         self._form = form
         self._indices = indices
         self._prefix = f"{field.array_path}/{form.prefix}"
-        self._axes = [AXES.index(axis) for axis in field.axes]
+        self._own = itemgetter(*(AXES.index(axis) for axis in field.axes))
         self._to_block = [field.axes.index(axis) for axis in AXES if axis in field.axes]
         self._is_plain = form.order == "C" and self._to_block == sorted(self._to_block)
         self.block_shape = tuple(chunk(field, axis) for axis in AXES)
         self._absent = np.broadcast_to(form.fill, self.block_shape)
         self._is_raw = form.encoding.decompress is None and not form.encoding.has_crc
+        self._most = form.encoding.most
+        self._index_bytes = 0 if form.shard is None else form.shard.n_bytes
+        self.n_bytes = form.encoding.n_bytes
+        """Of a decoded chunk."""
 
     @property
     def fits_planes(self) -> bool:
@@ -59,49 +63,54 @@ class ChunkReader:
         n_times, _, depth, _, _ = self.block_shape
         return self._form.dtype.isnative and self._form.order == "C" and n_times == depth == 1
 
-    def block(self, index: tuple[int, ...], scratch: Scratch, into: Pixels | None) -> Pixels:
+    def block(self, index: tuple[int, ...], scratch: Scratch) -> Pixels:
         """The pixels (T, C, Z, Y, X) of a chunk, the fill value where it is absent.
 
         Args:
             index: in the grid of chunks, as (t, c, z, y, x).
-            scratch: whose buffer `pixels` holds the block, unless `into` does.
-            into: contiguous and native, to hold the pixels of the whole chunk in their order.
+            scratch: whose buffer `pixels` holds the block.
 
         Raises:
             PixelError: it cannot be read or decoded (names it).
         """
-        own = [index[axis] for axis in self._axes]
         form = self._form
-        shard = form.shard
-        out = scratch.bytes("pixels", form.encoding.n_bytes) if into is None else _flat(into)
-        stored = own if shard is None else list(map(floordiv, own, shard.grid))
-        key = self._prefix + form.separator.join(map(str, stored))
-        try:
-            if shard is None:
-                is_there = self._decode(key, None, None, out, scratch)
-            else:
-                is_there = self._decode_inner(key, own, shard, out, scratch)
-        except MemoryError:
-            raise
-        except Exception as error:  # codecs raise whatever they like
-            raise chunk_error(key, error) from error
-        if not is_there:
-            if into is not None:
-                into[...] = form.fill
+        out = scratch.bytes("pixels", self.n_bytes)
+        if not self._filled(index, out, scratch):
             return self._absent
         if self._is_plain:
             return out.view(form.dtype).reshape(self.block_shape)
         return form.pixels(out).transpose(self._to_block).reshape(self.block_shape)
 
+    def put(self, index: tuple[int, ...], scratch: Scratch, out: Bytes) -> None:
+        """As `block`, where `fits_planes`, into memory of `n_bytes` for the pixels (C, Y, X)."""
+        if not self._filled(index, out, scratch):
+            out.view(self._form.dtype)[...] = self._form.fill
+
+    def _filled(self, index: tuple[int, ...], out: Bytes, scratch: Scratch) -> bool:
+        """Fills `out` with a decoded chunk; False where the chunk is absent."""
+        own = self._own(index)
+        form = self._form
+        shard = form.shard
+        stored = own if shard is None else map(floordiv, own, shard.grid)
+        key = self._prefix + form.separator.join(map(str, stored))
+        try:
+            if shard is None:
+                return self._decode(key, None, None, out, scratch)
+            return self._decode_inner(key, own, shard, out, scratch)
+        except MemoryError:
+            raise
+        except Exception as error:  # codecs raise whatever they like
+            raise chunk_error(key, error) from error
+
     def _decode_inner(
-        self, key: str, own: list[int], shard: ShardFormat, out: Bytes, scratch: Scratch
+        self, key: str, own: tuple[int, ...], shard: ShardFormat, out: Bytes, scratch: Scratch
     ) -> bool:
         """As `_decode`, of a chunk in a shard."""
-        table = self._indices.get(key, lambda: self._index(key, shard), shard.n_bytes)
+        table = self._indices.get(key, lambda: self._index(key, shard), self._index_bytes)
         if table is None:
             return False
         inner = tuple(map(mod, own, shard.grid))
-        span = span_of(table, inner, self._form.encoding.most)
+        span = span_of(table, inner, self._most)
         return span is not None and self._decode(key, *span, out, scratch)
 
     def _decode(
@@ -112,7 +121,7 @@ class ChunkReader:
         target = out.data
 
         def room(n_bytes: int) -> memoryview:
-            if n_bytes > encoding.most:
+            if n_bytes > self._most:
                 raise ValueError(f"its {n_bytes} bytes are too many for {out.size} of pixels")
             if self._is_raw and n_bytes == out.size:
                 return target
@@ -146,7 +155,3 @@ class ChunkReader:
         if found is not None and len(found) == 0:
             raise ValueError(EMPTY)
         return None if found is None else parse_index(found, shard)
-
-
-def _flat(pixels: Pixels) -> Bytes:
-    return pixels.reshape(-1).view(np.uint8)

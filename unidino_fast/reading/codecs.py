@@ -7,7 +7,9 @@ All of them leave the interpreter to other threads while they decode.
 
 from __future__ import annotations
 
+import functools
 import gzip
+import importlib
 import io
 import struct
 import zlib
@@ -48,12 +50,10 @@ def blosc_into(stored: memoryview, out: Bytes) -> None:
     Raises:
         ValueError: it is truncated, or declares another size than the buffer's.
     """
-    from numcodecs import blosc
-
     declared = blosc_size(stored)
     if declared != out.size:
         _misfit(declared, out)
-    blosc.decompress(stored, out)
+    _numcodecs("blosc").decompress(stored, out)
 
 
 def blosc_size(stored: memoryview) -> int:
@@ -77,12 +77,10 @@ def zstd_into(stored: memoryview, out: Bytes) -> None:
         ValueError: it is no frame, or declares another size than the buffer's.
         RuntimeError: it does not decode to the buffer's size.
     """
-    from numcodecs import zstd
-
     declared = zstd_size(stored)
     if declared is not None and declared != out.size:
         _misfit(declared, out)
-    zstd.decompress(stored, out)  # of an open frame, exactly the buffer
+    _numcodecs("zstd").decompress(stored, out)  # of an open frame, exactly the buffer
 
 
 def zstd_size(stored: memoryview) -> int | None:
@@ -159,6 +157,12 @@ def checked(stored: memoryview) -> memoryview:
     if value(np.frombuffer(content, np.uint8)) != int.from_bytes(crc, "little"):
         raise ValueError("its checksum differs: it is damaged")
     return content
+
+
+@functools.cache
+def _numcodecs(name: str) -> Any:
+    """A module of numcodecs, looked for once: for small chunks that is dear."""
+    return importlib.import_module(f"numcodecs.{name}")
 
 
 def _put(found: bytes, out: Bytes) -> None:

@@ -45,22 +45,50 @@ class PileReader:
         self._everything = (slice(0, height), slice(0, width))
         self._fits_planes = chunks.fits_planes
 
-    def read(self, place: Place, takers: Sequence[Taker], scratch: Scratch) -> None:
-        """Reads a pile, and puts its pixels into all fields that take some.
+    @property
+    def joins(self) -> bool:
+        """Whether it reads strips of several piles."""
+        return self._fits_planes and not self._is_mean
+
+    def read(self, places: Sequence[Place], takers: Sequence[Taker], scratch: Scratch) -> None:
+        """Reads the piles of a strip, and puts their pixels into all fields that take some.
 
         Raises:
             PixelError: a chunk cannot be read or decoded (names it).
         """
+        if len(places) > 1:
+            self._read_strip(places, takers[0], scratch)
+        elif self._is_mean:
+            self._read_mean(places[0], takers, scratch)
+        else:
+            self._read_pile(places[0], takers, scratch)
+
+    def _read_strip(self, places: Sequence[Place], taker: Taker, scratch: Scratch) -> None:
+        planes, target = taker
+        size = self._chunks.n_bytes
+        decoded = scratch.bytes("strip", len(places) * size).reshape(len(places), size)
+        shape = (self._n_channels, *(span.stop for span in self._everything))
+        blocks = decoded.view(planes.dtype).reshape(len(places), *shape)  # (N, C, Y, X)
+        for number, (layer, _) in enumerate(self._layers):
+            for (t, c, y, x), out in zip(places, decoded, strict=True):
+                self._chunks.put((t, c, layer, y, x), scratch, out)
+            for position, offset in target.channels:
+                source = blocks[:, offset, target.of[0]].transpose(1, 0, 2)  # (Y, N, X)
+                pixels = planes[position][target.to].reshape(source.shape)  # a view still
+                if number == 0:
+                    pixels[...] = source
+                else:
+                    np.maximum(pixels, source, out=pixels)
+
+    def _read_pile(self, place: Place, takers: Sequence[Taker], scratch: Scratch) -> None:
         t, c, y, x = place
-        if self._is_mean:
-            self._read_mean(place, takers, scratch)
-            return
         into = self._whole(takers)
         for number, (layer, within) in enumerate(self._layers):
             is_first = number == 0
-            block = self._chunks.block((t, c, layer, y, x), scratch, into if is_first else None)
             if is_first and into is not None:
+                self._chunks.put((t, c, layer, y, x), scratch, into.reshape(-1).view(np.uint8))
                 continue  # of one plane
+            block = self._chunks.block((t, c, layer, y, x), scratch)
             for plane in within:
                 for planes, target in takers:
                     for position, offset in target.channels:
@@ -82,7 +110,7 @@ class PileReader:
                 sums[-1].append(held.view(np.float64).reshape(shape))
                 sums[-1][-1][...] = 0
         for layer, within in self._layers:
-            block = self._chunks.block((t, c, layer, y, x), scratch, None)
+            block = self._chunks.block((t, c, layer, y, x), scratch)
             for (_, target), totals in zip(takers, sums, strict=True):
                 for (_, offset), total in zip(target.channels, totals, strict=True):
                     for plane in within:

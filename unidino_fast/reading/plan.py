@@ -1,8 +1,9 @@
 """Fields to read -> piles of chunks, each chunk in one pile. Pure.
 
-A pile is what one thread does in one go: the chunks that lie above one another along z, at one
-place of the grid, and every field that takes pixels from there. Fields that share chunks (regions
-of a mosaic, time points in one chunk) are planned together, so that such a chunk is decoded once.
+A pile is the chunks that lie above one another along z, at one place of the grid, and every field
+that takes pixels from there. Piles side by side make a strip; a run of strips is what one thread
+does in one go. Fields that share chunks (regions of a mosaic, time points in one chunk) are planned
+together, so that such a chunk is decoded once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from unidino_fast.errors import PixelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
 
     from unidino_fast.plate_model import Field
 
@@ -81,6 +82,66 @@ class Place(NamedTuple):
     x: int
 
 
+class Strip(NamedTuple):
+    """What is put into place in one go: a pile, or several that lie side by side.
+
+    Attributes:
+        places: of the piles; they differ in x alone.
+        targets: of the piles together. Several piles have one, which takes all columns of each.
+    """
+
+    places: list[Place]
+    targets: list[Target]
+
+
+class Run(NamedTuple):
+    """Strips that one thread reads one after another.
+
+    Attributes:
+        strips: in order.
+        requests: that take pixels from them.
+        n_places: the most of a strip.
+        n_targets: likewise.
+    """
+
+    strips: list[Strip]
+    requests: tuple[int, ...]
+    n_places: int
+    n_targets: int
+
+
+def geometry(request: FieldRequest) -> Hashable:
+    """All of a request that its plan depends on: equal ones have equal plans."""
+    field = request.field
+    facts = field.array
+    return field.axes, facts.shape, facts.chunks, field.region, request.time, request.channels
+
+
+def runs(requests: Sequence[FieldRequest], *, most: int, joins: bool) -> list[Run]:
+    """The plan of requests of one array and one choice of z.
+
+    Args:
+        requests: neighbours, so that those of the first are read first.
+        most: piles in a run.
+        joins: whether piles that lie side by side become one strip.
+    """
+    piles = list(planned(requests).items())
+    width = chunk(requests[0].field, "x")
+    found = []
+    for first in range(0, len(piles), most):
+        own = piles[first : first + most]
+        joined = list(strips(own, width=width)) if joins else [Strip([p], t) for p, t in own]
+        found.append(
+            Run(
+                joined,
+                tuple(sorted({target.request for _, targets in own for target in targets})),
+                max(len(strip.places) for strip in joined),
+                max(len(strip.targets) for strip in joined),
+            )
+        )
+    return found
+
+
 def planned(requests: Sequence[FieldRequest]) -> dict[Place, list[Target]]:
     """The piles of requests of one array and one choice of z, those of the first request first."""
     piles: dict[Place, list[Target]] = {}
@@ -101,6 +162,45 @@ def planned(requests: Sequence[FieldRequest]) -> dict[Place, list[Target]]:
                     place = Place(time, block, row, column)
                     piles.setdefault(place, []).append(target)
     return piles
+
+
+def strips(piles: Sequence[tuple[Place, list[Target]]], *, width: int) -> Iterator[Strip]:
+    """Joins neighbours, of chunks `width` wide, of which one and the same field takes all columns.
+
+    Written from end to end, the rows of a field come into the processor's caches once; written
+    chunk by chunk, each page of them comes again for each chunk.
+    """
+    run: list[tuple[Place, list[Target]]] = []
+    everything = slice(0, width)
+    for pile in piles:
+        if run and not _continues(run[-1], pile, everything):
+            yield _strip(run)
+            run = []
+        run.append(pile)
+    if run:
+        yield _strip(run)
+
+
+def _continues(
+    one: tuple[Place, list[Target]], other: tuple[Place, list[Target]], everything: slice
+) -> bool:
+    (place, targets), (next_place, next_targets) = one, other
+    if next_place != (place.t, place.c, place.y, place.x + 1):
+        return False
+    if len(targets) != 1 or len(next_targets) != 1:
+        return False
+    target, following = targets[0], next_targets[0]
+    return target.request == following.request and target.of[1] == everything == following.of[1]
+
+
+def _strip(run: list[tuple[Place, list[Target]]]) -> Strip:
+    places = [place for place, _ in run]
+    _, targets = run[0]
+    if len(run) > 1:
+        rows, columns = targets[0].to
+        _, last = run[-1][1][0].to
+        targets = [targets[0]._replace(to=(rows, slice(columns.start, last.stop)))]
+    return Strip(places, targets)
 
 
 def _cuts(start: int, length: int, size: int) -> list[tuple[int, slice, slice]]:

@@ -20,21 +20,22 @@ from unidino_fast.reading.plan import (
     check_size,
     chunk,
     chunk_bytes,
+    geometry,
     grouped,
     memory_bytes,
-    planned,
+    runs,
 )
 from unidino_fast.reading.shards import Indices
 from unidino_fast.reading.stream import Batch, Job, ReadAhead, Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from unidino_fast.plate_model import Field
     from unidino_fast.reading.formats import ArrayFormat
-    from unidino_fast.reading.plan import Place, Target
+    from unidino_fast.reading.plan import Run, Strip
     from unidino_fast.storage import Storage
 
     Pixels = NDArray[Any]
@@ -77,6 +78,7 @@ class FieldReader:
         self._buffers = FieldBuffers(allocate=allocate)
         self._scratches: deque[Scratch] = deque(maxlen=self._n_threads)
         self._said: set[tuple[str, str]] = set()
+        self._planned: tuple[Hashable, list[Run]] | None = None
 
     def read(self, field: Field, *, time: int, channels: Sequence[int], z: str | int) -> Pixels:
         """Pixels (C, Y, X) of some channels in native byte order.
@@ -169,17 +171,24 @@ class FieldReader:
         chunks = ChunkReader(self._storage, field, form, self._indices)
         reader = PileReader(chunks, requests[0])
         slots = [slot for _, slot in takers]
-        piles = list(planned(requests).items())
-        # a trip each where reads are trips; else enough that taking a job costs little beside it
-        n_piles = 1 if self._storage.is_remote else 1 + _JOB_BYTES // chunk_bytes(field)
-        jobs = []
-        for first in range(0, len(piles), n_piles):
-            run = piles[first : first + n_piles]
-            own = {target.request for _, targets in run for target in targets}
-            n_bytes = _pile_bytes(requests[0], max(len(targets) for _, targets in run))
-            waiting = tuple(slots[number] for number in sorted(own))
-            jobs.append(Job(partial(_read_piles, reader, run, slots), waiting, n_bytes))
-        return jobs
+        return [
+            Job(
+                partial(_read_strips, reader, run.strips, slots),
+                tuple(slots[number] for number in run.requests),
+                _run_bytes(requests[0], run),
+            )
+            for run in self._runs(requests, joins=reader.joins)
+        ]
+
+    def _runs(self, requests: list[FieldRequest], *, joins: bool) -> list[Run]:
+        """The plan, which is that of the fields before where they were alike, as in most plates."""
+        # a trip each where reads are trips; else enough that a job costs little beside them
+        most = 1 if self._storage.is_remote else 1 + _JOB_BYTES // chunk_bytes(requests[0].field)
+        alike = (most, joins, *map(geometry, requests))
+        known = self._planned
+        if known is None or known[0] != alike:
+            known = self._planned = alike, runs(requests, most=most, joins=joins)
+        return known[1]
 
     def _by_zarr(self, request: FieldRequest, slot: Slot, scratch: Scratch) -> None:
         if slot.planes is not None:
@@ -197,14 +206,11 @@ class FieldReader:
             )
 
 
-def _read_piles(
-    reader: PileReader,
-    piles: list[tuple[Place, list[Target]]],
-    slots: list[Slot],
-    scratch: Scratch,
+def _read_strips(
+    reader: PileReader, strips: list[Strip], slots: list[Slot], scratch: Scratch
 ) -> None:
-    """Reads some piles; a fault is that of the fields that take pixels from its pile."""
-    for place, targets in piles:
+    """Reads some strips; a fault is that of the fields that take pixels from its strip."""
+    for places, targets in strips:
         takers = []
         for target in targets:
             slot = slots[target.request]
@@ -212,7 +218,7 @@ def _read_piles(
                 takers.append(Taker(slot.planes, target))
         try:
             if takers:
-                reader.read(place, takers, scratch)
+                reader.read(places, takers, scratch)
         except (PixelError, MemoryError) as error:
             for target in targets:
                 slots[target.request].fault = error
@@ -230,11 +236,11 @@ def _outcome(slot: Slot) -> Pixels | PixelError:
     raise slot.fault or RuntimeError(f"field {slot.name} was not read")
 
 
-def _pile_bytes(request: FieldRequest, n_takers: int) -> int:
-    """What a thread holds while it reads a pile: a chunk, stored and decoded, and sums."""
-    n_bytes = 2 * chunk_bytes(request.field)
+def _run_bytes(request: FieldRequest, run: Run) -> int:
+    """What a thread holds while it reads a run: a chunk, stored; a strip, decoded; and sums."""
+    n_bytes = (1 + run.n_places) * chunk_bytes(request.field)
     if request.z == "mean":
-        n_bytes += 8 * n_takers * chunk_bytes(request.field)
+        n_bytes += 8 * run.n_targets * chunk_bytes(request.field)
     return n_bytes
 
 

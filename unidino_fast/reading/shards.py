@@ -67,10 +67,13 @@ class Indices:
     def get(self, key: str, fetch: Callable[[], Index | None], n_bytes: int) -> Index | None:
         """The index of a shard of which others of `n_bytes` are kept; None where it is absent."""
         with self._lock:
-            once = self._held.setdefault(key, _Once())
-            self._held.move_to_end(key)
-            if len(self._held) > max(64, _INDEX_BYTES // n_bytes):
-                self._held.popitem(last=False)
+            once = self._held.get(key)
+            if once is None:
+                once = self._held[key] = _Once()
+                if len(self._held) > max(64, _INDEX_BYTES // n_bytes):
+                    self._held.popitem(last=False)
+            else:
+                self._held.move_to_end(key)
         return once.get(fetch)
 
 
@@ -83,6 +86,8 @@ class _Once:
         self._value: Index | None = None
 
     def get(self, fetch: Callable[[], Index | None]) -> Index | None:
+        if self._is_found:  # set last, and for good
+            return self._value
         with self._lock:
             if not self._is_found:
                 self._value = fetch()  # an error is found again by the next

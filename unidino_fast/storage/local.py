@@ -36,6 +36,7 @@ class FolderStorage:
     def __init__(self, root: Path, *, location: str) -> None:
         self.root = root
         self.location = location
+        self._prefix = f"{root}/"  # for keys by the thousand
 
     def read(self, key: str, start: int | None = None, stop: int | None = None) -> ReadResult:
         """See `Storage`."""
@@ -48,7 +49,7 @@ class FolderStorage:
         """See `Storage`."""
         try:
             # a pipe without a writer would have a plain open wait for ever
-            file = os.open(f"{self.root}/{key}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            file = os.open(self._prefix + key, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
@@ -59,7 +60,9 @@ class FolderStorage:
                 return None
             if not stat.S_ISREG(status.st_mode):
                 return StorageFault("it is a device, pipe or socket, not a file")
-            first, last = bounds(status.st_size, start, stop)
+            first, last = 0, status.st_size
+            if start is not None or stop is not None:
+                first, last = bounds(status.st_size, start, stop)
             view = room(last - first)
             n_read = 0
             while n_read < last - first:
