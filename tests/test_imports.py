@@ -28,6 +28,7 @@ LAYERS = [
     "plate",
     "planning",
     "reading",
+    "stamps",
     "kernels",
     "pixel_table",
     "ops",
