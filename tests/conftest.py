@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
+import gc
 import os
-import sys
+import shutil
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import plate_factory
 import pytest
 import timm
 import torch
+from plate_server import Server
 
+import unidino_fast as uf
 from unidino_fast.backbones import open_backbone, save_backbone
 from unidino_fast.simulate import simulate_plate
+from unidino_fast.storage import remote
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import ModuleType
 
     import polars as pl
@@ -66,14 +72,36 @@ def small_plate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pl.Data
     return path, platemap
 
 
+@pytest.fixture
+def plate_path(small_plate: tuple[Path, pl.DataFrame], tmp_path: Path) -> Path:
+    """A copy of it that a test may break."""
+    return Path(shutil.copytree(small_plate[0], tmp_path / "small.zarr"))
+
+
+@pytest.fixture(scope="session")
+def model(tiny_weights: Path) -> uf.Embedder:
+    """The small backbone, in this process."""
+    return uf.load_backbone(tiny_weights, device="cpu")
+
+
 @pytest.fixture(scope="session")
 def plates() -> ModuleType:
-    """`plate_factory.py`: in importlib mode, test modules cannot import one another."""
-    path = Path(__file__).parent / "plate_factory.py"
-    spec = importlib.util.spec_from_file_location("unidino_plate_factory", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    """The module that writes plates, `plate_factory`."""
+    return plate_factory
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Serves `tmp_path` by HTTP; what fails is asked for again almost at once."""
+    monkeypatch.setattr(remote, "_PAUSES_S", (0.01, 0.02))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    server = Server(tmp_path)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield server
+    gc.collect()  # sessions end with their plates, while the server is there
+    server.wakes.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()

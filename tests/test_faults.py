@@ -6,11 +6,11 @@ import json
 import os
 import shutil
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import zarr
+from result_files import tables_of
 
 import unidino_fast as uf
 from unidino_fast.config import EmbedOptions
@@ -19,32 +19,17 @@ from unidino_fast.output import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import polars as pl
+    from pathlib import Path
 
     from unidino_fast.planning import WellTask
 
 OPTIONS = EmbedOptions(tile=32)
 
 
-@pytest.fixture(scope="module")
-def model(tiny_weights: Path) -> uf.Embedder:
-    return uf.load_backbone(tiny_weights, device="cpu")
-
-
-@pytest.fixture
-def plate_path(small_plate: tuple[Path, pl.DataFrame], tmp_path: Path) -> Path:
-    return Path(shutil.copytree(small_plate[0], tmp_path / "small.zarr"))
-
-
 @pytest.fixture
 def expected(plate_path: Path, model: uf.Embedder, tmp_path: Path) -> dict[str, bytes]:
     uf.embed_to_folder(uf.open_plate(plate_path), model, tmp_path / "expected", OPTIONS)
     return tables_of(tmp_path / "expected/small")
-
-
-def tables_of(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in TABLES}
 
 
 @pytest.fixture

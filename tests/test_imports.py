@@ -28,6 +28,7 @@ LAYERS = [
     "plate",
     "planning",
     "reading",
+    "stamps",
     "kernels",
     "cpu_ops",
     "ops",

@@ -12,8 +12,8 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from result_files import tables_of
 
-from unidino_fast.output import TABLES
 from unidino_fast.simulate import simulate_plate
 
 if TYPE_CHECKING:
@@ -82,10 +82,6 @@ def starter(tiny_weights: Path, tmp_path: Path) -> Iterator[Starter]:
         yield Starter(process)
         assert process.stdin is not None
         process.stdin.close()
-
-
-def tables_of(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in TABLES}
 
 
 def test_killed_at_random_moments(starter: Starter, tmp_path: Path) -> None:

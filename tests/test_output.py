@@ -1,21 +1,16 @@
+"""Output folders: what they hold, refuse, keep and remove."""
+
 import json
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from result_factory import result, task
 
-from unidino_fast.config import EmbedOptions
 from unidino_fast.errors import OutputError
-from unidino_fast.names import WellName
 from unidino_fast.output import TABLES, OutputFolder, folder_name
-from unidino_fast.parts import pixel_stamp
-from unidino_fast.planning import FieldTask, WellTask, plan_plate
-from unidino_fast.plate import open_plate
-from unidino_fast.plate_model import Field, Well
-from unidino_fast.results import FieldResult, WellResult
-from unidino_fast.simulate import simulate_plate
-from unidino_fast.tables import PROVENANCE_KEY, write_parquet
+from unidino_fast.tables import PROVENANCE_KEY
 
 PROVENANCE = {
     "plate": {"name": "p", "digest": "ab" * 32},
@@ -47,29 +42,6 @@ HOSTILE_NAMES = [
 ]
 
 
-def result(well=(0, 1), dim=5, seed=0):
-    """Two fields, two times; the second field lacks a channel."""
-    rng = np.random.default_rng(seed)
-    fields = []
-    for site, labels in (("f/1", ("DNA", "ER")), ("f0", ("ER",))):
-        for time in (0, 3):
-            features = rng.normal(size=(len(labels), dim)).astype("f4")
-            features[0, 0] = np.float32(1e-40)  # subnormal: nothing may round it
-            fields.append(FieldResult(site, time, labels, 3, 13, features))
-    return WellResult(WellName(*well), tuple(fields))
-
-
-def task(of):
-    """The work whose result `of` is, as far as the output folder looks at it."""
-
-    def field(one):
-        stored = Field(one.site, "", "cyx", None, one.labels, None, None)
-        return FieldTask(stored, one.time, (0,), one.labels, 16)
-
-    fields = tuple(field(one) for one in of.fields)
-    return WellTask(Well(of.position, "A/1", tuple(f.field for f in fields)), fields)
-
-
 def opened(out, *, overwrite=False, name="p", **groups):
     provenance = PROVENANCE | {k: PROVENANCE[k] | v for k, v in groups.items()}
     folder = OutputFolder(out, name, provenance)
@@ -84,75 +56,6 @@ def everything(folder):
 
 def files_of(folder):
     return [path for path in everything(folder) if (folder / path).is_file()]
-
-
-def same(left, right):
-    assert left.position == right.position
-    for a, b in zip(left.fields, right.fields, strict=True):
-        assert (a.site, a.time, a.labels) == (b.site, b.time, b.labels)
-        assert (a.n_tiles, a.n_tiles_dropped) == (b.n_tiles, b.n_tiles_dropped)
-        assert a.features.dtype == b.features.dtype == np.float32
-        np.testing.assert_array_equal(a.features.view("u4"), b.features.view("u4"))
-
-
-class TestParts:
-    @pytest.mark.parametrize("dim", [1, 2, 384])
-    @pytest.mark.parametrize("well", [(0, 1), (27, 48)])
-    def test_round_trip(self, tmp_path, well, dim):
-        folder = opened(tmp_path)
-        folder.write_part(result(well, dim), "stamp")
-        found = opened(tmp_path).read_part(task(result(well, dim)), "stamp")
-        same(found, result(well, dim))
-
-    def test_no_part(self, tmp_path):
-        assert opened(tmp_path).read_part(task(result()), None) is None
-
-    @pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.5, 0.9, 0.999])
-    def test_a_torn_part_is_none(self, tmp_path, share):
-        folder = opened(tmp_path)
-        folder.write_part(result(), "stamp")
-        part = folder.parts / "A01.parquet"
-        data = part.read_bytes()
-        part.write_bytes(data[: int(share * len(data))])
-        assert folder.read_part(task(result()), "stamp") is None
-
-    @pytest.mark.parametrize("data", [b"PAR1", b"PAR1" * 9, bytes(500), b"{}" * 99, b"PAR1\0PAR1"])
-    def test_garbage_is_no_part(self, tmp_path, data):
-        folder = opened(tmp_path)
-        (folder.parts / "A01.parquet").write_bytes(data)
-        assert folder.read_part(task(result()), "stamp") is None
-
-    @pytest.mark.parametrize("facts", ["[]", "{}", "null", "x", '"x"'])
-    def test_another_parquet_file_is_no_part(self, tmp_path, facts):
-        folder = opened(tmp_path)
-        pl.DataFrame({"a": [1]}).write_parquet(
-            folder.parts / "A01.parquet", metadata={PROVENANCE_KEY: facts}
-        )
-        assert folder.read_part(task(result()), "stamp") is None
-        write_parquet(pl.DataFrame({"a": [1]}), folder.parts / "A01.parquet", {"pixels": "stamp"})
-        assert folder.read_part(task(result()), "stamp") is None
-
-    def test_a_part_of_other_fields_is_none(self, tmp_path):
-        folder = opened(tmp_path)
-        folder.write_part(result(), "stamp")
-        fewer = WellResult(WellName(0, 1), result().fields[:-1])
-        assert folder.read_part(task(fewer), "stamp") is None
-
-    def test_changed_pixels(self, tmp_path):
-        folder = opened(tmp_path)
-        folder.write_part(result(), "stamp")
-        message = (
-            r"^sizes or times of the chunks of well A01 changed since .*A01.parquet was written:"
-            r" if only a copy changed the times, add --verify, which compares the pixels; else use"
-        )
-        with pytest.raises(OutputError, match=message):
-            folder.read_part(task(result()), "other")
-
-    @pytest.mark.parametrize(("before", "now"), [(None, "x"), ("x", None), (None, None)])
-    def test_unknown_stamps_say_nothing(self, tmp_path, before, now):
-        folder = opened(tmp_path)
-        folder.write_part(result(), before)
-        same(folder.read_part(task(result()), now), result())
 
 
 class TestManifest:
@@ -387,18 +290,3 @@ class TestNames:
 
     def test_long_names_stay_apart(self):
         assert folder_name("x" * 300 + "a") != folder_name("x" * 300 + "b")
-
-
-def test_stamps_change_with_the_pixels(tmp_path):
-    simulate_plate(tmp_path / "p.zarr", rows=1, columns=2, size=(20, 20), channels=("DNA",))
-    plate = open_plate(tmp_path / "p.zarr")
-    first, second = plan_plate(plate, EmbedOptions(tile=16)).wells
-    stamp = pixel_stamp(plate.storage, first)
-    assert stamp is not None
-    assert stamp == pixel_stamp(open_plate(tmp_path / "p.zarr").storage, first)
-    assert stamp != pixel_stamp(plate.storage, second)
-    chunk = next(path for path in (tmp_path / "p.zarr/A/1").rglob("0/0/*") if path.is_file())
-    before = pixel_stamp(plate.storage, second)
-    chunk.write_bytes(chunk.read_bytes() + b"x")
-    assert stamp != pixel_stamp(plate.storage, first)
-    assert before == pixel_stamp(plate.storage, second)

@@ -9,38 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
+from result_files import tables_of
 
 import unidino_fast as uf
 from unidino_fast import pipeline
 from unidino_fast.config import EmbedOptions
 from unidino_fast.errors import OutputError, PixelError, TableError
+from unidino_fast.output import TABLES
 from unidino_fast.platemap import Platemap
 
 if TYPE_CHECKING:
     from unidino_fast.planning import WellTask
 
 OPTIONS = EmbedOptions(tile=32)
-TABLES = ("fields.parquet", "wells.parquet", "profiles.parquet")
-
-
-@pytest.fixture(scope="module")
-def model(tiny_weights: Path) -> uf.Embedder:
-    return uf.load_backbone(tiny_weights, device="cpu")
-
-
-@pytest.fixture
-def plate_path(small_plate: tuple[Path, pl.DataFrame], tmp_path: Path) -> Path:
-    """A copy that a test may break."""
-    return Path(shutil.copytree(small_plate[0], tmp_path / "small.zarr"))
 
 
 def embed(plate: Path, model: uf.Embedder, out: Path, **changes: Any) -> pipeline.RunSummary:
     options = changes.pop("options", OPTIONS)
     return uf.embed_to_folder(uf.open_plate(plate), model, out, options, **changes)
-
-
-def tables_of(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in TABLES}
 
 
 def test_files_and_columns(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from result_files import tables_of
 
 import unidino_fast as uf
 from unidino_fast.config import EmbedOptions
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 OPTIONS = EmbedOptions(tile=32)
-
-
-@pytest.fixture(scope="module")
-def model(tiny_weights: Path) -> uf.Embedder:
-    return uf.load_backbone(tiny_weights, device="cpu")
 
 
 @pytest.fixture
@@ -46,10 +42,6 @@ def sharded(
         assert summary.n_wells == 2
     assert not any((tmp_path / "out/small" / name).exists() for name in TABLES)
     return tmp_path / "out/small"
-
-
-def tables_of(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in TABLES}
 
 
 def test_merged_files_are_those_of_one_run(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from unidino_fast.errors import OutputError
 from unidino_fast.files import TEMPORARY, reason_of, write_json
 from unidino_fast.lock import FolderLock
-from unidino_fast.parts import read_part, write_part
+from unidino_fast.parts import part_path, read_part, write_part
 from unidino_fast.tables import write_parquet
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from unidino_fast.planning import WellTask
     from unidino_fast.results import WellResult
+    from unidino_fast.stamps import PixelStamp
 
 TABLES = ("fields.parquet", "wells.parquet", "profiles.parquet")
 _FORMAT = 1
@@ -154,15 +155,19 @@ class OutputFolder:
                 self.manifest.unlink(missing_ok=True)
             self._remove_created()
 
+    def has_part(self, task: WellTask) -> bool:
+        """Whether a well was finished before, as far as the name of a file tells."""
+        return not self._replacing and part_path(self.parts, task.well.position).exists()
+
     def read_part(
-        self, task: WellTask, stamp: str | None, *, any_stamp: bool = False
+        self, task: WellTask, stamp: PixelStamp | None, *, any_stamp: bool = False
     ) -> WellResult | None:
         """The finished part of a well, if there is one to keep; see `parts.read_part`."""
         if self._replacing:
             return None
         return read_part(self.parts, task, stamp, any_stamp=any_stamp)
 
-    def write_part(self, result: WellResult, stamp: str | None) -> None:
+    def write_part(self, result: WellResult, stamp: PixelStamp | None) -> None:
         """Writes a finished well."""
         self.make_room()
         write_part(self.parts, result, stamp)

@@ -11,6 +11,7 @@ import polars as pl
 
 from unidino_fast.errors import OutputError
 from unidino_fast.results import FieldResult, WellResult
+from unidino_fast.stamps import difference
 from unidino_fast.tables import PROVENANCE_KEY, write_parquet
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from unidino_fast.names import WellName
     from unidino_fast.planning import WellTask
-    from unidino_fast.storage import Storage
+    from unidino_fast.stamps import PixelStamp
 
 
 def part_path(parts: Path, position: WellName) -> Path:
@@ -26,7 +27,7 @@ def part_path(parts: Path, position: WellName) -> Path:
     return parts / f"{position}.parquet"
 
 
-def write_part(parts: Path, result: WellResult, stamp: str | None) -> None:
+def write_part(parts: Path, result: WellResult, stamp: PixelStamp | None) -> None:
     """Writes a finished well.
 
     Raises:
@@ -37,7 +38,7 @@ def write_part(parts: Path, result: WellResult, stamp: str | None) -> None:
 
 
 def read_part(
-    parts: Path, task: WellTask, stamp: str | None, *, any_stamp: bool = False
+    parts: Path, task: WellTask, stamp: PixelStamp | None, *, any_stamp: bool = False
 ) -> WellResult | None:
     """The finished part of a well; None where it is missing, torn, altered or of other fields.
 
@@ -57,12 +58,12 @@ def read_part(
     held = [(field.site, field.time, field.labels) for field in found.fields]
     if held != [(field.field.site, field.time, field.labels) for field in task.fields]:
         return None
-    if not any_stamp and None not in (pixels, stamp) and pixels != stamp:
+    changed = None if any_stamp else difference(pixels, stamp, task.name)
+    if changed is not None:
         path = part_path(parts, task.well.position)
         raise OutputError(
-            f"sizes or times of the chunks of well {task.name} changed since {path} was"
-            " written: if only a copy changed the times, add --verify, which compares the pixels;"
-            " else use --overwrite or another --out"
+            f"{changed} since {path} was written: if only a copy changed that, add --verify, which"
+            " compares the pixels; else use --overwrite or another --out"
         )
     return found
 
@@ -73,7 +74,7 @@ def read_whole_part(parts: Path, position: WellName) -> WellResult | None:
     return None if opened is None else opened[0]
 
 
-def _open(parts: Path, position: WellName) -> tuple[WellResult, str | None] | None:
+def _open(parts: Path, position: WellName) -> tuple[WellResult, PixelStamp | None] | None:
     """A part and the stamp of its pixels; None where it is missing, torn or altered."""
     path = part_path(parts, position)
     try:
@@ -82,17 +83,6 @@ def _open(parts: Path, position: WellName) -> tuple[WellResult, str | None] | No
         return (found, metadata["pixels"]) if metadata["digest"] == _digest(found) else None
     except (OSError, pl.exceptions.PolarsError, KeyError, TypeError, ValueError):
         return None
-
-
-def pixel_stamp(storage: Storage, task: WellTask) -> str | None:
-    """Digest of the sizes and times of a well's chunks; None where the storage cannot tell."""
-    digest = hashlib.sha256()
-    for path in sorted({field.field.array_path for field in task.fields}):
-        stamps = storage.stamps(path)
-        if stamps is None:
-            return None
-        digest.update(json.dumps(stamps).encode())
-    return digest.hexdigest()
 
 
 def _digest(result: WellResult) -> str:

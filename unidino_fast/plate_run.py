@@ -12,9 +12,9 @@ from unidino_fast.clock import StageClock, peak_memory_mb
 from unidino_fast.embedding import checksum, embed_wells, read_fields, sample_patches
 from unidino_fast.engines.selfcheck import SelfCheck, self_check
 from unidino_fast.errors import OutputError, PixelError
-from unidino_fast.parts import pixel_stamp
 from unidino_fast.reading import stored_chunks
 from unidino_fast.results import WellResult
+from unidino_fast.stamps import stamp_as_read, stamps_before
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from unidino_fast.planning import Plan, WellTask
     from unidino_fast.plate_model import Plate
     from unidino_fast.platemap import Platemap
+    from unidino_fast.stamps import PixelStamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class PlateRun:
         self.clock = StageClock()
         self.results: dict[str, WellResult] = {}
         self.left_out = dict(_split_fault(fault) for fault in plate.skipped)
-        self.stamps: dict[str, str | None] = {}
+        self.stamps: dict[str, PixelStamp | None] = {}
         self.n_resumed = 0
         self.n_new_tiles = 0
         self.check: SelfCheck | None = None
@@ -110,10 +111,12 @@ class PlateRun:
         Raises:
             OutputError: pixels have changed.
             PixelError: pixels to compare cannot be read.
+            PlateError: the storage does not say whether pixels have changed.
         """
+        finished = [] if verify else [task for task in self.tasks if self.folder.has_part(task)]
+        self.stamps = stamps_before(self.plate.storage, self.tasks, finished, self.options.z)
         for task in self.tasks:
-            stamp = self.stamps[task.name] = pixel_stamp(self.plate.storage, task)
-            found = self.folder.read_part(task, stamp, any_stamp=verify)
+            found = self.folder.read_part(task, self.stamps[task.name], any_stamp=verify)
             if found is not None:
                 self.results[task.name] = found
         self.n_resumed = len(self.results)
@@ -136,7 +139,7 @@ class PlateRun:
                             f"the pixels of field {task.name}/{field.site} differ from those that"
                             f" {self.folder.path} was made of: use --overwrite or another --out"
                         )
-                self.folder.write_part(found, self.stamps[task.name])
+                self._write(task, found)
 
     def embed(self, on_error: OnError, on_well: Callable[[WellTask], None]) -> None:
         """Embeds the other wells and keeps each as it is finished.
@@ -154,7 +157,7 @@ class PlateRun:
             for task, result in wells:
                 if isinstance(result, WellResult):
                     with self.clock.stage("write"):
-                        self.folder.write_part(result, self.stamps[task.name])
+                        self._write(task, result)
                     self._keep(task, result)
                 elif not isinstance(result, PixelError):
                     self._keep(task, self._part_of(task))
@@ -226,6 +229,11 @@ class PlateRun:
             finally:
                 for stage, seconds in work.seconds.items():
                     self.clock.add(stage, seconds)
+
+    def _write(self, task: WellTask, result: WellResult) -> None:
+        before = self.stamps[task.name]
+        stamp = stamp_as_read(self.plate.storage, task, self.options.z, before)
+        self.folder.write_part(result, stamp)
 
     def _part_of(self, task: WellTask) -> WellResult:
         """What a worker has written."""

@@ -36,7 +36,7 @@ class FieldResult:
     n_tiles: int
     n_tiles_dropped: int
     features: NDArray[np.float32]
-    checksum: int = 0
+    checksum: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from distributed import Worker, WorkerPlugin
+from result_files import tables_of
 
 import unidino_fast as uf
 from unidino_fast.cluster import job
@@ -48,10 +49,6 @@ def expected(
     out = tmp_path_factory.mktemp("expected")
     uf.embed_to_folder(plate, spec.build(), out, OPTIONS)
     return tables_of(out / plate.name)
-
-
-def tables_of(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in TABLES}
 
 
 def embed(plate: uf.Plate, spec: ModelSpec, workers: Session, out: Path, **changes: Any) -> Any:

@@ -24,6 +24,7 @@ from unidino_fast.errors import ClusterError
 from unidino_fast.parts import write_part
 from unidino_fast.provenance import device_name, software_versions
 from unidino_fast.results import WellResult
+from unidino_fast.stamps import stamp_as_read
 from unidino_fast.storage import open_storage
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from unidino_fast.engines.spec import ModelSpec
     from unidino_fast.errors import PixelError
     from unidino_fast.planning import WellTask
+    from unidino_fast.stamps import PixelStamp
     from unidino_fast.storage import Storage
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -97,7 +99,7 @@ class WellsJob:
 
     plate: PlateJob
     wells: tuple[WellTask, ...]
-    stamps: tuple[str | None, ...]
+    stamps: tuple[PixelStamp | None, ...]
 
     @property
     def name(self) -> str:
@@ -138,9 +140,10 @@ def run_job(job: WellsJob) -> Done:
         storage = _storage(plate.location, plate.marker)
         stream = embed_wells(job.wells, storage, model, plate.options, clock)
         with closing(stream) as wells:
-            for (_, result), stamp in zip(wells, job.stamps, strict=True):
+            for (task, result), before in zip(wells, job.stamps, strict=True):
                 if shares and isinstance(result, WellResult):
                     with clock.stage("write"):
+                        stamp = stamp_as_read(storage, task, plate.options.z, before)
                         write_part(Path(plate.parts), result, stamp)
                     outcomes.append(Written())
                 else:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from unidino_fast.errors import PixelError
     from unidino_fast.planning import WellTask
     from unidino_fast.plate_model import Plate
+    from unidino_fast.stamps import PixelStamp
 
 _CONNECT_SECONDS = 10
 _START_SECONDS = 120
@@ -132,7 +133,7 @@ class Work:
             ) from error
 
     def embed(
-        self, tasks: Sequence[WellTask], stamps: Sequence[str | None]
+        self, tasks: Sequence[WellTask], stamps: Sequence[PixelStamp | None]
     ) -> Generator[tuple[WellTask, Outcome | PixelError], None, None]:
         """Embeds wells, in no order; see `Dispatcher.run`."""
         n_tiles = sum(task.n_tiles for task in tasks)

@@ -68,9 +68,11 @@ def _open_path(text: str, location: str) -> Storage:
 
 
 def _open_url(url: str) -> Storage:
-    from unidino_fast.storage.remote import RemoteStorage, file_system_of, open_file
+    from unidino_fast.storage.remote import RemoteStorage, file_system_of
+    from unidino_fast.storage.remote_file import open_file
 
     file_system, path = file_system_of(url)
+    storage = RemoteStorage(file_system, path, location=url)
     if url.split("?")[0].lower().endswith(ZIP_SUFFIXES):
-        return ZipStorage(open_file(file_system, path, url), location=url, is_remote=True)
-    return RemoteStorage(file_system, path, location=url)
+        return ZipStorage(open_file(storage), location=url, is_remote=True)
+    return storage

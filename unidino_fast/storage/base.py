@@ -31,7 +31,10 @@ class DocumentTooLargeError(ValueError):
 ReadResult = bytes | StorageFault | None
 FetchResult = memoryview | StorageFault | None
 Room: TypeAlias = "Callable[[int], memoryview]"
-"""Gives a writable buffer for so many bytes, or raises what the caller of `fetch` shall see."""
+"""Gives a writable buffer for so many bytes, or raises what the caller of `fetch` shall see.
+
+Asked once; again for more while an object comes whose size was not known before.
+"""
 Stamp = tuple[str, int, int]
 
 DOCUMENT_BYTES = 2**26
@@ -67,9 +70,10 @@ class Storage(Protocol):
     """Whether each read costs a trip."""
 
     def read(self, key: str, start: int | None = None, stop: int | None = None) -> ReadResult:
-        """One object's bytes, or the span `[start:stop]` of them as of a sequence.
+        """One document, or the span `[start:stop]` of its bytes as of a sequence.
 
-        A negative start counts from the end. Safe to call from several threads.
+        A negative start counts from the end. None where it is absent, a fault where it is
+        unreadable or absurdly large. Safe to call from several threads.
         """
         ...
 
@@ -80,8 +84,8 @@ class Storage(Protocol):
 
         Args:
             key: of the object.
-            room: asked once for a buffer of the object's size before anything is read, where the
-                size is known before. The bytes are in that buffer, or in one of the storage's own.
+            room: asked for a buffer of the object's size before anything is read, where the size
+                is known before. The bytes are in that buffer, or in one of the storage's own.
             start: first byte; negative from the end.
             stop: byte after the last.
 
@@ -111,10 +115,12 @@ class Storage(Protocol):
         ...
 
 
-def read_document(storage: Storage, key: str) -> ReadResult:
-    """One document, by `fetch`; a fault where it is absurdly large."""
+def read_document(
+    storage: Storage, key: str, start: int | None = None, stop: int | None = None
+) -> ReadResult:
+    """One document or a span of it, by `fetch`; a fault where it is absurdly large."""
     try:
-        found = storage.fetch(key, document_room)
+        found = storage.fetch(key, document_room, start, stop)
     except DocumentTooLargeError as error:
         return StorageFault(str(error))
     return bytes(found) if isinstance(found, memoryview) else found

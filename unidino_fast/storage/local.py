@@ -40,8 +40,7 @@ class FolderStorage:
 
     def read(self, key: str, start: int | None = None, stop: int | None = None) -> ReadResult:
         """See `Storage`."""
-        found = self.fetch(key, _fresh, start, stop)
-        return bytes(found) if isinstance(found, memoryview) else found
+        return read_document(self, key, start, stop)
 
     def fetch(
         self, key: str, room: Room, start: int | None = None, stop: int | None = None
@@ -142,13 +141,7 @@ class ZipStorage:
 
     def read(self, key: str, start: int | None = None, stop: int | None = None) -> ReadResult:
         """See `Storage`."""
-        if key not in self._entries:
-            return None
-        try:
-            with self._zip.open(self._entries[key]) as file:
-                return file.read() if start is None else _span(file, start, stop)
-        except _BROKEN_ZIP as error:
-            return StorageFault(first_line(error))
+        return read_document(self, key, start, stop)
 
     def fetch(
         self, key: str, room: Room, start: int | None = None, stop: int | None = None
@@ -156,10 +149,15 @@ class ZipStorage:
         """See `Storage`."""
         if key not in self._entries:
             return None
-        first, last = bounds(self._entries[key].file_size, start, stop)
+        entry = self._entries[key]
+        first, last = bounds(entry.file_size, start, stop)
         room(last - first)
-        found = self.read(key, start, stop)
-        return memoryview(found) if isinstance(found, bytes) else found
+        try:
+            with self._zip.open(entry) as file:
+                file.seek(first)
+                return memoryview(file.read(last - first))
+        except _BROKEN_ZIP as error:
+            return StorageFault(first_line(error))
 
     def read_many(self, keys: Sequence[str]) -> list[ReadResult]:
         """See `Storage`."""
@@ -183,17 +181,6 @@ class ZipStorage:
         from unidino_fast.storage.zarr_store import StorageStore
 
         return StorageStore(self)
-
-
-def _span(file: IO[bytes], start: int, stop: int | None) -> bytes:
-    if start < 0:
-        start = max(file.seek(0, os.SEEK_END) + start, 0)
-    file.seek(start)
-    return file.read() if stop is None else file.read(stop - start)
-
-
-def _fresh(n_bytes: int) -> memoryview:
-    return memoryview(bytearray(n_bytes))
 
 
 def _fault(error: Exception) -> StorageFault:

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
+import threading
 import urllib.parse
-from typing import IO, TYPE_CHECKING, Any
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from unidino_fast.errors import PlateError, UsageError, first_line
 from unidino_fast.names import one_line
-from unidino_fast.storage.base import DocumentTooLargeError, StorageFault, check_document
+from unidino_fast.storage.base import (
+    DocumentTooLargeError,
+    StorageFault,
+    document_room,
+    read_document,
+)
+from unidino_fast.storage.transports import (
+    Answer,
+    HttpTransport,
+    OtherTransport,
+    RoomError,
+    S3Transport,
+    Transport,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +34,13 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
 
     from unidino_fast.storage.base import FetchResult, ReadResult, Room, Stamp
+
+Outcome: TypeAlias = Answer | StorageFault | None
+"""None where the object is absent."""
+Try: TypeAlias = Callable[[], Awaitable[Outcome]]
+
+ABSENT = "absent"
+"""The tag of an object that is not there."""
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _HTTP = ("http", "https")
@@ -29,7 +52,8 @@ _STALL_S = 30.0
 _PASSING_STATUS = (408, 429, 500, 502, 503, 504)
 _ABSENT_STATUS = (404, 410)
 _FORBIDDEN_STATUS = (401, 403)
-_ZIP_BLOCK = 2**16
+_MOST_SEEN = 2**16
+"""Objects whose tags are kept: those of the wells that are being read, and many more."""
 
 
 class RemoteStorage:
@@ -44,29 +68,61 @@ class RemoteStorage:
     def __init__(self, file_system: Any, root: str, *, location: str) -> None:
         self.location = location
         self._fs = file_system
-        self._is_http = location.split("://", 1)[0].lower() in _HTTP
+        protocol = location.split("://", 1)[0].lower()
+        self._transport = _transport_of(file_system, protocol)
+        self._is_http = protocol in _HTTP
         root, mark, query = root.partition("?") if self._is_http else (root, "", "")
         self._root, self._query = root.rstrip("/"), mark + query
         self._has_read = False
         self._forbidden_is_absent: bool | None = None
+        self._seen: OrderedDict[str, str | None] = OrderedDict()
+        self._seen_lock = threading.Lock()
 
     def read(self, key: str, start: int | None = None, stop: int | None = None) -> ReadResult:
         """See `Storage`."""
-        return self._read([key], start, stop)[0]
+        return read_document(self, key, start, stop)
 
     def read_many(self, keys: Sequence[str]) -> list[ReadResult]:
-        """See `Storage`; one concurrent batch where the file system can."""
-        return [self._document(found) for found in self._read(keys, None, None)]
+        """See `Storage`; one concurrent batch."""
+        found = self._settled_all(self._run([partial(self._document, key) for key in keys]))
+        return [bytes(one.content) if isinstance(one, Answer) else one for one in found]
 
     def fetch(
         self, key: str, room: Room, start: int | None = None, stop: int | None = None
     ) -> FetchResult:
-        """See `Storage`; the size is known only when the bytes are there."""
-        found = self.read(key, start, stop)
-        if not isinstance(found, bytes):
-            return found
-        room(len(found))
-        return memoryview(found)
+        """See `Storage`; a size that the server does not tell is judged while the bytes come."""
+        found = self.answer(key, room, start, stop)
+        if self._transport.tells and not isinstance(found, StorageFault):
+            self._remember(key, found.tag if found else ABSENT)
+        return found.content if isinstance(found, Answer) else found
+
+    def answer(
+        self, key: str, room: Room, start: int | None = None, stop: int | None = None
+    ) -> Outcome:
+        """As `fetch`, with what the store says of the object."""
+        [found] = self._settled_all(self._run([partial(self._get, key, start, stop, room)]))
+        return found
+
+    def tags(self, keys: Sequence[str]) -> list[str | StorageFault | None]:
+        """What tells the content that objects have now from any other, without reading them.
+
+        That is their ETag; where the store has none, the time of their last change and their size.
+        None where it tells neither, `ABSENT` where there is no object.
+        """
+        found = self._settled_all(self._run([partial(self._tag, key) for key in keys]))
+        return [one.tag if isinstance(one, Answer) else one or ABSENT for one in found]
+
+    def tags_as_read(self, keys: Sequence[str]) -> list[str | None]:
+        """The tags that objects had when `fetch` last read them; None where they have none.
+
+        Those that others have read, or that were read long ago, are asked for now.
+        """
+        found: dict[str, str | StorageFault | None]
+        found = {key: self._seen[key] for key in keys if key in self._seen}
+        unseen = [key for key in dict.fromkeys(keys) if key not in found]
+        found |= zip(unseen, self.tags(unseen) if unseen else (), strict=True)
+        tags = (found[key] for key in keys)
+        return [None if isinstance(tag, StorageFault) else tag for tag in tags]
 
     def children(self) -> list[str]:
         """See `Storage`."""
@@ -82,76 +138,81 @@ class RemoteStorage:
 
         return StorageStore(self)
 
-    def _document(self, found: ReadResult) -> ReadResult:
-        try:
-            if isinstance(found, bytes):
-                check_document(len(found))
-        except DocumentTooLargeError as error:
-            return StorageFault(str(error))
-        return found
+    def _remember(self, key: str, tag: str | None) -> None:
+        with self._seen_lock:
+            self._seen[key] = tag
+            self._seen.move_to_end(key)
+            if len(self._seen) > _MOST_SEEN:
+                self._seen.popitem(last=False)
 
-    def _read(self, keys: Sequence[str], start: int | None, stop: int | None) -> list[ReadResult]:
-        results = self._fetch_all(keys, start, stop)
-        self._has_read = self._has_read or any(isinstance(found, bytes) for found in results)
-        if any(isinstance(found, StorageFault) and found.is_forbidden for found in results):
-            results = [self._settled(found) for found in results]
-        return results
-
-    def _settled(self, found: ReadResult) -> ReadResult:
-        """None for a forbidden object where the store says forbidden for absent."""
-        if not (isinstance(found, StorageFault) and found.is_forbidden and self._has_read):
-            return found
-        if self._forbidden_is_absent is None:
-            [probe] = self._fetch_all([".unidino_fast-no-such-key"], None, None)
-            self._forbidden_is_absent = isinstance(probe, StorageFault) and probe.is_forbidden
-        return None if self._forbidden_is_absent else found
-
-    def _fetch_all(
-        self, keys: Sequence[str], start: int | None, stop: int | None
-    ) -> list[ReadResult]:
-        paths = [self._path(key) for key in keys]
-        if not self._fs.async_impl:
-            return [self._fetch(path, start, stop) for path in paths]
+    def _run(self, tries: Sequence[Try]) -> list[Outcome]:
+        """Tries of requests, side by side, each again where its fault may pass."""
         import fsspec.asyn
 
-        results: list[ReadResult] = fsspec.asyn.sync(
-            self._fs.loop, self._gather, paths, start, stop
-        )
-        return results
+        found: list[Outcome] = fsspec.asyn.sync(fsspec.asyn.get_loop(), self._gather, tries)
+        return found
 
-    def _path(self, key: str) -> str:
-        return f"{self._root}/{urllib.parse.quote(key) if self._is_http else key}{self._query}"
-
-    async def _gather(
-        self, paths: list[str], start: int | None, stop: int | None
-    ) -> list[ReadResult]:
+    async def _gather(self, tries: Sequence[Try]) -> list[Outcome]:
         limit = asyncio.Semaphore(_CONCURRENT)
 
-        async def fetch(path: str) -> ReadResult:
+        async def run(attempt: Try) -> Outcome:
             async with limit:
-                return await self._fetch_async(path, start, stop)
+                return await self._repeated(attempt)
 
-        return await asyncio.gather(*map(fetch, paths))
+        return await asyncio.gather(*map(run, tries))
 
-    async def _fetch_async(self, path: str, start: int | None, stop: int | None) -> ReadResult:
+    async def _repeated(self, attempt: Try) -> Outcome:
         for pause in (*_PAUSES_S, None):
             try:
-                return _clipped(await self._fs._cat_file(path, start=start, end=stop), start, stop)
+                return await attempt()
+            except RoomError as error:
+                raise error.__cause__ or error from None
             except Exception as error:  # each protocol's client has exceptions of its own
-                if pause is None or not _may_pass(error):
+                if pause is None or not _may_pass(error, self._transport.passing):
                     return _as_result(error)
                 await asyncio.sleep(pause * random.uniform(1, 1.5))
         return None
 
-    def _fetch(self, path: str, start: int | None, stop: int | None) -> ReadResult:
-        for pause in (*_PAUSES_S, None):
-            try:
-                return _clipped(self._fs.cat_file(path, start=start, end=stop), start, stop)
-            except Exception as error:  # each protocol's client has exceptions of its own
-                if pause is None or not _may_pass(error):
-                    return _as_result(error)
-                time.sleep(pause * random.uniform(1, 1.5))
-        return None
+    async def _get(self, key: str, start: int | None, stop: int | None, room: Room) -> Answer:
+        return await self._transport.get(self._path(key), start, stop, room)
+
+    async def _document(self, key: str) -> Outcome:
+        try:
+            return await self._get(key, None, None, document_room)
+        except RoomError as error:
+            if isinstance(error.__cause__, DocumentTooLargeError):
+                return StorageFault(str(error.__cause__))
+            raise
+
+    async def _tag(self, key: str) -> Answer:
+        return Answer(memoryview(b""), await self._transport.tag(self._path(key)), None, True)
+
+    def _path(self, key: str) -> str:
+        place = f"{self._root}/{urllib.parse.quote(key) if self._is_http else key}"
+        return (place if key else self._root) + self._query
+
+    def _settled_all(self, results: list[Outcome]) -> list[Outcome]:
+        """The same, with None for what is forbidden only because it is not there."""
+        self._has_read = self._has_read or any(isinstance(found, Answer) for found in results)
+        if any(isinstance(found, StorageFault) and found.is_forbidden for found in results):
+            return [self._settled(found) for found in results]
+        return results
+
+    def _settled(self, found: Outcome) -> Outcome:
+        if not (isinstance(found, StorageFault) and found.is_forbidden and self._has_read):
+            return found
+        if self._forbidden_is_absent is None:
+            [probe] = self._run([partial(self._document, ".unidino_fast-no-such-key")])
+            self._forbidden_is_absent = isinstance(probe, StorageFault) and probe.is_forbidden
+        return None if self._forbidden_is_absent else found
+
+
+def _transport_of(file_system: Any, protocol: str) -> Transport:
+    if protocol in _HTTP:
+        return HttpTransport(file_system)
+    if protocol in ("s3", "s3a"):
+        return S3Transport(file_system)
+    return OtherTransport(file_system)
 
 
 def file_system_of(url: str) -> tuple[Any, str]:
@@ -182,19 +243,6 @@ def file_system_of(url: str) -> tuple[Any, str]:
     return file_system, str(path)
 
 
-def open_file(file_system: Any, path: str, url: str) -> IO[bytes]:
-    """A remote file, read by ranges.
-
-    Raises:
-        PlateError: it cannot be opened.
-    """
-    try:
-        file: IO[bytes] = file_system.open(path, block_size=_ZIP_BLOCK, cache_type="readahead")
-    except Exception as error:  # each protocol's client has exceptions of its own
-        raise PlateError(f"{url} cannot be opened: {one_line(first_line(error))}") from error
-    return file
-
-
 def _options(protocol: str) -> dict[str, Any]:
     """Fsspec options: HTTP takes URLs as they are; S3 without credentials is read anonymously."""
     if protocol in _HTTP:
@@ -216,32 +264,23 @@ def _encoded(url: str) -> str:
     return urllib.parse.quote(url, safe="%/:?#[]@!$&'()*+,;=~")
 
 
-def _clipped(found: bytes, start: int | None, stop: int | None) -> bytes:
-    """The span asked for; servers that know no ranges send the whole object."""
-    if start is None:
-        return found
-    length = -start if start < 0 else None if stop is None else stop - start
-    return found if length is None or len(found) <= length else found[start:stop]
-
-
 def _status(error: Exception) -> int | None:
     status = getattr(error, "status", None)
     return status if isinstance(status, int) else None
 
 
-def _may_pass(error: Exception) -> bool:
+def _may_pass(error: Exception, passing: tuple[type[BaseException], ...]) -> bool:
     """Whether the same read may well succeed a moment later."""
     status = _status(error)
     if status is not None:
         return status in _PASSING_STATUS
     # aiohttp's ServerDisconnectedError and ClientPayloadError have no common base in the library
-    return isinstance(error, TimeoutError | ConnectionError) or type(error).__module__ in (
-        "aiohttp.client_exceptions",
-        "fsspec.exceptions",
-    )
+    return isinstance(error, (TimeoutError, ConnectionError, *passing)) or type(
+        error
+    ).__module__ in ("aiohttp.client_exceptions", "fsspec.exceptions")
 
 
-def _as_result(error: Exception) -> ReadResult:
+def _as_result(error: Exception) -> StorageFault | None:
     status = _status(error)
     if status in _ABSENT_STATUS:
         return None

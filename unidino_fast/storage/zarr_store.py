@@ -106,7 +106,8 @@ class StorageStore(Store):
 
     async def exists(self, key: str) -> bool:
         """Whether an object can be read."""
-        return isinstance(await asyncio.to_thread(self._storage.read, key), bytes)
+        found = await asyncio.to_thread(self._storage.fetch, key, self._room, 0, 1)
+        return isinstance(found, memoryview)
 
     async def set(self, key: str, value: Buffer) -> None:
         """Refused."""

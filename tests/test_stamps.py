@@ -1,0 +1,203 @@
+"""What tells changed pixels from those of a former run: of folders, zips and remote stores."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from unidino_fast.config import EmbedOptions
+from unidino_fast.errors import PlateError
+from unidino_fast.planning import plan_plate
+from unidino_fast.plate import open_plate
+from unidino_fast.reading import FieldReader
+from unidino_fast.stamps import difference, stamp_as_read, stamps_before
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import ModuleType
+
+    from plate_server import Server
+
+    from unidino_fast.planning import WellTask
+    from unidino_fast.plate_model import Plate
+
+WELLS = {"A/1": ["0", "1", "2"], "B/2": ["0"]}
+LAYOUTS: list[dict[str, Any]] = [
+    {},
+    {"separator": ".", "chunks": (1, 16, 17)},
+    {"zarr_format": 3, "ngff": "0.5", "chunks": (2, 16, 17), "shards": (2, 48, 34)},
+    {"zarr_format": 3, "ngff": "0.5", "v2_keys": True, "separator": "."},
+    {"zarr_format": 3, "ngff": "0.5", "axes": "tczyx", "chunks": (1, 1, 2, 45, 20)},
+]
+
+
+def planned(location: object, **options: Any) -> tuple[Plate, tuple[WellTask, ...]]:
+    plate = open_plate(location)  # type: ignore[arg-type]
+    return plate, plan_plate(plate, EmbedOptions(tile=32, **options)).wells
+
+
+def now(location: object) -> dict[str, Any]:
+    """Stamps of all wells as they are."""
+    plate, wells = planned(location)
+    return stamps_before(plate.storage, wells, wells, "max")
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_what_is_listed_is_looked_at_whole(kind: str, plates: ModuleType, tmp_path: Path) -> None:
+    def location() -> Path:
+        folder = tmp_path / "p"
+        return folder if kind == "folder" else plates.make_zip(folder, tmp_path / "p.zip")
+
+    plates.write_plate(tmp_path / "p", WELLS)
+    before = now(location())
+    assert before == now(location())
+    assert None not in before.values()
+    chunk = tmp_path / "p/A/1/2/0/1/0/0"
+    chunk.write_bytes(chunk.read_bytes()[::-1] + b"x")
+    after = now(location())
+    assert before["B02"] == after["B02"]
+    said = difference(before["A01"], after["A01"], "A01")
+    assert said == "sizes or times of the chunks of well A01 changed"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_a_remote_well_has_one_stored_chunk_a_field(
+    layout: dict[str, Any], server: Server, plates: ModuleType, tmp_path: Path
+) -> None:
+    """Each is a file of that field; it is asked for by one request, and not at all once read."""
+    plates.write_plate(tmp_path / "p.zarr", WELLS, **layout)
+    plate, wells = planned(f"{server.url}/p.zarr")
+    server.requests.clear()
+    found = stamps_before(plate.storage, wells, wells, "max")
+    n_times = 2 if "t" in layout.get("axes", "") else 1
+    for task in wells:
+        stamp = found[task.name]
+        assert isinstance(stamp, dict)
+        assert all((tmp_path / "p.zarr" / key).is_file() for key in stamp)
+        paths = {field.field.array_path for field in task.fields}
+        assert {next(path for path in paths if key.startswith(path)) for key in stamp} == paths
+        assert len(stamp) == len(task.fields) == len(paths) * n_times
+        assert all(tag.startswith('ETag "') for tag in stamp.values())
+    assert len(server.requests) == sum(len(task.fields) for task in wells)
+    reader = FieldReader(plate.storage)
+    for field in [field for task in wells for field in task.fields]:
+        reader.read(field.field, time=field.time, channels=field.channels, z="max")
+    server.requests.clear()
+    for task in wells:
+        assert stamp_as_read(plate.storage, task, "max", None) == found[task.name]
+    assert server.requests == []
+
+
+def test_every_channel_and_corner_has_its_turn(
+    server: Server, plates: ModuleType, tmp_path: Path
+) -> None:
+    wells = {f"{row}/{column}": ["0", "1"] for row in "ABCD" for column in range(1, 7)}
+    plates.write_plate(tmp_path / "p.zarr", wells, chunks=(1, 32, 32))
+    keys = [key for stamp in now(f"{server.url}/p.zarr").values() for key in stamp]
+    drawn = {key.split("/", 4)[4] for key in keys}
+    assert drawn == {f"{c}/{y}/{x}" for c, y, x in itertools.product(range(3), (0, 1), (0, 1))}
+
+
+def test_only_what_is_read_is_drawn(server: Server, plates: ModuleType, tmp_path: Path) -> None:
+    layout = {"axes": "tczyx", "chunks": (1, 1, 1, 45, 51)}
+    wells = {f"A/{column}": ["0"] for column in range(1, 13)}
+    plates.write_plate(tmp_path / "p.zarr", wells, **layout)
+    plate, tasks = planned(f"{server.url}/p.zarr", channels=("ER",), z=2)
+    found = stamps_before(plate.storage, tasks, tasks, 2)
+    drawn = {key.split("/", 4)[4] for stamp in found.values() for key in stamp or ()}
+    assert drawn == {"0/1/2/0/0", "1/1/2/0/0"}
+
+
+@pytest.mark.parametrize("tells", ["etag", "modified"])
+def test_a_changed_chunk_is_named(
+    tells: str, server: Server, plates: ModuleType, tmp_path: Path
+) -> None:
+    server.tells = tells
+    plates.write_plate(tmp_path / "p.zarr", WELLS)
+    before = now(f"{server.url}/p.zarr")
+    assert before == now(f"{server.url}/p.zarr")
+    key = next(iter(before["B02"]))
+    chunk = tmp_path / "p.zarr" / key
+    chunk.write_bytes(chunk.read_bytes() + b"x")
+    after = now(f"{server.url}/p.zarr")
+    assert difference(before["A01"], after["A01"], "A01") is None
+    said = difference(before["B02"], after["B02"], "B02")
+    assert said is not None
+    assert said.startswith(f"chunk {key} of well B02 changed (it was: {before['B02'][key]}; now: ")
+    chunk.unlink()
+    said = difference(after["B02"], now(f"{server.url}/p.zarr")["B02"], "B02")
+    assert said is not None
+    assert said.endswith("; now: absent)")
+
+
+def test_the_tag_is_of_what_was_read(server: Server, plates: ModuleType, tmp_path: Path) -> None:
+    """Pixels that change after they were read are not taken for those that were embedded."""
+    written = plates.write_plate(tmp_path / "p.zarr", WELLS)
+    before = now(f"{server.url}/p.zarr")
+    plate, tasks = planned(f"{server.url}/p.zarr")
+    plates.check_pixels(plate, written)
+    for key in before["B02"]:
+        chunk = tmp_path / "p.zarr" / key
+        chunk.write_bytes(chunk.read_bytes() + b"x")
+    assert stamp_as_read(plate.storage, tasks[1], "max", None) == before["B02"]
+    found = stamps_before(plate.storage, tasks, tasks[1:], "max")
+    assert found["A01"] is None  # nobody asked
+    assert difference(before["B02"], found["B02"], "B02") is not None
+
+
+def test_a_server_that_tells_nothing_says_nothing(
+    server: Server, plates: ModuleType, tmp_path: Path
+) -> None:
+    server.tells, server.tells_size, server.knows_ranges = "nothing", False, False
+    plates.write_plate(tmp_path / "p.zarr", WELLS)
+    found = now(f"{server.url}/p.zarr")
+    assert found == {"A01": None, "B02": None}
+    plate, wells = planned(f"{server.url}/p.zarr")
+    plates.pixels_of(plate)
+    server.requests.clear()
+    assert [stamp_as_read(plate.storage, task, "max", None) for task in wells] == [None, None]
+    assert server.requests == []  # it is not asked again
+    assert difference(None, "x", "A01") is None
+    assert difference({"key": "x"}, "x", "A01") is None
+    assert difference({"key": "x"}, {"other": "y"}, "A01") is None
+
+
+def test_a_server_that_fails_is_an_error(
+    server: Server, plates: ModuleType, tmp_path: Path
+) -> None:
+    plates.write_plate(tmp_path / "p.zarr", WELLS)
+    plate, wells = planned(f"{server.url}/p.zarr")
+    server.first = lambda handler: handler.reply(503, b"", body=True) is None
+    with pytest.raises(PlateError, match=r"whether chunk A/1/0/.* of well A01 changed cannot be"):
+        stamps_before(plate.storage, wells, wells, "max")
+
+
+def test_a_well_that_was_read_is_kept_when_the_server_is_gone(
+    server: Server, plates: ModuleType, tmp_path: Path
+) -> None:
+    """Even where its tags are not known: it is then not compared."""
+    plates.write_plate(tmp_path / "p.zarr", WELLS)
+    plate, wells = planned(f"{server.url}/p.zarr")
+    server.first = lambda handler: handler.reply(503, b"", body=True) is None
+    assert stamp_as_read(plate.storage, wells[0], "max", None) is None
+
+
+def test_other_file_systems_have_tags_too(plates: ModuleType, tmp_path: Path) -> None:
+    import fsspec
+
+    plates.write_plate(tmp_path / "p", {"A/1": ["0"]})
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path / "p"), "/bucket/p.zarr", recursive=True)
+    try:
+        before = now("memory://bucket/p.zarr")
+        plate, [task] = planned("memory://bucket/p.zarr")
+        assert stamp_as_read(plate.storage, task, "max", None) == before["A01"]
+        [key] = before["A01"]
+        memory.pipe(f"/bucket/p.zarr/{key}", np.random.default_rng(0).bytes(7))
+        after = now("memory://bucket/p.zarr")
+        assert difference(before["A01"], after["A01"], "A01") is not None
+    finally:
+        memory.rm("/bucket", recursive=True)

@@ -1,0 +1,293 @@
+"""How an object is asked for: by HTTP, by S3, or by what else fsspec knows.
+
+By HTTP and S3 a body is taken in piece by piece into room that its reader has given, so that one
+that is too long, or never ends, is cut off while it comes; and the headers of the same answer say
+which version of the object it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from unidino_fast.names import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from unidino_fast.storage.base import Room
+
+Pieces: TypeAlias = Callable[[int], Awaitable[bytes]]
+"""Gives the next bytes of a body, at most so many; none at its end."""
+
+_PIECE = 2**16
+_MOST_SKIPPED = 2**30
+"""Bytes that are thrown away to reach a span of an object, where a server knows no ranges."""
+_LONGEST_TAG = 100
+_EMPTY = "0 bytes"
+
+
+class RoomError(Exception):
+    """Carries what a reader's `room` raised (its cause) past those who handle faults of servers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An object, or the span of it that was asked for.
+
+    Attributes:
+        content: the bytes, in the room that was given for them.
+        tag: which version of the object it is; None where the server does not say.
+        size: bytes of the whole object, where known.
+        is_span: the server sent a span, not the whole object.
+    """
+
+    content: memoryview
+    tag: str | None
+    size: int | None
+    is_span: bool
+
+
+class Transport(Protocol):
+    """Asks for objects by the paths of an fsspec file system; raises what its client raises."""
+
+    passing: tuple[type[BaseException], ...]
+    """Its client's exceptions after which the same request may well succeed."""
+    tells: bool
+    """Whether its answers carry tags, where the store has any."""
+
+    async def get(self, path: str, start: int | None, stop: int | None, room: Room) -> Answer:
+        """An object or its span `[start:stop]`; a negative start, without a stop, is from the end.
+
+        Raises:
+            RoomError: `room` has refused.
+        """
+        ...
+
+    async def tag(self, path: str) -> str | None:
+        """The version of an object, without reading it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What the headers of an answer say; `length` is of the body, `size` of the whole object."""
+
+    is_span: bool
+    length: int | None
+    size: int | None
+    tag: str | None
+
+
+def head_of(status: int, headers: Mapping[str, str]) -> _Head:
+    """What an answer's headers say (names in lower case, or case does not matter).
+
+    The tag is the ETag; where there is none, the time of the last change and the size.
+    """
+    is_span = status == 206
+    is_encoded = headers.get("content-encoding", "identity") not in ("", "identity")
+    length = None if is_encoded else _number(headers.get("content-length"))
+    size = _number(headers.get("content-range", "").rpartition("/")[2]) if is_span else length
+    if etag := headers.get("etag", "").strip().removeprefix("W/"):
+        return _Head(is_span, length, size, _short(f"ETag {etag}"))
+    modified = headers.get("last-modified")
+    facts = [f"modified {modified}"] if modified else []
+    facts += [] if size is None else [f"{size} bytes"]
+    return _Head(is_span, length, size, _short(", ".join(facts)) if facts else None)
+
+
+def _number(text: str | None) -> int | None:
+    """Of a header; None where it is no decent number."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+def _short(tag: str) -> str:
+    """A server's words, fit for messages and of bounded length."""
+    if len(tag) <= _LONGEST_TAG:
+        return one_line(tag)
+    return f"{one_line(tag[:20])}... {hashlib.sha256(tag.encode(errors='replace')).hexdigest()}"
+
+
+async def take(
+    pieces: Pieces, head: _Head, start: int | None, stop: int | None, room: Room
+) -> memoryview:
+    """Takes in a body, or the span that was asked for where the server sent the whole object.
+
+    Raises:
+        RoomError: `room` has refused.
+        OSError: the server knows no ranges, and the span lies too far behind.
+    """
+    skip, length = 0, head.length
+    if start is not None and not head.is_span:
+        if start < 0 and length is None:
+            raise OSError("its server knows neither ranges nor sizes")
+        skip = start if start >= 0 else max((length or 0) + start, 0)
+        length = None if length is None else max(length - skip, 0)
+    most = (
+        None if start is None else -start if start < 0 else None if stop is None else stop - start
+    )
+    if skip > _MOST_SKIPPED:
+        raise OSError(f"its server knows no ranges, and {skip} bytes are too many to read past")
+    while skip and (piece := await pieces(min(skip, _PIECE))):
+        skip -= len(piece)
+    if length is None:
+        return await _grown(pieces, most, room)
+    return await _filled(pieces, length if most is None else min(length, most), room)
+
+
+def _asked(start: int | None, stop: int | None) -> int | None:
+    """Bytes that a span has at most."""
+    if start is not None and start < 0:
+        return -start
+    return None if start is None or stop is None else max(stop - start, 0)
+
+
+async def _filled(pieces: Pieces, n_bytes: int, room: Room) -> memoryview:
+    """A body whose length is known before."""
+    view = room_for(n_bytes, room)
+    n_read = 0
+    while n_read < n_bytes and (piece := await pieces(n_bytes - n_read)):
+        view[n_read : n_read + len(piece)] = piece
+        n_read += len(piece)
+    return view[:n_read]
+
+
+async def _grown(pieces: Pieces, most: int | None, room: Room) -> memoryview:
+    """A body that does not say how long it is; `room` judges it whenever it has doubled."""
+    held = bytearray()
+    judged = _PIECE
+    while most is None or len(held) < most:
+        piece = await pieces(_PIECE if most is None else min(_PIECE, most - len(held)))
+        if not piece:
+            break
+        held += piece
+        if len(held) >= judged:
+            room_for(len(held), room)
+            judged = 2 * len(held)
+    view = room_for(len(held), room)
+    view[:] = held
+    return view
+
+
+def room_for(n_bytes: int, room: Room) -> memoryview:
+    """Asks for room; raises RoomError."""
+    try:
+        return room(n_bytes)
+    except Exception as error:
+        raise RoomError from error
+
+
+def _range(start: int | None, stop: int | None) -> dict[str, str]:
+    if start is None:
+        return {}
+    if start < 0:
+        return {"Range": f"bytes={start}"}
+    return {"Range": f"bytes={start}-{'' if stop is None else max(stop - 1, start)}"}
+
+
+class HttpTransport:
+    """Objects behind `http(s)://`, by the session of an fsspec file system."""
+
+    passing: tuple[type[BaseException], ...] = ()
+    tells = True
+
+    def __init__(self, file_system: Any) -> None:
+        self._fs = file_system
+
+    async def get(self, path: str, start: int | None, stop: int | None, room: Room) -> Answer:
+        """See `Transport`."""
+        session = await self._fs.set_session()
+        # as stored: a body that is packed for the journey has another length, and may be a bomb
+        headers = {"Accept-Encoding": "identity", **_range(start, stop)}
+        options = {**self._fs.kwargs, "headers": {**self._fs.kwargs.get("headers", {}), **headers}}
+        async with session.get(self._fs.encode_url(path), **options) as answer:
+            if answer.status == 416 and start is not None:
+                return Answer(room_for(0, room), _EMPTY, 0, is_span=True)
+            if answer.status >= 400:
+                await answer.content.read(_PIECE)  # a short one, so that the connection lives on
+                answer.raise_for_status()
+            head = head_of(answer.status, answer.headers)
+            content = await take(answer.content.read, head, start, stop, room)
+        return Answer(content, head.tag, head.size, head.is_span)
+
+    async def tag(self, path: str) -> str | None:
+        """See `Transport`; of a byte, since signed URLs and some servers refuse HEAD."""
+        return (await self.get(path, 0, 1, _a_few)).tag
+
+
+class S3Transport:
+    """Objects behind `s3://`, by the client of s3fs; one request each, s3fs itself makes two."""
+
+    tells = True
+
+    def __init__(self, file_system: Any) -> None:
+        from s3fs.core import S3_RETRYABLE_ERRORS
+
+        self._fs = file_system
+        self.passing: tuple[type[BaseException], ...] = S3_RETRYABLE_ERRORS
+
+    async def get(self, path: str, start: int | None, stop: int | None, room: Room) -> Answer:
+        """See `Transport`."""
+        bucket, key, _ = self._fs.split_path(path)
+        try:
+            answer = await self._fs._call_s3(
+                "get_object", Bucket=bucket, Key=key, **_range(start, stop)
+            )
+        except OSError as error:
+            if _s3_code(error) == "InvalidRange":
+                return Answer(room_for(0, room), _EMPTY, 0, is_span=True)
+            raise
+        facts, body = answer["ResponseMetadata"], answer["Body"]
+        try:
+            head = head_of(facts["HTTPStatusCode"], facts["HTTPHeaders"])
+            content = await take(body.read, head, start, stop, room)
+        finally:
+            body.close()
+        return Answer(content, head.tag, head.size, head.is_span)
+
+    async def tag(self, path: str) -> str | None:
+        """See `Transport`; of a byte, since the right to read is all that it takes."""
+        return (await self.get(path, 0, 1, _a_few)).tag
+
+
+class OtherTransport:
+    """Any other file system of fsspec: its own client reads a body whole."""
+
+    passing: tuple[type[BaseException], ...] = ()
+    tells = False
+
+    def __init__(self, file_system: Any) -> None:
+        self._fs = file_system
+
+    async def get(self, path: str, start: int | None, stop: int | None, room: Room) -> Answer:
+        """See `Transport`; the tag is not told together with the bytes."""
+        found = await self._call("cat_file", path, start=start, end=stop)
+        view = room_for(len(found), room)
+        view[:] = found
+        return Answer(view, None, len(found) if start is None else None, is_span=start is not None)
+
+    async def tag(self, path: str) -> str | None:
+        """See `Transport`."""
+        info = {name.lower(): value for name, value in (await self._call("info", path)).items()}
+        names = ("etag", "lastmodified", "updated", "mtime", "created", "size")
+        facts = [f"{name} {info[name]}" for name in names if info.get(name) is not None]
+        return _short(", ".join(facts[:1] if info.get("etag") else facts)) if facts else None
+
+    async def _call(self, name: str, path: str, **options: Any) -> Any:
+        if self._fs.async_impl:
+            return await getattr(self._fs, f"_{name}")(path, **options)
+        return await asyncio.to_thread(getattr(self._fs, name), path, **options)
+
+
+def _a_few(n_bytes: int) -> memoryview:
+    return memoryview(bytearray(n_bytes))
+
+
+def _s3_code(error: OSError) -> str | None:
+    """The code that a store gave for an error which s3fs has translated."""
+    answer = getattr(error.__cause__, "response", None) or {}
+    code = answer.get("Error", {}).get("Code")
+    return code if isinstance(code, str) else None
