@@ -37,7 +37,7 @@ def write_part(parts: Path, result: WellResult, stamp: str | None) -> None:
 
 
 def read_part(
-    parts: Path, task: WellTask, stamp: str | None, *, any_stamp: bool = False
+    parts: Path, task: WellTask, stamp: str | None, *, any_stamp: bool = False, remedy: str
 ) -> WellResult | None:
     """The finished part of a well; None where it is missing, torn, altered or of other fields.
 
@@ -46,6 +46,7 @@ def read_part(
         task: the well as it is planned now.
         stamp: of its pixels as they are now.
         any_stamp: the pixels themselves will be compared.
+        remedy: what to do where they have changed, for the message.
 
     Raises:
         OutputError: the pixels have changed since the part was written.
@@ -62,7 +63,7 @@ def read_part(
         raise OutputError(
             f"sizes or times of the chunks of well {task.name} changed since {path} was"
             " written: if only a copy changed the times, add --verify, which compares the pixels;"
-            " else use --overwrite or another --out"
+            f" else {remedy}"
         )
     return found
 
