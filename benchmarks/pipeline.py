@@ -109,22 +109,23 @@ def bench_pipeline(spec: ModelSpec, n_wells: int, effort: Effort) -> Iterator[Ro
 def bench_scheduler(
     spec: ModelSpec, plates: Sequence[int], say: Callable[[str], None]
 ) -> Iterator[Row]:
-    """Jobs of one well each that do nothing, through a scheduler with one worker."""
+    """Wells that take no time, handed out plate by plate to one worker."""
     environment = describe_environment(torch.device("cpu"))
     with tempfile.TemporaryDirectory() as scratch:
         plate = _plate(Path(scratch) / "p.zarr", 1)
         wells = _campaign_wells(plan_plate(plate, EmbedOptions()).wells[0])
         job = PlateJob("none", {}, "nowhere", "p", EmbedOptions(), 1, "nowhere", "nowhere")
+        work = WellsJob(job, tuple(wells), (None,) * len(wells))
         with local_session(1, spec) as session:
             for n_plates in plates:
                 say(f"scheduler: {n_plates} plates")
                 n_wells = n_plates * len(wells)
 
                 def run(n_plates: int = n_plates) -> None:
-                    jobs = (WellsJob(job, (w,), (None,)) for _ in range(n_plates) for w in wells)
-                    with closing(Dispatcher(session.client, nothing).run(jobs)) as done:
-                        for _ in done:
-                            pass
+                    for _ in range(n_plates):
+                        with closing(Dispatcher(session.client, nothing).run(work)) as done:
+                            for _ in done:
+                                pass
 
                 neighbours = Neighbours()
                 samples = measure(
@@ -135,7 +136,7 @@ def bench_scheduler(
                 yield Row(
                     benchmark="scheduler",
                     candidate=f"{n_plates} plates",
-                    shape=f"{n_wells} jobs of a well of {FIELDS_OF_A_WELL} fields, 1 worker",
+                    shape=f"{n_wells} wells of {FIELDS_OF_A_WELL} fields, 1 worker",
                     precision="",
                     unit="wells/s",
                     noise=describe_noise(samples, neighbours.busy_cores()),

@@ -1,5 +1,7 @@
 """Part files: a well comes back bit by bit, or not at all."""
 
+from functools import partial
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,9 +9,12 @@ from result_factory import result, task
 
 from unidino_fast.errors import OutputError
 from unidino_fast.names import WellName
-from unidino_fast.parts import read_part, write_part
+from unidino_fast.parts import read_part as read_part_of
+from unidino_fast.parts import write_part
 from unidino_fast.results import WellResult
 from unidino_fast.tables import PROVENANCE_KEY, write_parquet
+
+read_part = partial(read_part_of, remedy="use --overwrite or another --out")
 
 
 def same(left, right):

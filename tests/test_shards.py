@@ -11,6 +11,7 @@ import pytest
 from result_files import tables_of
 
 import unidino_fast as uf
+from unidino_fast.cli import app
 from unidino_fast.config import EmbedOptions
 from unidino_fast.errors import OutputError, UsageError
 from unidino_fast.output import TABLES
@@ -73,7 +74,9 @@ def test_a_missing_or_damaged_part_is_named(sharded: Path, platemap: Platemap) -
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 1  # a bit that rotted
     part.write_bytes(content)
-    with pytest.raises(OutputError, match="lacks well A02, or its part is damaged"):
+    with pytest.raises(
+        OutputError, match=r"lacks well A02, or its part is damaged: .* --shard 2/3"
+    ):
         merge(sharded, platemap)
     part.unlink()
     with pytest.raises(OutputError, match="lacks well A02"):
@@ -85,7 +88,8 @@ def test_shards_of_different_options_do_not_mix(
 ) -> None:
     plate = uf.open_plate(small_plate[0])
     other = EmbedOptions(tile=32, stride=16)
-    with pytest.raises(OutputError, match="holds results made with options stride 32, now 16"):
+    said = "stride 32, now 16: remove that folder, or choose another --out for all shards"
+    with pytest.raises(OutputError, match=f"holds results made with options {said}"):
         uf.embed_to_folder(
             plate, model, sharded.parent, other, platemap=platemap, shard=Shard(1, 3)
         )
@@ -96,8 +100,29 @@ def test_shards_of_different_options_do_not_mix(
     with pytest.raises(OutputError, match=r"shards 1 and 2 of .* different ways \(provenance"):
         merge(sharded, platemap)
     record.write_text("{")
-    with pytest.raises(OutputError, match="no readable record"):
+    with pytest.raises(OutputError, match="no readable record: run embed with --shard 2/3"):
         merge(sharded, platemap)
+
+
+def test_what_a_shard_says(
+    small_plate: tuple[Path, pl.DataFrame],
+    tiny_weights: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It names itself, and never advises `--overwrite`, which shards cannot use."""
+    call = ["embed", str(small_plate[0]), "--out", str(tmp_path), "--weights", str(tiny_weights)]
+    call += ["--device", "cpu", "--shard", "2/3", "--json"]
+    app([*call, "--tile", "32"], standalone_mode=False)
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["shard"] == {"index": 2, "count": 3}
+    assert summary["n_wells"] == 2
+    with pytest.raises(OutputError, match="now 48: remove that folder") as caught:
+        app([*call, "--tile", "48"], standalone_mode=False)
+    assert "--overwrite" not in str(caught.value)
+    (tmp_path / "small/manifest.json").write_text("{")
+    with pytest.raises(OutputError, match="cannot be read: remove that folder"):
+        app([*call, "--tile", "32"], standalone_mode=False)
 
 
 def test_the_platemap_of_the_shards_is_asked_for(sharded: Path) -> None:

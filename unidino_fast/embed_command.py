@@ -142,7 +142,7 @@ def run_embed(request: EmbedRequest, *, dry_run: bool, as_json: bool) -> int:
                     done.append(run.embed(plate))
     failed.raise_if_all(done)
     if as_json:
-        tell(json.dumps(_as_object(done, failed.reasons)))
+        tell(json.dumps(_as_object(done, failed.reasons, request.shard)))
     else:
         for summary in done:
             tell(_as_text(summary, request.shard))
@@ -206,6 +206,7 @@ class _Embedding:
             platemap=self.request.platemap,
             overwrite=self.request.overwrite,
             workers=self.workers,
+            sharded=self.request.shard is not None,
         )
 
     def embed(self, plate: Plate) -> RunSummary:
@@ -268,13 +269,16 @@ def _plan_as_text(facts: dict[str, Any]) -> str:
     )
 
 
-def _as_object(done: list[RunSummary], failed: dict[str, str]) -> dict[str, Any]:
-    """Totals over all plates, and each plate's own summary."""
+def _as_object(
+    done: list[RunSummary], failed: dict[str, str], shard: Shard | None
+) -> dict[str, Any]:
+    """Totals over all plates, and each plate's own summary; of a shard, also which one it is."""
     sums = ("n_wells", "n_resumed", "n_fields", "n_tiles", "n_tiles_dropped")
     totals: dict[str, Any] = {name: sum(getattr(s, name) for s in done) for name in sums}
     stages = sorted({stage for summary in done for stage in summary.seconds})
     seconds = {stage: round(sum(s.seconds.get(stage, 0) for s in done), 3) for stage in stages}
     return {
+        **({} if shard is None else {"shard": {"index": shard.index, "count": shard.count}}),
         **totals,
         "n_features": max(summary.n_features for summary in done),
         "seconds": seconds,

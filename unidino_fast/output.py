@@ -57,11 +57,19 @@ class OutputFolder:
         out: the run's output folder.
         plate: plate name.
         provenance: everything that decides the numbers, JSON-ready.
+        sharded: others write into it at the same time, so that none may replace what is there.
     """
 
-    def __init__(self, out: Path, plate: str, provenance: Mapping[str, Any]) -> None:
+    def __init__(
+        self, out: Path, plate: str, provenance: Mapping[str, Any], *, sharded: bool = False
+    ) -> None:
         self.path = out / folder_name(plate)
         self.provenance = provenance
+        self.remedy = (
+            "remove that folder, or choose another --out for all shards"
+            if sharded
+            else "use --overwrite or another --out"
+        )
         self._created: list[Path] = []
         self._locks: list[FolderLock] = []
         self._replacing = False
@@ -100,10 +108,7 @@ class OutputFolder:
             if self.manifest.exists():
                 self._check_same()
             elif self._has_results():
-                raise OutputError(
-                    f"{self.path} holds results without a manifest:"
-                    " use --overwrite or another --out"
-                )
+                raise OutputError(f"{self.path} holds results without a manifest: {self.remedy}")
 
     def open(self, *, overwrite: bool, shard: str | None = None) -> None:
         """Makes and locks the folder, or checks that what it holds was made in the same way.
@@ -165,7 +170,7 @@ class OutputFolder:
         """The finished part of a well, if there is one to keep; see `parts.read_part`."""
         if self._replacing:
             return None
-        return read_part(self.parts, task, stamp, any_stamp=any_stamp)
+        return read_part(self.parts, task, stamp, any_stamp=any_stamp, remedy=self.remedy)
 
     def write_part(self, result: WellResult, stamp: PixelStamp | None) -> None:
         """Writes a finished well."""
@@ -223,13 +228,11 @@ class OutputFolder:
             labels = document["provenance"].get("platemap") or {}
             platemap = labels.get("name")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise OutputError(
-                f"{self.manifest} cannot be read: use --overwrite or another --out"
-            ) from None
+            raise OutputError(f"{self.manifest} cannot be read: {self.remedy}") from None
         if made_by != _FORMAT:
             raise OutputError(
                 f"{self.path} holds results of format {_short(made_by)}, this version writes"
-                f" {_FORMAT}: use --overwrite or another --out"
+                f" {_FORMAT}: {self.remedy}"
             )
         now = json.loads(json.dumps({group: self.provenance[group] for group in _DECIDING}))
         for group in _DECIDING:
@@ -242,13 +245,13 @@ class OutputFolder:
                 if before != value:
                     raise OutputError(
                         f"{self.path} holds results made with {group} {name} {_short(before)}, now"
-                        f" {_short(value)}: use --overwrite or another --out"
+                        f" {_short(value)}: {self.remedy}"
                     )
 
         if platemap and not self.provenance.get("platemap") and self._has_results():
             raise OutputError(
                 f"{self.path} holds results with the labels of {_short(platemap)}: give it again"
-                " by --metadata, or use --overwrite to do without labels"
+                f" by --metadata, or {self.remedy} to do without labels"
             )
 
     def _lock(self, shard: str | None) -> None:

@@ -38,7 +38,12 @@ def write_part(parts: Path, result: WellResult, stamp: PixelStamp | None) -> Non
 
 
 def read_part(
-    parts: Path, task: WellTask, stamp: PixelStamp | None, *, any_stamp: bool = False
+    parts: Path,
+    task: WellTask,
+    stamp: PixelStamp | None,
+    *,
+    any_stamp: bool = False,
+    remedy: str,
 ) -> WellResult | None:
     """The finished part of a well; None where it is missing, torn, altered or of other fields.
 
@@ -47,6 +52,7 @@ def read_part(
         task: the well as it is planned now.
         stamp: of its pixels as they are now.
         any_stamp: the pixels themselves will be compared.
+        remedy: what to do where they have changed, for the message.
 
     Raises:
         OutputError: the pixels have changed since the part was written.
@@ -63,7 +69,7 @@ def read_part(
         path = part_path(parts, task.well.position)
         raise OutputError(
             f"{changed} since {path} was written: if only a copy changed that, add --verify, which"
-            " compares the pixels; else use --overwrite or another --out"
+            f" compares the pixels; else {remedy}"
         )
     return found
 

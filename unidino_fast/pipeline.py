@@ -134,7 +134,9 @@ def embed_to_folder(
         ClusterError: the workers are gone.
     """
     start = time.perf_counter()
-    plan, model, folder = _prepare(plate, model, Path(out), options, platemap, workers)
+    plan, model, folder = _prepare(
+        plate, model, Path(out), options, platemap, workers, sharded=shard is not None
+    )
     tasks = plan.wells if shard is None else shard.of(plan.wells)
     if shard is not None:
         check_count(folder, shard)
@@ -184,9 +186,10 @@ def check_embedding(
     platemap: Platemap | None = None,
     overwrite: bool = False,
     workers: Session | None = None,
+    sharded: bool = False,
 ) -> None:
     """Raises what `embed_to_folder` would raise before it reads a pixel; writes nothing."""
-    *_, folder = _prepare(plate, model, Path(out), options, platemap, workers)
+    *_, folder = _prepare(plate, model, Path(out), options, platemap, workers, sharded=sharded)
     folder.check(overwrite=overwrite)
 
 
@@ -197,6 +200,8 @@ def _prepare(
     options: EmbedOptions,
     platemap: Platemap | None,
     workers: Session | None,
+    *,
+    sharded: bool,
 ) -> tuple[Plan, Embedder, OutputFolder]:
     """The plan, the model with its engine, and the folder, which is not touched yet."""
     model.check_single_channel()
@@ -208,7 +213,7 @@ def _prepare(
     resolved = options.model_copy(update={"channels": plan.channels})
     device = None if workers is None else workers.facts["device_name"]
     provenance = provenance_of(plate, model, resolved, platemap, device)
-    folder = OutputFolder(out, plate.name, provenance)
+    folder = OutputFolder(out, plate.name, provenance, sharded=sharded)
     return plan, model, folder
 
 

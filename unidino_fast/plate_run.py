@@ -137,7 +137,7 @@ class PlateRun:
                     if checksum(pixels) != field.checksum:
                         raise OutputError(
                             f"the pixels of field {task.name}/{field.site} differ from those that"
-                            f" {self.folder.path} was made of: use --overwrite or another --out"
+                            f" {self.folder.path} was made of: {self.folder.remedy}"
                         )
                 self._write(task, found)
 

@@ -114,7 +114,7 @@ def merge(path: Path, platemap: Platemap | None = None) -> dict[str, Any]:
     left_out = {name: why for record in records for name, why in record["left_out"].items()}
     folder = OutputFolder.at(path, provenance)
     with folder.locked():
-        results = _results(folder, layout, left_out)
+        results = _results(folder, layout, left_out, len(records))
         warnings = list(dict.fromkeys(w for r in records for w in r["run"].get("warnings", ())))
         warnings += write_tables(folder, layout, results, platemap)
         summary = {
@@ -146,7 +146,10 @@ def _records(path: Path) -> list[dict[str, Any]]:
             if record["format"] != _FORMAT:
                 raise ValueError(record["format"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            raise OutputError(f"{file} is no readable record: run that shard again") from None
+            shard = file.stem.replace("-of-", "/")
+            raise OutputError(
+                f"{file} is no readable record: run embed with --shard {shard} again"
+            ) from None
         found[index, count] = record
     counts = sorted({count for _, count in found})
     if not counts:
@@ -195,17 +198,18 @@ def _check_platemap(held: Any, given: Platemap | None) -> None:
 
 
 def _results(
-    folder: OutputFolder, layout: Layout, left_out: Mapping[str, str]
+    folder: OutputFolder, layout: Layout, left_out: Mapping[str, str], n_shards: int
 ) -> dict[str, WellResult]:
     results = {}
-    for name in layout.wells:
+    for index, name in enumerate(layout.wells):
         if name in left_out:
             continue
         position = parse_well(name)
         found = None if position is None else read_whole_part(folder.parts, position)
         if found is None:
             raise OutputError(
-                f"{folder.parts} lacks well {name}, or its part is damaged: run its shard again"
+                f"{folder.parts} lacks well {name}, or its part is damaged: run embed with"
+                f" --shard {index % n_shards + 1}/{n_shards} again"
             )
         results[name] = found
     if not results:

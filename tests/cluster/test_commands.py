@@ -11,8 +11,14 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
+import unidino_fast as uf
+from unidino_fast.cluster import session
+from unidino_fast.config import EmbedOptions
+from unidino_fast.engines.spec import ModelSpec
+from unidino_fast.errors import OutputError, UsageError
 from unidino_fast.output import TABLES
 from unidino_fast.simulate import simulate_plate
 
@@ -21,6 +27,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 N_WELLS = 96
+
+
+@pytest.fixture(scope="module")
+def spec(tiny_weights: Path) -> ModelSpec:
+    """What the commands below choose by themselves: a plate of this size gets the fast engine."""
+    return ModelSpec.load(
+        tiny_weights, engine="auto", device="cpu", precision="auto", tile=32, batch_size=None
+    )
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +48,9 @@ def plate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def command(*words: str | Path) -> Iterator[subprocess.Popen[str]]:
     call = [sys.executable, "-m", *map(str, words)]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process: see conftest
     with subprocess.Popen(
-        call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=one_thread
     ) as process:
         try:
             yield process
@@ -60,40 +75,90 @@ def parts_of(out: Path) -> list[Path]:
     return sorted(out.glob("p/parts/[A-Z]*.parquet"))
 
 
-def test_ctrl_c_stops_workers_and_keeps_what_is_done(
-    plate: Path, tiny_weights: Path, tmp_path: Path
+@pytest.fixture(scope="module")
+def expected(
+    plate: Path, spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
+    """What one process alone writes."""
+    return go_on(plate, spec, tmp_path_factory.mktemp("expected"), 0)
+
+
+def go_on(plate: Path, spec: ModelSpec, out: Path, n_done: int) -> dict[str, bytes]:
+    """Ends what was begun in `out`, in this process; gives the tables."""
+    summary = uf.embed_to_folder(uf.open_plate(plate), spec.build(), out, EmbedOptions(tile=32))
+    assert summary.n_resumed == n_done
+    assert summary.n_wells == N_WELLS
+    return {name: (out / "p" / name).read_bytes() for name in TABLES}
+
+
+@contextmanager
+def ends_with_all_it_started(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Within seconds the process and all that it started are gone."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert family
+    yield
+    _, alive = psutil.wait_procs(family, timeout=15)
+    assert not alive
+
+
+@pytest.mark.parametrize("moment", ["starting", "embedding"])
+def test_ctrl_c_ends_workers_and_keeps_what_is_done(
+    plate: Path,
+    tiny_weights: Path,
+    spec: ModelSpec,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+    moment: str,
 ) -> None:
     out = tmp_path / "out"
-    words = embed(plate, tiny_weights, out, "--workers", "2")
-    with command(*words) as process:
-        wait_until(lambda: len(parts_of(out)) >= 2, process)
-        asked = time.monotonic()
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
-        seconds = time.monotonic() - asked
-    assert process.returncode == 130, said
+    with command(*embed(plate, tiny_weights, out, "--workers", "2")) as process:
+        assert process.stderr is not None
+        if moment == "starting":  # workers take seconds from here
+            while "starting 2 workers" not in process.stderr.readline():
+                assert process.poll() is None
+            wait_until(lambda: len(psutil.Process(process.pid).children()) >= 3, process)
+        else:
+            wait_until(lambda: len(parts_of(out)) >= 2, process)
+        with ends_with_all_it_started(process):
+            asked = time.monotonic()
+            process.send_signal(signal.SIGINT if moment == "embedding" else signal.SIGTERM)
+            _, said = process.communicate(timeout=30)
+            seconds = time.monotonic() - asked
+    assert process.returncode == (130 if moment == "embedding" else 143), said
     assert seconds < 15
     assert f"interrupted: {out} keeps the finished wells; run it again to go on" in said
     assert "Traceback" not in said
     n_done = len(parts_of(out))
+    assert n_done == 0 if moment == "starting" else 2 <= n_done < N_WELLS
+    if n_done:
+        assert go_on(plate, spec, out, n_done) == expected
+    else:
+        assert not out.exists()
+
+
+def test_workers_end_with_a_run_that_is_killed(
+    plate: Path, tiny_weights: Path, spec: ModelSpec, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with command(*embed(plate, tiny_weights, out, "--workers", "2")) as process:
+        wait_until(lambda: len(parts_of(out)) >= 2, process)
+        with ends_with_all_it_started(process):
+            process.kill()
+            _, said = process.communicate(timeout=30)
+    assert "Traceback" not in said
+    assert "resource_tracker" not in said
+    n_done = len(parts_of(out))
     assert 2 <= n_done < N_WELLS
-    with command(*words) as process:
-        shown, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
-    assert re.search(rf"{N_WELLS} wells \((\d+) done before\)", shown)
-    with command(*embed(plate, tiny_weights, tmp_path / "alone")) as process:
-        process.communicate(timeout=120)
-    for name in TABLES:
-        assert (out / "p" / name).read_bytes() == (tmp_path / "alone/p" / name).read_bytes()
+    assert go_on(plate, spec, out, n_done) == expected
 
 
-def test_no_scheduler_at_the_address(plate: Path, tiny_weights: Path, tmp_path: Path) -> None:
-    words = embed(plate, tiny_weights, tmp_path / "out", "--scheduler", "tcp://127.0.0.1:9")
-    with command(*words) as process:
-        _, said = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert "scheduler tcp://127.0.0.1:9 does not answer" in said.splitlines()[-1]
-    assert not (tmp_path / "out").exists()
+def test_no_scheduler_at_the_address(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "CONNECT_SECONDS", 1)
+    with (
+        pytest.raises(UsageError, match=r"scheduler tcp://127\.0\.0\.1:9 does not answer"),
+        session.remote_session("tcp://127.0.0.1:9", spec),
+    ):
+        pass
 
 
 @pytest.fixture
@@ -114,6 +179,8 @@ def scheduler() -> Iterator[tuple[subprocess.Popen[str], str]]:
 def test_a_scheduler_that_dies(
     plate: Path,
     tiny_weights: Path,
+    spec: ModelSpec,
+    expected: dict[str, bytes],
     tmp_path: Path,
     scheduler: tuple[subprocess.Popen[str], str],
 ) -> None:
@@ -126,22 +193,20 @@ def test_a_scheduler_that_dies(
     assert process.returncode == 1, said
     assert "the scheduler is gone: finished wells are kept" in said.splitlines()[-1]
     assert "Traceback" not in said
-    assert 2 <= len(parts_of(out)) < N_WELLS
-    with command(*embed(plate, tiny_weights, out)) as process:
-        shown, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
-    assert "done before" in shown
+    n_done = len(parts_of(out))
+    assert 2 <= n_done < N_WELLS
+    assert go_on(plate, spec, out, n_done) == expected
 
 
-def test_two_runs_on_one_folder(plate: Path, tiny_weights: Path, tmp_path: Path) -> None:
+def test_two_runs_on_one_folder(
+    plate: Path, tiny_weights: Path, spec: ModelSpec, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     with command(*embed(plate, tiny_weights, out)) as first:
         wait_until(lambda: bool(parts_of(out)), first)
         first.send_signal(signal.SIGSTOP)  # in the middle of its work
-        with command(*embed(plate, tiny_weights, out)) as second:
-            _, said = second.communicate(timeout=60)
-        assert second.returncode == 1
-        assert f"in use by process {first.pid} on " in said.splitlines()[-1]
+        with pytest.raises(OutputError, match=f"in use by process {first.pid} on "):
+            go_on(plate, spec, out, 0)
         first.send_signal(signal.SIGCONT)
         first.communicate(timeout=120)
         assert first.returncode == 0

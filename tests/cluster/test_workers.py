@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,14 +167,20 @@ def test_a_poisoned_well_is_named(
     assert 3 <= len(log.read_text().split()) <= 4
 
 
-def test_a_worker_killed_from_outside(
-    plate: uf.Plate, spec: ModelSpec, workers: Session, expected: dict[str, bytes], tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_ended_from_outside(
+    plate: uf.Plate,
+    spec: ModelSpec,
+    workers: Session,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+    number: signal.Signals,
 ) -> None:
     pids = workers.client.run(os.getpid)
 
     def kill(task: WellTask) -> None:
         if pids:
-            os.kill(pids.popitem()[1], signal.SIGKILL)
+            os.kill(pids.popitem()[1], number)
             pids.clear()
             time.sleep(0.2)
 
@@ -240,13 +248,20 @@ def test_a_file_that_is_replaced_between_runs_is_read_anew(
     assert means[0] != means[1]
 
 
-def test_a_device_that_workers_lack(spec: ModelSpec) -> None:
-    from dataclasses import replace
-
-    from unidino_fast.cluster.session import local_session
-
+def test_a_device_that_workers_lack(spec: ModelSpec, workers: Session) -> None:
+    lacking = replace(spec, device="cuda:7")
     with (
         pytest.raises(UsageError, match="device cuda:7 is not here"),
-        local_session(1, replace(spec, device="cuda:7")),
+        _session(workers.client, lacking, 1),
     ):
         pass
+
+
+def test_workers_import_what_embedding_needs(
+    plate: uf.Plate, spec: ModelSpec, workers: Session, tmp_path: Path
+) -> None:
+    """Each of these takes a worker seconds, or memory, that no well has any use for."""
+    embed(plate, spec, workers, tmp_path)
+    needless = ("timm", "torchvision", "sympy", "sklearn", "scipy", "matplotlib", "rich", "onnx")
+    loaded = workers.client.run(lambda: [name for name in needless if name in sys.modules])
+    assert set(map(tuple, loaded.values())) == {()}

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 
 from unidino_fast.backbones.checkpoint import shown
@@ -40,6 +39,8 @@ def create_timm(name: str, label: str) -> Any:
     Raises:
         WeightsError: timm has no such model, or its weights cannot be had.
     """
+    import timm
+
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_pretrained("vit_*"), n=3)
         hint = f"did you mean {', '.join(near)}" if near else "see timm.list_pretrained()"

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
 from unidino_fast.backbones.backbone import freeze
 from unidino_fast.backbones.checkpoint import shown
@@ -99,6 +98,8 @@ def infer_shape(state: State, label: str, *, heads: int | None = None) -> VitSha
 
 def build_vit(shape: VitShape) -> torch.nn.Module:
     """A VisionTransformer of timm's with undefined weights; no random number is drawn."""
+    from timm.models.vision_transformer import VisionTransformer  # seconds, needed here alone
+
     with torch.random.fork_rng(devices=[]):
         vit: Any = VisionTransformer(
             img_size=shape.image_size,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import pickle
 import time
 import uuid
 from collections import Counter, deque
@@ -15,24 +16,31 @@ from distributed import as_completed
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
-from unidino_fast.cluster.job import WellsJob, run_job
+from unidino_fast.cluster.job import WellsJob, run_job, run_packed
 from unidino_fast.errors import ClusterError, PixelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator
 
     from distributed import Client, Future
 
     from unidino_fast.cluster.job import Done, Outcome
     from unidino_fast.planning import WellTask
 
-JOB_TILES = 256
-"""Tiles that make a job worth its trip, where there are enough for all workers."""
-_JOBS_PER_WORKER = 8
-"""At least, so that none waits long for the others at the end."""
+FIRST_TILES = 256
+"""Tiles that make a job worth its trip, as long as it is not known what a well takes."""
+JOB_SECONDS = 2.0
+"""Length of a job: a hundred times what handing it out costs."""
+_LEAST_SECONDS = 0.2
+"""A shorter one is not worth its trip, even if some worker has to wait for it at the end."""
+_MOST_WELLS = 64
+"""A job stays a small message, and what dies with its worker is not much."""
+_SHARES = 2
+"""Jobs that a worker would still get if none became smaller: so they all end together."""
 _AHEAD = 2
 """Jobs that a worker has in hand: one to do, one to go on with."""
-_POLL_SECONDS = 0.001
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.02
+"""Seconds between looks for a finished job: workers have another one in hand meanwhile."""
 _COUNT_SECONDS = 1.0
 """How old the number of workers may be."""
 _ALONE_SECONDS = 30.0
@@ -43,12 +51,27 @@ _DEATHS = 3
 _log = logging.getLogger(__name__)
 
 
-def wells_per_job(n_wells: int, n_tiles: int, n_workers: int) -> int:
-    """How many wells make a job."""
-    tiles_a_well = max(1, n_tiles // max(1, n_wells))
-    worth = -(-JOB_TILES // tiles_a_well)
-    fair = n_wells // (n_workers * _JOBS_PER_WORKER)
-    return max(1, min(worth, fair))
+def wells_per_job(n_waiting: int, n_workers: int, n_tiles: int, seconds: float | None) -> int:
+    """How many wells make the next job.
+
+    They are as many as take `JOB_SECONDS`, fewer where few are left for each worker (guided
+    self-scheduling, Polychronopoulos and Kuck 1987), but none that are over in no time.
+
+    Args:
+        n_waiting: wells that are not handed out yet.
+        n_workers: workers to share them.
+        n_tiles: tiles of a well.
+        seconds: that a well takes, if that is known.
+    """
+    fair = n_waiting // (n_workers * _SHARES)
+    if seconds is None:
+        worth, least = -(-FIRST_TILES // max(1, n_tiles)), 1
+    else:
+        worth, least = (
+            math.ceil(min(_MOST_WELLS, length / max(seconds, 1e-6)))
+            for length in (JOB_SECONDS, _LEAST_SECONDS)
+        )
+    return max(1, min(max(min(worth, fair), least), _MOST_WELLS, n_waiting))
 
 
 class Dispatcher:
@@ -69,6 +92,7 @@ class Dispatcher:
         self._flying: dict[Future[Any], WellsJob] = {}
         self._done = as_completed()
         self._deaths: Counter[str] = Counter()
+        self._pace: float | None = None
         self._n_workers = 1
         self._counted = -math.inf
 
@@ -80,10 +104,8 @@ class Dispatcher:
             self._counted = now
         return self._n_workers
 
-    def run(
-        self, jobs: Iterable[WellsJob]
-    ) -> Generator[tuple[WellTask, Outcome | PixelError], None, None]:
-        """Runs jobs; yields each well once, in the order in which they are finished.
+    def run(self, work: WellsJob) -> Generator[tuple[WellTask, Outcome | PixelError], None, None]:
+        """Runs all wells of `work`; yields each once, in the order in which they are finished.
 
         A job whose worker dies is done again on another. Where wells keep killing workers each is
         tried alone, with nothing beside it, before it is given up as the error of its own well.
@@ -92,11 +114,19 @@ class Dispatcher:
             ClusterError: the scheduler is gone.
             UnidinoError: whatever a worker raises that is no fault of a well's pixels.
         """
-        waiting, suspects = deque(jobs), deque[WellsJob]()
+        n_begun = 0
+        again, suspects = deque[WellsJob](), deque[WellsJob]()
         try:
-            while waiting or suspects or self._flying:
-                while waiting and len(self._flying) < _AHEAD * self.n_workers():
-                    self._submit(waiting.popleft())
+            while n_begun < len(work.wells) or again or suspects or self._flying:
+                while len(self._flying) < _AHEAD * self.n_workers():
+                    if n_begun < len(work.wells):
+                        job = self._next_job(work, n_begun)
+                        n_begun += len(job.wells)
+                        self._submit(job)
+                    elif again:
+                        self._submit(again.popleft())
+                    else:
+                        break
                 if suspects and not self._flying:
                     self._submit(suspects.popleft())
                 future = self._next_done()
@@ -109,9 +139,10 @@ class Dispatcher:
                         if deaths >= _DEATHS:
                             yield single.wells[0], _poisoned(single, deaths)
                         else:
-                            (waiting if deaths < _DEATHS - 1 else suspects).append(single)
+                            (again if deaths < _DEATHS - 1 else suspects).append(single)
                 else:
                     self.seconds.update(done.seconds)
+                    self._pace = sum(done.seconds.values()) / len(job.wells)
                     yield from zip(job.wells, done.outcomes, strict=True)
         except (CancelledError, CommClosedError) as error:
             raise ClusterError(
@@ -123,15 +154,21 @@ class Dispatcher:
                 self._client.cancel(list(self._flying))
             self._flying.clear()
 
+    def _next_job(self, work: WellsJob, start: int) -> WellsJob:
+        n_tiles = work.wells[start].n_tiles
+        size = wells_per_job(len(work.wells) - start, self.n_workers(), n_tiles, self._pace)
+        return work.part(start, start + size)
+
     def _next_done(self) -> Future[Any]:
         """Waits for a job to end.
 
         Raises:
             ClusterError: there have been no workers for a while.
         """
-        asked = time.monotonic()
+        asked, pause = time.monotonic(), _SHORTEST_PAUSE
         while not self._done.has_ready():
-            time.sleep(_POLL_SECONDS)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
             if time.monotonic() - asked >= _ALONE_SECONDS:
                 if self._client.status != "running" or not self._client.nthreads():
                     raise ClusterError(
@@ -141,7 +178,9 @@ class Dispatcher:
         return next(self._done)
 
     def _submit(self, job: WellsJob) -> None:
-        future = self._client.submit(self._run, job, key=self._key(job), pure=False)
+        # as bytes, which the scheduler passes on unread: it would unpack and pack each field's task
+        packed = pickle.dumps(job)
+        future = self._client.submit(run_packed, self._run, packed, key=self._key(job), pure=False)
         self._flying[future] = job
         self._done.add(future)
 

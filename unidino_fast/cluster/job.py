@@ -6,6 +6,7 @@ worker reads them for itself.
 
 from __future__ import annotations
 
+import pickle
 import threading
 import uuid
 from contextlib import closing
@@ -18,6 +19,7 @@ import torch
 from distributed import WorkerPlugin, get_worker
 
 from unidino_fast.clock import StageClock
+from unidino_fast.cluster.travel import for_travel
 from unidino_fast.embedding import embed_wells, sample_patches
 from unidino_fast.engines.selfcheck import self_check
 from unidino_fast.errors import ClusterError
@@ -28,6 +30,8 @@ from unidino_fast.stamps import stamp_as_read
 from unidino_fast.storage import open_storage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from distributed import Worker
 
     from unidino_fast.config import EmbedOptions
@@ -51,7 +55,7 @@ class BackbonePlugin(WorkerPlugin):
 
     def __init__(self, spec: ModelSpec) -> None:
         self.name = f"unidino_fast {uuid.uuid4().hex}"
-        self.spec = spec
+        self.spec = for_travel(spec)
 
     def setup(self, worker: Worker) -> None:
         """Runs on the worker."""
@@ -107,10 +111,13 @@ class WellsJob:
         more = f" +{len(self.wells) - 1}" if len(self.wells) > 1 else ""
         return f"{self.plate.name} {self.wells[0].name}{more}"
 
+    def part(self, start: int, stop: int) -> WellsJob:
+        """The job of some of these wells."""
+        return replace(self, wells=self.wells[start:stop], stamps=self.stamps[start:stop])
+
     def singles(self) -> list[WellsJob]:
         """One job a well."""
-        pairs = zip(self.wells, self.stamps, strict=True)
-        return [replace(self, wells=(well,), stamps=(stamp,)) for well, stamp in pairs]
+        return [self.part(index, index + 1) for index in range(len(self.wells))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +134,12 @@ class Done:
 
     outcomes: tuple[Outcome | PixelError, ...]
     seconds: dict[str, float]
+
+
+def run_packed(run: Callable[[WellsJob], Done], packed: bytes) -> Done:
+    """Runs on a worker: unpacks a job, which comes as bytes, and does it."""
+    job: WellsJob = pickle.loads(packed)
+    return run(job)
 
 
 def run_job(job: WellsJob) -> Done:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import uuid
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
@@ -12,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dask
 import torch
-from distributed import Client, Nanny, Scheduler, Security, SpecCluster
+from distributed import Client
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
-from unidino_fast.cluster.dispatch import Dispatcher, wells_per_job
+from unidino_fast.cluster.dispatch import Dispatcher
 from unidino_fast.cluster.job import BackbonePlugin, PlateJob, WellsJob, describe_worker, run_check
+from unidino_fast.cluster.local import CONNECT_SECONDS, local_client, quiet
 from unidino_fast.engines import Embedder
 from unidino_fast.errors import ClusterError, OutputError, UsageError, first_line
 from unidino_fast.provenance import software_versions
@@ -36,12 +34,8 @@ if TYPE_CHECKING:
     from unidino_fast.plate_model import Plate
     from unidino_fast.stamps import PixelStamp
 
-_CONNECT_SECONDS = 10
 _START_SECONDS = 120
 """Until the first worker is there with torch imported and its backbone."""
-
-_NO_DASHBOARD = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
-"""It serves a few pages even so; a fixed port would be taken by the next run."""
 _CHECKED_WELLS = 8
 """Wells that a self-check looks for a readable field in."""
 
@@ -136,69 +130,19 @@ class Work:
         self, tasks: Sequence[WellTask], stamps: Sequence[PixelStamp | None]
     ) -> Generator[tuple[WellTask, Outcome | PixelError], None, None]:
         """Embeds wells, in no order; see `Dispatcher.run`."""
-        n_tiles = sum(task.n_tiles for task in tasks)
-        size = wells_per_job(len(tasks), n_tiles, self._dispatcher.n_workers())
-        return self._dispatcher.run(
-            WellsJob(
-                self._plate, tuple(tasks[start : start + size]), tuple(stamps[start : start + size])
-            )
-            for start in range(0, len(tasks), size)
-        )
+        return self._dispatcher.run(WellsJob(self._plate, tuple(tasks), tuple(stamps)))
 
 
 @contextmanager
 def local_session(n_workers: int, spec: ModelSpec) -> Iterator[Session]:
-    """So many processes of this machine, spawned; with several GPUs, each has one.
-
-    They listen on the loopback interface alone, behind certificates made for this run: another
-    user of the machine can neither read from them nor have them do anything.
+    """So many processes of this machine; see `local_client`.
 
     Raises:
         UsageError: the device is not available in a worker.
         ClusterError: the processes do not start.
     """
-    n_threads = max(1, _n_cores() // n_workers)
-    settings = {
-        # a death is counted here, where it is known which wells it may have been
-        "distributed.scheduler.allowed-failures": 0,
-        "distributed.worker.multiprocessing-method": "spawn",
-        "distributed.worker.daemon": True,
-        "logging.distributed": "critical",
-        "distributed.comm.timeouts.connect": f"{_CONNECT_SECONDS}s",
-    }
-    _quiet()
-    with dask.config.set(settings):
-        security = Security.temporary()
-        common = {"host": "127.0.0.1", "protocol": "tls://", "security": security}
-        worker = {
-            "cls": Nanny,
-            "options": {
-                **common,
-                "nthreads": n_threads,
-                "memory_limit": 0,
-                "dashboard": False,
-                "silence_logs": logging.CRITICAL,
-            },
-        }
-        gpus = _visible_gpus()
-        workers = {index: _with_gpu(worker, gpus, index) for index in range(n_workers)}
-        try:
-            with _without_interrupts():
-                cluster = SpecCluster(
-                    workers=workers,
-                    scheduler={"cls": Scheduler, "options": {**common, **_NO_DASHBOARD}},
-                    security=security,
-                    silence_logs=logging.CRITICAL,
-                    name="unidino_fast",
-                )
-        except (OSError, RuntimeError, TimeoutError) as error:
-            raise ClusterError(f"{n_workers} workers do not start: {first_line(error)}") from error
-        with (
-            cluster,
-            Client(cluster, security=security) as client,
-            _session(client, spec, n_workers) as session,
-        ):
-            yield session
+    with local_client(n_workers) as client, _session(client, spec, n_workers) as session:
+        yield session
 
 
 @contextmanager
@@ -210,9 +154,9 @@ def remote_session(address: str, spec: ModelSpec) -> Iterator[Session]:
             numbers.
         ClusterError: it has no workers.
     """
-    _quiet()
+    quiet()
     try:
-        client = Client(address, timeout=_CONNECT_SECONDS)
+        client = Client(address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError, TimeoutError) as error:
         raise UsageError(
             f"scheduler {address} does not answer ({first_line(error)}): give the address that"
@@ -254,40 +198,3 @@ def _facts(client: Client, plugin: str) -> dict[str, Any]:
                 )
     _log.info("%d workers, dashboard %s", len(found), client.dashboard_link)
     return dict(first[1])
-
-
-def _with_gpu(worker: dict[str, Any], gpus: list[str], index: int) -> dict[str, Any]:
-    if not gpus:
-        return worker
-    environment = {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]}
-    return {**worker, "options": {**worker["options"], "env": environment}}
-
-
-def _visible_gpus() -> list[str]:
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [name for name in named.split(",") if name]
-    return [str(index) for index in range(torch.cuda.device_count())]
-
-
-def _n_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Threads and processes that are started meanwhile never see Ctrl-C: this process ends them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _quiet() -> None:
-    """Silences what libraries log about workers that die: it is said in our own words.
-
-    For good, because some of it comes when the session is over.
-    """
-    for name in ("distributed", "distributed.client", "asyncio", "tornado"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,0 +1,77 @@
+"""How many wells make a job, and that each is done once whatever that number is."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+import unidino_fast as uf
+from unidino_fast.cluster.dispatch import Dispatcher, wells_per_job
+from unidino_fast.cluster.job import Done, PlateJob, WellsJob, Written
+from unidino_fast.config import EmbedOptions
+from unidino_fast.planning import plan_plate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import polars as pl
+
+    from unidino_fast.cluster.session import Session
+
+
+@pytest.mark.parametrize(
+    ("n_waiting", "n_workers", "n_tiles", "seconds", "expected"),
+    [
+        (384, 1, 720, None, 1),  # nothing is known yet, but a well is more than 256 tiles
+        (384, 1, 100, None, 3),
+        (384, 100, 1, None, 1),  # three wells a worker: none gets them all
+        (384, 1, 720, 30.0, 1),
+        (384, 1, 720, 0.5, 4),  # two seconds
+        (20, 2, 720, 0.1, 5),  # a half of a worker's share
+        (20, 8, 720, 0.1, 2),  # less would be over in no time
+        (384, 8, 720, 0.0, 64),
+        (3, 8, 720, 0.0, 3),
+        (1, 8, 720, None, 1),
+    ],
+)
+def test_wells_per_job(
+    n_waiting: int, n_workers: int, n_tiles: int, seconds: float | None, expected: int
+) -> None:
+    assert wells_per_job(n_waiting, n_workers, n_tiles, seconds) == expected
+
+
+def test_jobs_end_together() -> None:
+    """Of slow wells, the last job that is handed out is the shortest one there is."""
+    left, sizes = 384, []
+    while left:
+        sizes.append(wells_per_job(left, 4, 16, 0.2))
+        left -= sizes[-1]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == 10
+    assert sizes[-1] == 1
+
+
+def test_each_well_is_done_once_in_few_jobs(
+    small_plate: tuple[Path, pl.DataFrame], workers: Session, tmp_path: Path
+) -> None:
+    task = plan_plate(uf.open_plate(small_plate[0]), EmbedOptions(tile=32)).wells[0]
+    plate = PlateJob("", {}, "", "p", EmbedOptions(tile=32), 1, "", "")
+    log = tmp_path / "jobs"
+    log.mkdir()
+
+    def noted(job: WellsJob) -> Done:
+        (log / job.stamps[0]).write_text("\n".join(job.stamps))  # type: ignore[arg-type, type-var]
+        return Done(tuple(Written() for _ in job.wells), {"embed": 1e-6})
+
+    names = tuple(f"w{index}" for index in range(384))
+    work = WellsJob(plate, (task,) * len(names), names)
+    with closing(Dispatcher(workers.client, noted).run(work)) as done:
+        n_done = sum(1 for _ in done)
+    jobs = [path.read_text().split() for path in log.iterdir()]
+    assert n_done == len(names)
+    assert sorted(name for job in jobs for name in job) == sorted(names)
+    assert len(jobs) < 40, "four in hand before the first ends, then 64 wells a job"
+    assert os.getpid() not in workers.client.run(os.getpid).values()
