@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from unidino_fast.platemap import join_platemap as join_platemap
     from unidino_fast.platemap import read_platemap as read_platemap
     from unidino_fast.profiles import aggregate as aggregate
+    from unidino_fast.profiles import consensus as consensus
     from unidino_fast.profiles import normalize as normalize
+    from unidino_fast.profiles import select_features as select_features
     from unidino_fast.results import feature_columns as feature_columns
     from unidino_fast.simulate import simulate_plate as simulate_plate
 
@@ -39,6 +41,7 @@ _HOMES = {
     "Plate": "plate",
     "UnidinoError": "errors",
     "aggregate": "profiles",
+    "consensus": "profiles",
     "convert_plate": "convert",
     "embed_plate": "pipeline",
     "embed_to_folder": "pipeline",
@@ -49,6 +52,7 @@ _HOMES = {
     "normalize": "profiles",
     "open_plate": "plate",
     "read_platemap": "platemap",
+    "select_features": "profiles",
     "simulate_plate": "simulate",
 }
 __all__ = ["__version__", *_HOMES]

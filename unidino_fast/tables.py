@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PROVENANCE_KEY = "unidino_fast"
 """Key of the provenance (a JSON object) in the metadata of the Parquet files."""
 _SEPARATORS = (",", ";", "\t")
-_PANDAS_INDEX = re.compile(r"|Unnamed: 0|__index_level_\d+__")
+PANDAS_INDEX = re.compile(r"|Unnamed: 0|__index_level_\d+__")
 """Names under which pandas writes its row numbers, which nobody means as data."""
 _CODE = r"^[+-]?(0\d|\d{19})"
 """Digits that are a name: `007`, or more of them than a number holds."""
@@ -62,7 +62,7 @@ def read_table(path: str | os.PathLike[str]) -> pl.DataFrame:
         raise TableError(
             f"{file} cannot be read as a table ({reason}): give a CSV or Parquet table"
         ) from error
-    return table.select(name for name in table.columns if not _PANDAS_INDEX.fullmatch(name))
+    return table.select(name for name in table.columns if not PANDAS_INDEX.fullmatch(name))
 
 
 @contextmanager
@@ -99,17 +99,26 @@ def write_table(
     file = Path(path)
     if file.suffix.lower() not in (".parquet", ".csv"):
         raise UsageError(f"{file.name} ends in neither .parquet nor .csv: name the output so")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{file.parent} cannot be made ({error.strerror}): choose another --out"
-        ) from error
+    make_folder(file.parent)
     if file.suffix.lower() == ".parquet":
         write_parquet(frame, file, provenance)
         return
     with atomic_table(file) as temporary:
         frame.write_csv(temporary)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder for a file to write, where there is none.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be made ({error.strerror}): choose another --out"
+        ) from error
 
 
 def _text_of(file: Path) -> str:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from unidino_fast.cli.app import app
+from unidino_fast.cli.app import Json, app
 from unidino_fast.errors import UsageError
 from unidino_fast.terminal import say, tell
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from unidino_fast.profiles import Recipe, Report
+
+_MOST_LINES = 5
 
 
 @app.command()
@@ -17,30 +26,172 @@ def profile(
     wells: Annotated[Path, typer.Argument(help="wells.parquet, or any table of profiles.")],
     out: Annotated[Path, typer.Option(help="Table to write, .parquet or .csv.")],
     method: Annotated[
-        Literal["mad_robustize", "standardize", "none", "pycytominer_mad_robustize"],
-        typer.Option(help="Normalisation."),
-    ] = "mad_robustize",
-    samples: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Rows that give centre and spread, such as 'Metadata_Compound == \"DMSO\"'.",
+            help="Normalisation: mad_robustize, standardize, spherize, spherize_zca, spherize_pca,"
+            " spherize_pca_cor, tvn, tvn_efaar, l2, pca, harmony, none, pycytominer_mad_robustize;"
+            " give it again for several, in order.",
+            show_default="mad_robustize",
+        ),
+    ] = None,
+    samples: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Rows to learn from, such as 'Metadata_Compound == \"DMSO\"': for all methods, or"
+            " once for each.",
             show_default="all",
         ),
     ] = None,
-    by: Annotated[str, typer.Option(help="Column whose groups are normalised apart.")] = (
-        "Metadata_Plate"
-    ),
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column, or columns with commas, whose groups are normalised apart (tvn, harmony:"
+            " the batches), or all for all rows together: for all methods, or once for each.",
+            show_default="Metadata_Plate, or all where features are mixed",
+        ),
+    ] = None,
+    select: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Feature selection after that: variance, low_variance, correlation, na, blocklist,"
+            " outliers; give it again for several, in order."
+        ),
+    ] = None,
+    consensus: Annotated[
+        str | None,
+        typer.Option(help="Column, or columns with commas, whose rows become one profile."),
+    ] = None,
+    statistic: Annotated[
+        Literal["mean", "median", "modz"], typer.Option(help="Of the consensus.")
+    ] = "modz",
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="TOML file with all of these as steps, or spherize-then-mad."),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Normalise a table of wells."""
-    from unidino_fast.profiles import describe_neutralised, normalize_with_report
-    from unidino_fast.tables import read_table, write_table
+    """Normalise a table of wells, select features, join replicates.
+
+    Example: unidino-fast profile wells.parquet --out profiles.parquet --method tvn
+    --samples 'Metadata_Compound == "DMSO"'
+    """
+    from unidino_fast.profiles.recipe import read_recipe
 
     if out.exists() and wells.exists() and out.samefile(wells):
         raise UsageError(f"--out {out} is the table that is read: name another file")
-    table = read_table(wells)
-    profiles, neutralised = normalize_with_report(table, method, by=by, samples=samples)
-    for group in neutralised:
-        say(f"warning: {describe_neutralised(group)}")
-    recipe = {"method": method, "by": by, "samples": samples, "input": wells.name}
-    write_table(profiles, out, recipe)
-    tell(f"{out}: {profiles.height} rows, {method} by {by}")
+    typed = {
+        "--method": method, "--samples": samples, "--by": by, "--select": select,
+        "--consensus": consensus,
+    }  # fmt: skip
+    if recipe is None:
+        steps = _typed_recipe(
+            method or ["mad_robustize"], samples, by, select, consensus, statistic
+        )
+    else:
+        for name, value in typed.items():
+            if value:
+                raise UsageError(f"--recipe and {name} exclude each other: write it in the recipe")
+        steps = read_recipe(recipe)
+    summary = _run(wells, out, steps, as_json=as_json)
+    if as_json:
+        tell(json.dumps(summary))
+
+
+def _typed_recipe(
+    methods: Sequence[str],
+    samples: Sequence[str] | None,
+    by: Sequence[str] | None,
+    select: Sequence[str] | None,
+    consensus: str | None,
+    statistic: str,
+) -> Recipe:
+    """The recipe that options make.
+
+    Samples and groups that are given once go to every method that knows them.
+    """
+    from unidino_fast.profiles.normalize import ALL, Normalisation
+    from unidino_fast.profiles.recipe import Consensus, Recipe, Selection, Step
+
+    steps: list[Step] = []
+    for name, query, groups in zip(
+        methods,
+        _for_each(samples, len(methods), "--samples"),
+        _for_each(by, len(methods), "--by"),
+        strict=True,
+    ):
+        knows = Normalisation.knows(name)
+        takes_by = groups is not None and (knows.groups or len(by or ()) == len(methods))
+        takes_query = query not in (None, ALL) and (
+            knows.samples or len(samples or ()) == len(methods)
+        )
+        columns = _columns(groups) if takes_by and groups is not None else None
+        steps.append(Normalisation.of(name, columns, query if takes_query else None))
+    if select:
+        steps.append(Selection.of(select))
+    if consensus is not None:
+        steps.append(Consensus.of(_columns(consensus), statistic=statistic))
+    return Recipe(tuple(steps))
+
+
+def _for_each(values: Sequence[str] | None, n_methods: int, option: str) -> Sequence[str | None]:
+    """One value for each method, of one for all or of as many as there are."""
+    if not values or len(values) == 1:
+        return [values[0] if values else None] * n_methods
+    if len(values) != n_methods:
+        raise UsageError(
+            f"{option} is given {len(values)} times for {n_methods} methods: give it once, or once"
+            " for each"
+        )
+    return values
+
+
+def _columns(text: str) -> list[str]:
+    """Names with commas between; a comma that nothing with the prefix follows belongs to a name."""
+    return re.split(r", *(?=Metadata_)", text)
+
+
+def _run(wells: Path, out: Path, recipe: Recipe, *, as_json: bool) -> dict[str, Any]:
+    """Runs a recipe and says what happened; returns the same for programs."""
+    from unidino_fast._version import __version__
+    from unidino_fast.profiles.recipe import run_recipe
+    from unidino_fast.profiles.streaming import stream_recipe, streams
+    from unidino_fast.tables import read_table, write_table
+
+    steps = recipe.describe()
+    provenance = {"unidino_fast": __version__, "recipe": steps, "input": wells.name}
+    is_streamed = streams(wells, out, recipe)
+    if is_streamed:
+        written, report = stream_recipe(wells, out, recipe, provenance)
+        n_rows, n_features = written.n_rows, written.n_features
+    else:
+        from unidino_fast.results import feature_columns
+
+        profiles, report = run_recipe(read_table(wells), recipe)
+        write_table(profiles, out, provenance)
+        n_rows, n_features = profiles.height, len(feature_columns(profiles))
+    lines = report.lines()
+    for line in lines[:_MOST_LINES]:
+        say(f"warning: {line}")
+    if len(lines) > _MOST_LINES:
+        say(f"warning: and {len(lines) - _MOST_LINES} more (--json lists all)")
+    if not as_json:
+        tell(f"{out}: {n_rows} rows, {n_features} features, {recipe.summary()}")
+        for line in _dropped_lines(report):
+            tell(line)
+    return {
+        "out": str(out),
+        "n_rows": n_rows,
+        "n_features": n_features,
+        "recipe": steps,
+        "streamed": is_streamed,
+        "neutralised": {group.group: list(group.features) for group in report.neutralised},
+        "dropped": {drop.operation: list(drop.features) for drop in report.dropped},
+        "notes": report.notes,
+    }
+
+
+def _dropped_lines(report: Report) -> list[str]:
+    if not report.dropped:
+        return []
+    counted = ", ".join(f"{len(drop.features)} by {drop.operation}" for drop in report.dropped)
+    return [f"dropped features: {counted}"]

@@ -1,0 +1,139 @@
+"""The `profile` command: options, recipes, files, and what it says."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from unidino_fast.profiles import METHODS, OPERATIONS, consensus, normalize, select_features
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.conftest import Refuse, Run
+
+CONTROLS = 'Metadata_Compound == "DMSO"'
+
+
+@pytest.fixture
+def wells(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(80, 5)).astype("f4")
+    values[:40, 2] = 0.5
+    names = [f"DNA_{index:03d}" for index in range(5)]
+    metadata = {
+        "Metadata_Plate": ["p"] * 40 + ["q"] * 40,
+        "Metadata_Compound": ["DMSO", "a", "DMSO", "b"] * 20,
+    }
+    table = pl.DataFrame(metadata).hstack(pl.DataFrame(values, schema=names))
+    table.write_parquet(tmp_path / "wells.parquet")
+    return tmp_path / "wells.parquet"
+
+
+def test_the_help_lists_what_there_is(run: Run) -> None:
+    shown = " ".join(run("profile", "--help").out.replace("│", " ").split())
+    for name in (*METHODS, *OPERATIONS):
+        assert name in shown.replace(" ", "") or name in shown
+
+
+def test_steps_in_order(run: Run, wells: Path, tmp_path: Path) -> None:
+    made = run(
+        "profile", wells, "--out", tmp_path / "p.parquet", "--method", "spherize", "--method",
+        "mad_robustize", "--samples", CONTROLS, "--samples", "all", "--by", "all",
+        "--by", "Metadata_Plate", "--select", "na", "--select", "correlation",
+        "--consensus", "Metadata_Plate, Metadata_Compound", "--statistic", "mean",
+    )  # fmt: skip
+    assert made.code == 0, made.err
+    table = normalize(pl.read_parquet(wells), "spherize", samples=CONTROLS)
+    table = select_features(normalize(table, "mad_robustize"), ["na", "correlation"])
+    wanted = consensus(table, ["Metadata_Plate", "Metadata_Compound"], statistic="mean")
+    assert_frame_equal(pl.read_parquet(tmp_path / "p.parquet"), wanted, abs_tol=1e-5)
+    assert made.out.splitlines() == [
+        f"{tmp_path}/p.parquet: 6 rows, 5 features, spherize, mad_robustize by Metadata_Plate,"
+        " selection by na, correlation, mean by Metadata_Plate, Metadata_Compound",
+        "dropped features: 0 by na, 0 by correlation",
+    ]
+    held = json.loads(pl.read_parquet_metadata(tmp_path / "p.parquet")["unidino_fast"])
+    assert held["input"] == "wells.parquet"
+    kinds = ("normalize", "normalize", "select", "consensus")
+    assert [kind in step for kind, step in zip(kinds, held["recipe"], strict=True)] == [True] * 4
+    assert held["recipe"][0] == {
+        "normalize": "spherize", "by": "all", "samples": CONTROLS, "epsilon": 1e-6
+    }  # fmt: skip
+    assert "samples" not in held["recipe"][1]
+
+
+def test_one_value_goes_to_every_method_that_knows_it(
+    run: Run, wells: Path, tmp_path: Path
+) -> None:
+    made = run(
+        "profile", wells, "--out", tmp_path / "p.csv", "--method", "standardize", "--method", "l2",
+        "--samples", CONTROLS, "--by", "Metadata_Plate", "--json",
+    )  # fmt: skip
+    assert made.code == 0, made.err
+    summary = json.loads(made.out)
+    assert (summary["n_rows"], summary["n_features"], summary["streamed"]) == (80, 5, False)
+    assert summary["neutralised"] == {"p": ["DNA_002"]}
+    assert summary["recipe"] == [
+        {"normalize": "standardize", "by": ["Metadata_Plate"], "samples": CONTROLS},
+        {"normalize": "l2"},
+    ]
+    assert made.err == "warning: 1 feature has no spread on p and was set to 0: DNA_002\n"
+
+
+def test_a_recipe_file_and_a_shipped_one(run: Run, wells: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text('[[step]]\nnormalize = "tvn"\nsamples = \'' + CONTROLS + "'\n")
+    made = run("profile", wells, "--out", tmp_path / "p.parquet", "--recipe", tmp_path / "r.toml")
+    assert made.code == 0, made.err
+    wanted = normalize(pl.read_parquet(wells), "tvn", samples=CONTROLS)
+    assert pl.read_parquet(tmp_path / "p.parquet").equals(wanted)
+    shipped = run(
+        "profile", wells, "--out", tmp_path / "s.parquet", "--recipe", "spherize-then-mad"
+    )
+    assert shipped.code == 0, shipped.err
+
+
+def test_large_files_stream(
+    run: Run, wells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unidino_fast.profiles.streaming._WORTH_BYTES", 1)
+    made = run("profile", wells, "--out", tmp_path / "new/p.parquet", "--json")
+    assert made.code == 0, made.err
+    assert json.loads(made.out)["streamed"] is True
+    wanted = normalize(pl.read_parquet(wells))
+    assert_frame_equal(pl.read_parquet(tmp_path / "new/p.parquet"), wanted)
+
+
+def test_many_warnings_are_cut(run: Run, tmp_path: Path) -> None:
+    plates = [f"p{index}" for index in range(30)]
+    pl.DataFrame({"Metadata_Plate": plates, "x_000": [1.0] * 30}).write_csv(tmp_path / "w.csv")
+    made = run("profile", tmp_path / "w.csv", "--out", tmp_path / "p.csv")
+    assert len(made.err.splitlines()) == 6
+    assert made.err.endswith("warning: and 25 more (--json lists all)\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--method", "tvn"], 2, "tvn learns from controls: name them with --samples"),
+        (["--recipe", "spherize-then-mad", "--by", "x"], 2, "--recipe and --by exclude each other"),
+        (["--recipe", "none"], 1, "recipe none does not exist: give a .toml file"),
+        (["--samples", "Metadata_Compound == 'x'"], 1, "no row of p fits the samples"),
+        (["--method", "l2", "--by", "Metadata_Plate"], 2, "l2 knows no groups"),
+        (["--by", "Metadata_Plate,,"], 1, "column Metadata_Plate,, is missing"),
+        (["--by", "a", "--by", "b"], 2, "--by is given 2 times for 1 methods"),
+        (["--consensus", "Metadata_Gate"], 1, "column Metadata_Gate is missing"),
+        (["--select", "entropy"], 2, "selection 'entropy' is not known: use variance"),
+        (["--method", "zscore"], 2, "method 'zscore' is not available: use mad_robustize"),
+    ],
+)
+def test_refusals(
+    refuse: Refuse, wells: Path, tmp_path: Path, options: list[str], code: int, said: str
+) -> None:
+    refuse("profile", wells, "--out", tmp_path / "p.parquet", *options, code=code, said=said)
+    assert not (tmp_path / "p.parquet").exists()

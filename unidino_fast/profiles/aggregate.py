@@ -1,0 +1,101 @@
+"""Fields -> wells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import polars as pl
+
+from unidino_fast.errors import TableError, UsageError
+from unidino_fast.profiles.statistics import median, weighted_mean
+from unidino_fast.profiles.table import feature_frame, keyed_groups, take_apart
+from unidino_fast.results import METADATA_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from unidino_fast.profiles.table import Matrix
+
+_WELL_KEYS = (
+    "Metadata_Plate",
+    "Metadata_Well",
+    "Metadata_Row",
+    "Metadata_Column",
+    "Metadata_Time",
+)
+_SUMS = ("Metadata_n_fields", "Metadata_n_tiles", "Metadata_n_tiles_dropped")
+
+
+def aggregate(
+    fields: pl.DataFrame,
+    *,
+    statistic: Literal["mean", "median"] = "mean",
+    weight: Literal["tiles", "fields"] = "tiles",
+) -> pl.DataFrame:
+    """Wells of fields: one row a well (and time point).
+
+    Args:
+        fields: the columns of `fields.parquet`.
+        statistic: `mean`, or the `median` over fields, which knows no weight.
+        weight: `tiles` averages all kept tiles of a well alike; `fields` averages fields alike.
+            Both are equal where no tile was dropped.
+
+    Returns:
+        The columns of `wells.parquet`, float32 features, in the order in which wells first appear.
+        A field that lacks a channel has no say in it. Counts are summed; further metadata columns
+        stay where they are constant in each well.
+
+    Raises:
+        TableError: a column is missing, or features or counts are not what they should be.
+        UsageError: unknown statistic or weight.
+    """
+    if statistic not in ("mean", "median") or weight not in ("tiles", "fields"):
+        raise UsageError(
+            f"statistic {statistic!r}, weight {weight!r}: use mean or median, tiles or fields"
+        )
+    for needed in ("Metadata_Plate", "Metadata_Well", "Metadata_n_tiles"):
+        if needed not in fields.columns:
+            raise TableError(f"column {needed} is missing: give the table that embed_plate returns")
+    keys = [name for name in _WELL_KEYS if name in fields.columns]
+    profiles = take_apart(fields)
+    values = profiles.values.astype(np.float64)
+    weights = _tile_counts(fields) if weight == "tiles" else np.ones(fields.height)
+    groups = list(keyed_groups(fields, keys).values())
+    of_wells = np.empty((len(values), len(groups)))
+    for well, rows in enumerate(groups):
+        if statistic == "median":
+            of_wells[:, well] = median(values[:, rows]).whole()
+        else:
+            of_wells[:, well] = weighted_mean(values[:, rows], weights[rows])
+    metadata = constant_columns(fields, keys, but=(*_SUMS, "Metadata_Site"))
+    wells = fields.group_by(keys, maintain_order=True).agg(
+        *[pl.col(name).sum() for name in _SUMS if name in fields.columns],
+        *[pl.col(name).first() for name in metadata],
+    )
+    features = feature_frame(profiles.features, of_wells)
+    order = [name for name in fields.columns if name in (*wells.columns, *profiles.features)]
+    return wells.hstack(features).select(order)
+
+
+def constant_columns(
+    frame: pl.DataFrame, keys: Sequence[str], *, but: Sequence[str] = ()
+) -> list[str]:
+    """Metadata columns, other than the keys, that have one value in each group."""
+    others = [
+        name
+        for name in frame.columns
+        if name.startswith(METADATA_PREFIX) and name not in (*keys, *but)
+    ]
+    counts = frame.group_by(keys).agg(pl.col(name).n_unique() for name in others)
+    return [name for name in others if (counts[name] == 1).all()]
+
+
+def _tile_counts(fields: pl.DataFrame) -> Matrix:
+    """Kept tiles of each field (N,)."""
+    counts = fields["Metadata_n_tiles"]
+    if counts.dtype.is_integer() and counts.null_count() == 0 and (counts >= 1).all():
+        return counts.to_numpy().astype(np.float64)
+    raise TableError(
+        'column Metadata_n_tiles must hold whole numbers from 1 up: mend it or use weight="fields"'
+    )
