@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     from unidino_fast.engines import Embedder as Embedder
     from unidino_fast.engines import load_backbone as load_backbone
     from unidino_fast.errors import UnidinoError as UnidinoError
+    from unidino_fast.evaluation import batch_effects as batch_effects
     from unidino_fast.evaluation import evaluate as evaluate
+    from unidino_fast.evaluation import mean_average_precision as mean_average_precision
+    from unidino_fast.evaluation import percent_matching as percent_matching
+    from unidino_fast.evaluation import percent_replicating as percent_replicating
+    from unidino_fast.evaluation import search as search
     from unidino_fast.pipeline import embed_plate as embed_plate
     from unidino_fast.pipeline import embed_to_folder as embed_to_folder
     from unidino_fast.plate import Plate as Plate
@@ -41,6 +46,7 @@ _HOMES = {
     "Plate": "plate",
     "UnidinoError": "errors",
     "aggregate": "profiles",
+    "batch_effects": "evaluation",
     "consensus": "profiles",
     "convert_plate": "convert",
     "embed_plate": "pipeline",
@@ -49,9 +55,13 @@ _HOMES = {
     "feature_columns": "results",
     "join_platemap": "platemap",
     "load_backbone": "engines",
+    "mean_average_precision": "evaluation",
     "normalize": "profiles",
     "open_plate": "plate",
+    "percent_matching": "evaluation",
+    "percent_replicating": "evaluation",
     "read_platemap": "platemap",
+    "search": "evaluation",
     "select_features": "profiles",
     "simulate_plate": "simulate",
 }

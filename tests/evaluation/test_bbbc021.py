@@ -76,6 +76,8 @@ def test_bbbc021_counts_of_the_paper(bbbc021: pl.DataFrame) -> None:
     assert evaluate(bbbc021, preset="NSPW").n_queries == 302
     treated = evaluate(rows, preset="NSC")
     assert (treated.n_queries, treated.n_without_candidate) == (103, 0)
+    at_level = evaluate(bbbc021, preset="NSC", level="treatment")
+    assert (at_level.n_queries, at_level.n_correct) == (103, treated.n_correct)
     for result in (wells, batch, treated):
         assert result.accuracy > 2.5 * result.chance
 

@@ -100,7 +100,9 @@ def test_against_a_naive_loop(
     profiles: pl.DataFrame, keys: list[str], rule: Any, block: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cosine, "_BLOCK_ELEMENTS", block)
+        patch.setattr(cosine, "_SMALLEST_TILE", block)
+        patch.setattr(cosine, "_SMALLEST_STRIP", min(block, 3))
+        patch.setattr(cosine, "_STRIPS", 5)
         patch.setattr(cosine, "_GATHER_ELEMENTS", block)
         result = evaluate(profiles, "MoA", keys, rule=rule).to_dict()
     expected = naive(profiles, "Metadata_MoA", keys, rule)

@@ -5,7 +5,6 @@ Cosine distance, one neighbour (Morelli et al. 2025, Tables 2 to 4; Ljosa et al.
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -15,19 +14,38 @@ import polars as pl
 
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.evaluation.cosine import TIE, lowest_similarity, nearest_rows
+from unidino_fast.evaluation.counting import count_allowed, share_interval
+from unidino_fast.evaluation.table import (
+    average,
+    check_complete,
+    check_count,
+    check_varies,
+    codes_of,
+    feature_matrix,
+    find_column,
+    find_columns,
+    group_codes,
+    joint_codes,
+    labelled,
+    shown,
+    tidy,
+)
 from unidino_fast.names import one_line
-from unidino_fast.results import METADATA_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
+
+    Codes = NDArray[np.int32]
 
 Preset = Literal["NSC", "NSCB", "NSPW", "NSB", "NSS", "NSCP"]
 Rule = Literal["strict", "seed"]
 
 _WELL = "Metadata_Well"
 _BATCH = "Metadata_Batch"
+_LEVELS = ("well", "treatment")
+_TREATMENT = ("Metadata_Compound", "Metadata_Concentration", _BATCH)
 
 
 class _Task(NamedTuple):
@@ -53,6 +71,14 @@ class ClassResult(NamedTuple):
     n_correct: int
 
 
+class Confusion(NamedTuple):
+    """How many counted queries of one label have a neighbour of another, or of the same."""
+
+    label: str
+    neighbour: str
+    n: int
+
+
 @dataclass(frozen=True, slots=True)
 class NearestNeighbourResult:
     """A nearest-neighbour accuracy and what it was measured on.
@@ -71,6 +97,12 @@ class NearestNeighbourResult:
         dropped_labels: labels in one batch only, which NSCB leaves out.
         per_class: counted queries by label, in the order of the labels.
         metric: always cosine.
+        level: `well`, `treatment`, or the columns whose rows were averaged.
+        interval: percentile bootstrap interval (95 %) of the accuracy over its queries, the table
+            being given: how far it would move with other queries. Queries that share a compound
+            are not independent, so `resample_by` gives wider, more honest ones.
+        confusion: counted queries by label and by the label of their neighbour, where there are
+            any.
     """
 
     accuracy: float
@@ -85,6 +117,9 @@ class NearestNeighbourResult:
     dropped_labels: tuple[str, ...]
     per_class: tuple[ClassResult, ...]
     metric: str = "cosine"
+    level: str | tuple[str, ...] = "well"
+    interval: tuple[float, float] | None = None
+    confusion: tuple[Confusion, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; an accuracy that does not exist is None, which JSON can say and NaN not."""
@@ -100,20 +135,39 @@ class NearestNeighbourResult:
             "label": self.label,
             "not_same": list(self.not_same),
             "dropped_labels": list(self.dropped_labels),
+            "level": self.level if isinstance(self.level, str) else list(self.level),
+            "lower": None if self.interval is None else self.interval[0],
+            "upper": None if self.interval is None else self.interval[1],
             "per_class": [entry._asdict() for entry in self.per_class],
+            "confusion": [entry._asdict() for entry in self.confusion],
         }
+
+    def to_frame(self) -> pl.DataFrame:
+        """Tidy rows: accuracy of all and of each label, chance, queries without a candidate."""
+        n_counted = sum(entry.n_queries for entry in self.per_class)
+        lower, upper = self.interval or (None, None)
+        rows: list[tuple[Any, ...]] = [
+            ("accuracy", None, self.accuracy, lower, upper, n_counted),
+            ("chance", None, self.chance, None, None, n_counted),
+            ("without_candidate", None, self.n_without_candidate, None, None, self.n_queries),
+        ]
+        for label, asked, right in self.per_class:
+            share = right / asked if asked else math.nan
+            rows.append(("accuracy", label, share, None, None, asked))
+        return tidy(rows)
 
     def summary(self) -> str:
         """The result in two lines for a person."""
-        excluded = ", ".join(map(one_line, self.not_same)) or "nothing but itself"
+        excluded = shown(self.not_same, "nothing but itself")
         n_counted = sum(entry.n_queries for entry in self.per_class)
         alone = (
             f"; {self.n_without_candidate} queries had no candidate"
             if self.n_without_candidate
             else ""
         )
+        between = "" if self.interval is None else "; 95 % {:.3f} to {:.3f}".format(*self.interval)
         return (
-            f"accuracy {self.accuracy:.3f} ({self.n_correct} of {n_counted}),"
+            f"accuracy {self.accuracy:.3f} ({self.n_correct} of {n_counted}{between}),"
             f" by chance {self.chance:.3f}\n"
             f"label {one_line(self.label)}; a neighbour may not share {excluded};"
             f" rule {self.rule}{alone}"
@@ -127,6 +181,10 @@ def evaluate(
     *,
     preset: Preset | None = None,
     rule: Rule = "strict",
+    level: str | Sequence[str] = "well",
+    bootstrap: int = 1000,
+    resample_by: str | Sequence[str] = (),
+    seed: int = 0,
 ) -> NearestNeighbourResult:
     """Share of profiles whose nearest allowed neighbour by cosine distance carries their label.
 
@@ -146,27 +204,67 @@ def evaluate(
             Metadata_Well exclude only rows that share the label too; a query without a candidate,
             or whose candidates all lie at the largest distance in the table, gets the label of the
             first row and counts.
+        level: `well` compares the rows as they are. `treatment` first averages them by compound,
+            concentration, batch and label, as the paper does; any other columns by those and the
+            label.
+        bootstrap: resamples of the interval of the accuracy; 0 for none.
+        resample_by: columns, such as the compound: whole groups of queries are drawn instead.
+        seed: of the draws.
 
     Raises:
-        UsageError: an unknown preset or rule, or no label asked for.
+        UsageError: an unknown preset, rule or level, or no label asked for.
         TableError: a column that is missing or unfit, or a label that does not vary.
     """
+    check_count("bootstrap", bootstrap, 0)
     task = _task(label, not_same, preset, rule)
-    label = _find(profiles, task.label, preset)
-    keys = tuple(dict.fromkeys(_find(profiles, key, preset) for key in task.not_same))
-    rows, dropped = _rows(profiles, label, drop_single_batch=preset == "NSCB")
-    for key in keys:
-        _check_complete(rows, key)
-    labels, names = _codes(rows[label])
-    pairs = _Pairs(
-        labels=labels,
-        keys=tuple(_codes(rows[key])[0] for key in keys),
-        any_label=tuple(rule == "strict" or key == _WELL for key in keys),
-        n_allowed=np.zeros(len(rows), dtype=np.int64),
-        n_same=np.zeros(len(rows), dtype=np.int64),
+    needed_by = "" if preset is None else f"preset {preset}"
+    label = find_column(profiles, task.label, needed_by)
+    keys = find_columns(profiles, task.not_same, needed_by)
+    clusters = find_columns(profiles, resample_by)
+    by = _level(profiles, level)
+    rows, features = labelled(profiles, label), None
+    if by:
+        rows, features = average(rows, [*by, label], [*keys, *clusters])
+    single = _single_batch(rows, label) if preset == "NSCB" else []
+    stay = ~rows[label].is_in(single)
+    rows = rows.filter(stay)
+    _check_rows(rows, label, keys)
+    features = feature_matrix(rows) if features is None else features[stay.to_numpy()]
+    labels, names = codes_of(rows[label])
+    found = _ask(features, labels, _exclusions(rows, labels, keys, rule), rule)
+    cluster_codes = group_codes(rows, clusters)[found.counted] if clusters else None
+    n_counted = int(found.counted.sum())
+    return NearestNeighbourResult(
+        accuracy=float(found.correct.sum() / n_counted) if n_counted else math.nan,
+        n_queries=len(rows),
+        n_without_candidate=found.n_without,
+        n_correct=int(found.correct.sum()),
+        chance=float(found.expected[found.counted].mean()) if n_counted else math.nan,
+        rule=rule,
+        label=label,
+        not_same=keys,
+        preset=preset,
+        dropped_labels=tuple(sorted(map(str, single))),
+        per_class=_per_class(labels, names, found),
+        level=level if isinstance(level, str) and level in _LEVELS else by,
+        interval=share_interval(found.correct[found.counted], cluster_codes, bootstrap, seed),
+        confusion=tuple(_confusion(labels, names, found)),
     )
-    features = _features(rows)
-    neighbours = nearest_rows(features, pairs.excluded)
+
+
+class _Found(NamedTuple):
+    """What the queries found."""
+
+    chosen: NDArray[np.int64]  # (N,) row whose label a query gets
+    counted: NDArray[np.bool_]  # (N,) queries that count
+    correct: NDArray[np.bool_]  # (N,) those of them whose neighbour has their label
+    expected: NDArray[np.float64]  # (N,) share of a query's allowed rows that have its label
+    n_without: int
+
+
+def _ask(features: NDArray[Any], labels: Codes, excluded: Sequence[Codes], rule: Rule) -> _Found:
+    """Asks each row for its neighbour by one of the rules."""
+    neighbours = nearest_rows(features, excluded)
     chosen, found = neighbours.row, neighbours.row >= 0
     counted = found
     if rule == "seed":
@@ -174,44 +272,22 @@ def evaluate(
         chosen = np.where(found & ~farthest, chosen, 0)
         counted = np.ones_like(found)
     correct = counted & (labels[chosen] == labels)
-    expected = np.where(found, pairs.n_same / np.maximum(pairs.n_allowed, 1), correct)
-    n_counted = int(counted.sum())
-    return NearestNeighbourResult(
-        accuracy=float(correct.sum() / n_counted) if n_counted else math.nan,
-        n_queries=len(rows),
-        n_without_candidate=int((~found).sum()),
-        n_correct=int(correct.sum()),
-        chance=float(expected[counted].mean()) if n_counted else math.nan,
-        rule=rule,
-        label=label,
-        not_same=keys,
-        preset=preset,
-        dropped_labels=dropped,
-        per_class=_per_class(labels, names, counted, correct),
-    )
+    n_allowed = count_allowed(excluded, len(labels))
+    n_same = count_allowed(excluded, len(labels), within=labels)
+    expected = np.where(found, n_same / np.maximum(n_allowed, 1), correct)
+    return _Found(chosen, counted, correct, expected, int((~found).sum()))
 
 
-@dataclass(frozen=True, slots=True)
-class _Pairs:
-    """Which rows may not match, and a tally of those that may, filled block by block."""
-
-    labels: NDArray[np.int32]  # (N,)
-    keys: tuple[NDArray[np.int32], ...]  # (N,) each
-    any_label: tuple[bool, ...]  # per key: whether it excludes rows of another label too
-    n_allowed: NDArray[np.int64]  # (N,) rows that a query may match
-    n_same: NDArray[np.int64]  # (N,) those of them with its label
-
-    def excluded(self, block: slice) -> NDArray[np.bool_]:
-        """Mask (B, N) of the pairs that are not allowed for a block of queries."""
-        same_label = self.labels[block, None] == self.labels
-        mask = np.zeros(same_label.shape, dtype=np.bool_)
-        for key, any_label in zip(self.keys, self.any_label, strict=True):
-            shared = key[block, None] == key
-            mask |= shared if any_label else shared & same_label
-        mask[np.arange(len(mask)), np.arange(block.start, block.stop)] = True
-        self.n_allowed[block] = (~mask).sum(axis=1)
-        self.n_same[block] = (same_label & ~mask).sum(axis=1)
-        return mask
+def _exclusions(
+    rows: pl.DataFrame, labels: Codes, keys: Sequence[str], rule: Rule
+) -> tuple[Codes, ...]:
+    """Codes of each key; under the seed rule most exclude within a label only."""
+    codes = []
+    for key in keys:
+        own = codes_of(rows[key])[0]
+        any_label = rule == "strict" or key == _WELL
+        codes.append(own if any_label else joint_codes([own, labels], len(rows)))
+    return tuple(codes)
 
 
 def _task(label: str | None, not_same: str | Sequence[str], preset: str | None, rule: str) -> _Task:
@@ -229,104 +305,46 @@ def _task(label: str | None, not_same: str | Sequence[str], preset: str | None, 
     return _Task(label or named.label, (*named.not_same, *extra))
 
 
-def _find(profiles: pl.DataFrame, name: str, preset: str | None) -> str:
-    """The metadata column of a name given with or without its prefix."""
-    metadata = [column for column in profiles.columns if column.startswith(METADATA_PREFIX)]
-    for column in (name, METADATA_PREFIX + name):
-        if column in metadata:
-            return column
-    stem = name.removeprefix(METADATA_PREFIX)
-    folded = {column.removeprefix(METADATA_PREFIX).lower(): column for column in metadata}
-    near = difflib.get_close_matches(stem.lower(), folded, n=3, cutoff=0.6)
-    meant = f"did you mean {' or '.join(folded[match] for match in near)}? " if near else ""
-    asked = f", which preset {preset} needs" if preset is not None else ""
-    raise TableError(
-        f"the profiles have no column {METADATA_PREFIX}{stem}{asked}: {meant}join it to the table "
-        "(embed --metadata) or name one of "
-        f"{', '.join(metadata) or 'its columns (it has no metadata)'}"
-    )
+def _level(profiles: pl.DataFrame, level: str | Sequence[str]) -> tuple[str, ...]:
+    """Columns to average by; none for wells."""
+    if level == "well":
+        return ()
+    if level == "treatment":
+        return find_columns(profiles, _TREATMENT, "level treatment")
+    by = find_columns(profiles, level)
+    if not by:
+        raise UsageError("level names no columns: use well, treatment or columns to average by")
+    return by
 
 
-def _rows(
-    profiles: pl.DataFrame, label: str, *, drop_single_batch: bool
-) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """Rows that take part, and the labels left out because they occur in one batch only."""
-    if profiles.is_empty():
-        raise TableError("the profiles have no rows: there is nothing to evaluate")
-    if profiles[label].dtype.is_float():
-        profiles = profiles.with_columns(pl.col(label).fill_nan(None))
-    rows = profiles.filter(pl.col(label).is_not_null())
-    if rows.is_empty():
-        raise TableError(f"{label} is null in all {len(profiles)} rows: join labels to the table")
-    dropped: tuple[str, ...] = ()
-    if drop_single_batch:
-        _check_complete(rows, _BATCH)
-        batches = rows.group_by(label).agg(pl.n_unique(_BATCH).alias("n"))
-        single = batches.filter(pl.col("n") == 1)[label]
-        dropped = tuple(sorted(str(value) for value in single))
-        rows = rows.filter(~pl.col(label).is_in(single.to_list()))
-        if rows.is_empty():
-            raise TableError(
-                f"every {label} occurs in one {_BATCH} only, so NSCB has nothing to ask: use NSC"
-            )
-    if rows[label].n_unique() == 1:
+def _single_batch(rows: pl.DataFrame, label: str) -> list[Any]:
+    """Labels that occur in one batch only, which NSCB leaves out."""
+    check_complete(rows, _BATCH)
+    batches = rows.group_by(label).agg(pl.n_unique(_BATCH).alias("n"))
+    single = batches.filter(pl.col("n") == 1)[label].to_list()
+    if len(single) == len(batches):
         raise TableError(
-            f"{label} is {rows[label][0]!r} in all {len(rows)} rows that take part: a label must "
-            f"have two values or more, use another --label"
+            f"every {label} occurs in one {_BATCH} only, so NSCB has nothing to ask: use NSC"
         )
-    return rows, dropped
+    return single
 
 
-def _check_complete(rows: pl.DataFrame, key: str) -> None:
-    """Raises TableError where a key is not known in every row."""
-    values = rows[key]
-    missing = (values.fill_nan(None) if values.dtype.is_float() else values).null_count()
-    if missing:
-        raise TableError(
-            f"{key} is null in {missing} of {len(rows)} labelled rows, so what they may match is "
-            f"unknown: fill it or filter those rows"
-        )
+def _check_rows(rows: pl.DataFrame, label: str, keys: Sequence[str]) -> None:
+    check_varies(rows, label)
+    for key in keys:
+        check_complete(rows, key)
 
 
-def _codes(values: pl.Series) -> tuple[NDArray[np.int32], list[Any]]:
-    """Values as integers in their sorted order, and the sorted values."""
-    distinct = sorted(values.unique().to_list())
-    place = {value: index for index, value in enumerate(distinct)}
-    return np.array([place[value] for value in values], dtype=np.int32), distinct
-
-
-def _features(rows: pl.DataFrame) -> NDArray[Any]:
-    """Feature matrix (N, D), every value finite."""
-    columns = [column for column in rows.columns if not column.startswith(METADATA_PREFIX)]
-    if not columns:
-        raise TableError("the profiles have no feature columns: every column begins with Metadata_")
-    features = rows.select(columns)
-    text = [column for column in columns if not features[column].dtype.is_numeric()]
-    if text:
-        raise TableError(
-            f"column {text[0]} holds {features[text[0]].dtype}, but a column without the "
-            f"{METADATA_PREFIX} prefix is a feature and must be a number: rename it to "
-            f"{METADATA_PREFIX}{text[0]}"
-        )
-    bad = features.select((~pl.all().cast(pl.Float64).is_finite().fill_null(False)).sum()).row(0)
-    faulty = [(column, count) for column, count in zip(columns, bad, strict=True) if count]
-    if faulty:
-        column, count = faulty[0]
-        others = f" (and {len(faulty) - 1} more features)" if len(faulty) > 1 else ""
-        kind = "null" if features[column].null_count() == len(rows) else "null, NaN or infinite"
-        raise TableError(
-            f"feature {column}{others} is {kind} in {count} of {len(rows)} rows: leave its channel "
-            f"out (embed --channels), or give a table without such columns or rows"
-        )
-    return features.to_numpy()
-
-
-def _per_class(
-    labels: NDArray[np.int32], names: list[Any], counted: NDArray[Any], correct: NDArray[Any]
-) -> tuple[ClassResult, ...]:
-    asked = np.bincount(labels[counted], minlength=len(names))
-    right = np.bincount(labels[correct], minlength=len(names))
+def _per_class(labels: Codes, names: list[Any], found: _Found) -> tuple[ClassResult, ...]:
+    asked = np.bincount(labels[found.counted], minlength=len(names))
+    right = np.bincount(labels[found.correct], minlength=len(names))
     return tuple(
         ClassResult(str(name), int(asked[code]), int(right[code]))
         for code, name in enumerate(names)
     )
+
+
+def _confusion(labels: Codes, names: list[Any], found: _Found) -> Iterator[Confusion]:
+    pairs = np.stack([labels, labels[found.chosen]], axis=1)[found.counted]
+    for (own, other), n in zip(*np.unique(pairs, axis=0, return_counts=True), strict=True):
+        yield Confusion(str(names[own]), str(names[other]), int(n))

@@ -1,0 +1,74 @@
+"""The search command as a user sees it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pytest
+
+import unidino_fast as uf
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def profiles(tmp_path: Path) -> Path:
+    path = tmp_path / "profiles.parquet"
+    pl.DataFrame(
+        {
+            "Metadata_Plate": ["p", "p", "p", "q"],
+            "Metadata_Compound": ["taxol", "taxol", "DMSO", "b\x1b[1m"],
+            "DNA_000": [1.0, 2.0, 1.0, 0.0],
+            "DNA_001": [0.0, 0.1, 1.0, 1.0],
+        }
+    ).write_parquet(path)
+    return path
+
+
+QUERY = 'Metadata_Compound == "taxol"'
+
+
+def test_search_prints_writes_and_gives_json(run: Any, profiles: Path, tmp_path: Path) -> None:
+    outcome = run("search", profiles, "--query", QUERY, "--k", "2", "--out", tmp_path / "f.parquet")
+    assert outcome.code == 0, outcome.err
+    lines = outcome.out.splitlines()
+    assert lines[0] == "query 0: p, taxol"
+    assert lines[1].split() == ["1", "0.9988", "row", "1", "p,", "taxol"]
+    assert len(lines) == 2 * 3 + 1
+    found = uf.search(profiles, QUERY, k=2)
+    assert pl.read_parquet(tmp_path / "f.parquet").equals(found)
+    as_json = json.loads(run("search", profiles, "--query", QUERY, "--k", "2", "--json").out)
+    assert as_json["n_found"] == 4
+    assert [row["row"] for row in as_json["neighbours"]] == found["row"].to_list()
+
+
+def test_search_with_its_options(run: Any, profiles: Path, tmp_path: Path) -> None:
+    index = tmp_path / "i.npy"
+    outcome = run(
+        "search", profiles, "--query", QUERY, "--not-same", "Compound", "--consensus",
+        "--index", index, "--json",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    found = json.loads(outcome.out)["neighbours"]
+    assert [row["row"] for row in found] == [2, 3]
+    assert index.exists()
+    shown = run("search", profiles, "--query-table", profiles, "--k", "1").out
+    assert "query 3: q, b_[1m\n" in shown
+
+
+def test_search_that_finds_nothing_says_so(run: Any, profiles: Path) -> None:
+    one = pl.read_parquet(profiles).filter(Metadata_Plate="p")
+    one.write_csv(profiles.with_suffix(".csv"))
+    outcome = run("search", profiles.with_suffix(".csv"), "--query", QUERY, "--not-same", "Plate")
+    assert (outcome.code, outcome.out) == (0, "nothing found: --not-same leaves no row\n")
+
+
+def test_search_refuses_in_one_line(refuse: Any, profiles: Path, tmp_path: Path) -> None:
+    refuse("search", profiles, code=2, said="nothing to search for")
+    refuse("search", profiles, "--query", "Metadata_Plate ==", code=2, said="is not understood")
+    refuse("search", profiles, "--query", QUERY, "--not-same", "MoA", code=1, said="no column")
+    refuse("search", tmp_path / "no.parquet", "--query", QUERY, code=1, said="does not exist")
+    refuse("search", profiles, "--query", QUERY, "--out", "x.txt", code=2, said="neither")

@@ -1,0 +1,89 @@
+"""The command that finds similar profiles."""
+
+from __future__ import annotations
+
+import json
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unidino_fast.cli.app import Json, app
+from unidino_fast.terminal import tell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SHOWN = ("Plate", "Well", "Compound", "Concentration", "MoA")
+
+
+@app.command()
+def search(
+    profiles: Annotated[Path, typer.Argument(help="Table of profiles, .parquet or .csv.")],
+    query: Annotated[
+        str | None,
+        typer.Option(help="Rows to search for, such as 'Metadata_Compound == \"taxol\"'."),
+    ] = None,
+    query_table: Annotated[
+        Path | None,
+        typer.Option(help="Table that the queries are in.", show_default="the profiles"),
+    ] = None,
+    k: Annotated[int, typer.Option("--k", help="Profiles to find for each query.")] = 20,
+    not_same: Annotated[
+        list[str] | None,
+        typer.Option(help="Column that a find may not share; give it again for several."),
+    ] = None,
+    consensus: Annotated[
+        bool, typer.Option("--consensus", help="Search once, for the mean of the queries.")
+    ] = False,
+    index: Annotated[
+        Path | None,
+        typer.Option(help=".npy file that makes repeated searches fast; made if need be."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Table to write, .parquet or .csv.", show_default="none")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the most similar profiles, exactly, among millions.
+
+    Example: unidino-fast search profiles.parquet --query 'Metadata_Compound == "taxol"'
+    --not-same Compound --k 20
+    """
+    from unidino_fast.evaluation import search as run
+    from unidino_fast.tables import write_table
+
+    options: dict[str, Any] = {"k": k, "not_same": not_same or [], "consensus": consensus}
+    found = run(profiles, query, query_table=query_table, index=index, **options)
+    if out is not None:
+        asked = {"query": query, "query_table": None if query_table is None else str(query_table)}
+        write_table(found, out, {"profiles": str(profiles), **asked, **options})
+    if as_json:
+        rows = found.to_dicts()
+        tell(json.dumps({**options, "n_found": len(rows), "neighbours": rows}, default=str))
+        return
+    for line in _lines(found.to_dicts(), options["not_same"]):
+        tell(line)
+    if out is not None:
+        tell(f"{out}: {len(found)} rows")
+
+
+def _lines(found: list[dict[str, Any]], not_same: list[str]) -> Iterator[str]:
+    """The finds of each query under its name."""
+    names = dict.fromkeys([*_SHOWN, *(name.removeprefix("Metadata_") for name in not_same)])
+    for query, rows in groupby(found, key=lambda row: row["query"]):
+        finds = list(rows)
+        about = _about(finds[0], "Query_", names)
+        yield f"query {query}{': ' if about else ''}{about}"
+        for row in finds:
+            about = _about(row, "Metadata_", names)
+            yield f"{row['rank']:>6}  {row['similarity']:.4f}  row {row['row']}  {about}".rstrip()
+    if not found:
+        yield "nothing found: --not-same leaves no row"
+
+
+def _about(row: dict[str, Any], prefix: str, names: dict[str, None]) -> str:
+    """What is known of a row, of the columns that people look for."""
+    known = [str(row[prefix + name]) for name in names if row.get(prefix + name) is not None]
+    return ", ".join(known)
