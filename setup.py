@@ -9,5 +9,8 @@ from setuptools import find_packages, setup
 
 setup(
     packages=find_packages(include=["unidino_fast", "unidino_fast.*"]),
-    package_data={"unidino_fast": ["py.typed"]},
+    package_data={
+        "unidino_fast": ["py.typed"],
+        "unidino_fast.evaluation.protocols": ["*.toml"],
+    },
 )
