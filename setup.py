@@ -12,5 +12,6 @@ setup(
     package_data={
         "unidino_fast": ["py.typed"],
         "unidino_fast.profiles": ["recipes/*.toml"],
+        "unidino_fast.evaluation.protocols": ["*.toml"],
     },
 )

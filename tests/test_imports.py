@@ -50,7 +50,7 @@ LAYERS = [
     "benchmarks",
     "terminal",
     "info console",
-    "embed_command demo",
+    "embed_command evaluate_command demo",
     "cli",
     "__main__",
 ]
