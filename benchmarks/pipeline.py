@@ -1,8 +1,9 @@
 """What surrounds the network: `python -m unidino_fast.benchmarks.pipeline [--out DIR]`.
 
 Three questions, on this machine's CPU. How close does a whole run come to the network alone? How
-close to reading alone, where the network costs nothing (a double, named so)? And what does the
-scheduler cost for each well of a campaign, measured by jobs that do nothing?
+close to reading alone, where the network, or all that a device would do, costs nothing (doubles,
+named so)? And what does the scheduler cost for each well of a campaign, measured by jobs that do
+nothing?
 """
 
 from __future__ import annotations
@@ -16,9 +17,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
+from unidino_fast.benchmarks.doubles import (
+    CHANNELS,
+    EDGE,
+    FreeDevice,
+    FreeNetwork,
+    free_scaling,
+    noise_plate,
+)
 from unidino_fast.benchmarks.environment import describe_environment
 from unidino_fast.benchmarks.measure import Candidate, Effort, HostWatch, measure, paired
 from unidino_fast.benchmarks.noise import Neighbours, describe_noise
@@ -27,48 +35,21 @@ from unidino_fast.cluster.dispatch import Dispatcher
 from unidino_fast.cluster.job import Done, PlateJob, WellsJob, Written
 from unidino_fast.cluster.session import local_session
 from unidino_fast.config import EmbedOptions
-from unidino_fast.engines.embedder import Embedder
 from unidino_fast.engines.spec import ModelSpec
 from unidino_fast.errors import PixelError
 from unidino_fast.names import WellName
 from unidino_fast.pipeline import embed_to_folder
 from unidino_fast.planning import WellTask, plan_plate
-from unidino_fast.plate import open_plate
 from unidino_fast.reading import FieldReader, FieldRequest
-from unidino_fast.writing import PlateWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from torch import Tensor
-
+    from unidino_fast.engines.embedder import Embedder
     from unidino_fast.plate_model import Plate
 
-CHANNELS = ("DNA", "ER")
-EDGE = 1080
 WELLS_OF_A_PLATE = 384
 FIELDS_OF_A_WELL = 9
-
-
-class FreeEngine:
-    """A double: takes patches, gives zeros, costs nothing."""
-
-    name = "free"
-    step = 8
-
-    def __init__(self, dim: int) -> None:
-        self._dim = dim
-
-    def __call__(self, patches: Tensor) -> Tensor:
-        """(N, T, P * P) -> zeros (N, D)."""
-        return torch.zeros(len(patches), self._dim)
-
-
-class FreeEmbedder(Embedder):
-    """An embedder whose network costs nothing."""
-
-    def _built(self) -> Any:
-        return FreeEngine(self.dim)
 
 
 def bench_pipeline(spec: ModelSpec, n_wells: int, effort: Effort) -> Iterator[Row]:
@@ -76,7 +57,7 @@ def bench_pipeline(spec: ModelSpec, n_wells: int, effort: Effort) -> Iterator[Ro
     environment = describe_environment(torch.device("cpu"))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        plate = _plate(folder / "p.zarr", n_wells)
+        plate = noise_plate(folder / "p.zarr", n_wells)
         n_tiles = plan_plate(plate, EmbedOptions()).n_tiles
         shape = (
             f"{n_wells} wells x 1 field x {len(CHANNELS)} channels of {EDGE} x {EDGE} px, uint16"
@@ -91,13 +72,19 @@ def bench_pipeline(spec: ModelSpec, n_wells: int, effort: Effort) -> Iterator[Ro
             effort,
             {"benchmark": "pipeline", "unit": "tiles/s", **common},
         )
-        free = FreeEmbedder(spec.backbone, "eager", model.device, "fp32")
+        free = FreeNetwork(spec.backbone, "eager", model.device, "fp32")
+        device = FreeDevice(spec.backbone, "eager", model.device, "fp32")
         yield from _compared(
             [
                 Candidate("reading alone", lambda: _read_all(plate), n_wells),
                 Candidate(
                     "whole run, network that costs nothing",
                     _whole_run(plate, free, folder / "b"),
+                    n_wells,
+                ),
+                Candidate(
+                    "whole run, device that costs nothing",
+                    free_scaling()(_whole_run(plate, device, folder / "c")),
                     n_wells,
                 ),
             ],
@@ -112,7 +99,7 @@ def bench_scheduler(
     """Wells that take no time, handed out plate by plate to one worker."""
     environment = describe_environment(torch.device("cpu"))
     with tempfile.TemporaryDirectory() as scratch:
-        plate = _plate(Path(scratch) / "p.zarr", 1)
+        plate = noise_plate(Path(scratch) / "p.zarr", 1)
         wells = _campaign_wells(plan_plate(plate, EmbedOptions()).wells[0])
         job = PlateJob("none", {}, "nowhere", "p", EmbedOptions(), 1, "nowhere", "nowhere")
         work = WellsJob(job, tuple(wells), (None,) * len(wells))
@@ -201,16 +188,6 @@ def _read_all(plate: Plate) -> None:
         for pixels in planes:
             if isinstance(pixels, PixelError):
                 raise pixels
-
-
-def _plate(path: Path, n_wells: int) -> Plate:
-    """Noise over a dim background, as of a camera: it compresses as such images do."""
-    rng = np.random.default_rng(0)
-    with PlateWriter(path, name="p", channels=list(CHANNELS)) as writer:
-        for index in range(n_wells):
-            pixels = rng.poisson(300, (len(CHANNELS), EDGE, EDGE)).astype(np.uint16)
-            writer.add_field(str(WellName(index // 24, index % 24 + 1)), "0", pixels)
-    return open_plate(path)
 
 
 def _campaign_wells(task: WellTask) -> list[WellTask]:

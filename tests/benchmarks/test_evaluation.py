@@ -10,6 +10,6 @@ from unidino_fast.evaluation import evaluate
 
 def test_the_loop_and_the_seed_rule_find_the_same() -> None:
     table = profiles_of(900, 16)
-    right = released_loop(table, table.select("^DNA_.*$").to_numpy())
+    right = released_loop(table.to_pandas())
     result = evaluate(table, "Compound", ["Batch", "Well"], rule="seed")
     assert 0 < np.count_nonzero(right) == result.n_correct < 900

@@ -11,29 +11,27 @@ from unidino_fast.profiles import normalize, normalize_with_report
 from unidino_fast.results import feature_columns
 
 
-def naive_covariance(rows):
-    """With 1/n, entry by entry."""
+def naive_moments(rows):
+    """Second moments about zero with 1/n, entry by entry."""
     n, width = rows.shape
-    centre = [sum(rows[:, j]) / n for j in range(width)]
-    covariance = np.empty((width, width))
+    moments = np.empty((width, width))
     for j in range(width):
         for k in range(width):
-            total = sum((row[j] - centre[j]) * (row[k] - centre[k]) for row in rows)
-            covariance[j, k] = total / n
-    return covariance
+            moments[j, k] = sum(row[j] * row[k] for row in rows) / n
+    return moments
 
 
 def naive_tvn(values, is_control, batches):
-    """REFERENCE section 3, the released code's rule."""
+    """The released rule: only the mean of all controls is taken off, batches are not centred."""
     values = values - values[is_control].mean(axis=0)
-    s, v = np.linalg.eigh(naive_covariance(values[is_control]))
+    s, v = np.linalg.eigh(naive_moments(values[is_control]))
     white = values @ (v @ np.diag(1 / np.sqrt(s + 1)))
     identity = np.eye(values.shape[1])
-    target = sqrtm(naive_covariance(white[is_control]) + identity)
+    target = sqrtm(naive_moments(white[is_control]) + identity)
     aligned = np.empty_like(white)
     for batch in set(batches):
         mine = batches == batch
-        source = sqrtm(naive_covariance(white[mine & is_control]) + identity)
+        source = sqrtm(naive_moments(white[mine & is_control]) + identity)
         aligned[mine] = white[mine] @ inv(source) @ target
     return aligned[:, ::-1]  # largest variance first
 

@@ -36,7 +36,8 @@ def tvn(
 
     Centred on the mean of all controls and turned by V of their covariance matrix (with 1/n) to
     V / sqrt(s + 1), without turning back. Then each batch is multiplied by
-    (C_batch + I)^-1/2 (C_all + I)^1/2, of covariance matrices (with 1/n) of the whitened controls.
+    (C_batch + I)^-1/2 (C_all + I)^1/2, of second moments (with 1/n) of the whitened controls about
+    the mean of all: how far a batch's controls lie from there counts as their spread.
 
     Args:
         profiles: left as they are.
@@ -60,7 +61,9 @@ def tvn(
     values = np.empty_like(profiles.values)
     for rows in batches.values():
         white = whitening.T @ (profiles.values[:, rows] - centre[:, None])
-        aligned = _divided_by_root(white, white[:, selected[rows]], _RIDGE["tvn"], ddof=0)
+        controls = white[:, selected[rows]]
+        n_controls = controls.shape[1]
+        aligned = _divided_by_root(white, controls, n_controls, _RIDGE["tvn"])
         values[:, rows] = target[:, None] * aligned
     return profiles.with_features(numbered("TVN", len(values)), values)
 
@@ -86,23 +89,22 @@ def tvn_efaar(
     values = np.empty((len(unit), profiles.height), profiles.values.dtype)
     for rows in batches.values():
         white = unit @ fitted.standardised(profiles.values[:, rows])
-        values[:, rows] = _divided_by_root(
-            white, white[:, selected[rows]], _RIDGE["tvn_efaar"], ddof=1
-        )
+        own = white[:, selected[rows]]
+        own = own - own.mean(axis=1, keepdims=True)
+        values[:, rows] = _divided_by_root(white, own, own.shape[1] - 1, _RIDGE["tvn_efaar"])
     flat = tuple(profiles.features[index] for index in np.flatnonzero(fitted.flat))
     neutralised = [Neutralised("all rows", flat)] if flat else []
     return profiles.with_features(numbered("TVN", len(values)), values), neutralised
 
 
-def _divided_by_root(values: Matrix, controls: Matrix, ridge: float, *, ddof: int) -> Matrix:
-    """(C + ridge I)^-1/2 @ values (F, N), C the covariance matrix of controls (F, n).
+def _divided_by_root(values: Matrix, deviations: Matrix, n: int, ridge: float) -> Matrix:
+    """(C + ridge I)^-1/2 @ values (F, N), C = X X' / n of the controls' deviations X.
 
-    With C = U diag(c) U', U of at most n columns: the factor is 1 / sqrt(c + ridge) along U and
-    1 / sqrt(ridge) elsewhere.
+    With C = U diag(c) U', U of no more columns than X: the factor is 1 / sqrt(c + ridge) along U
+    and 1 / sqrt(ridge) elsewhere.
     """
-    centred = controls - controls.mean(axis=1, keepdims=True)
-    directions, singular, _ = np.linalg.svd(centred, full_matrices=False)
-    variance = singular**2 / (controls.shape[1] - ddof)
+    directions, singular, _ = np.linalg.svd(deviations, full_matrices=False)
+    variance = singular**2 / n
     elsewhere = 1 / np.sqrt(ridge)
     along = 1 / np.sqrt(variance + ridge) - elsewhere
     divided: Matrix = directions @ (along[:, None] * (directions.T @ values))

@@ -1,0 +1,100 @@
+"""Doubles for what surrounds the pipeline: a plate, and networks and devices that cost nothing."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+from unittest import mock
+
+import numpy as np
+import torch
+
+from unidino_fast.engines.embedder import Embedder
+from unidino_fast.engines.packing import Ticket, TilePacker
+from unidino_fast.names import WellName
+from unidino_fast.planning import TileGrid
+from unidino_fast.plate import open_plate
+from unidino_fast.writing import PlateWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from unidino_fast.plate_model import Plate
+
+CHANNELS = ("DNA", "ER")
+EDGE = 1080
+
+
+class FreeEngine:
+    """Takes patches, gives zeros, costs nothing."""
+
+    name = "free"
+    step = 8
+
+    def __init__(self, dim: int) -> None:
+        self._dim = dim
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        """(N, T, P * P) -> zeros (N, D)."""
+        return torch.zeros(len(patches), self._dim)
+
+
+class FreeNetwork(Embedder):
+    """An embedder whose network costs nothing; scaling and packing are done."""
+
+    def _built(self) -> Any:
+        return FreeEngine(self.dim)
+
+
+class FreeDevice(Embedder):
+    """An embedder whose device costs nothing, to be used within `free_scaling`.
+
+    What is left is the host's share of a run on a fast GPU: reading, checksums, the choice of
+    tiles, the bookkeeping, part files and tables.
+    """
+
+    def packer(self) -> TilePacker:
+        """Gives zeros at once."""
+        return cast("TilePacker", _FreePacker(self.dim))
+
+
+class _FreePacker:
+    patch = 16
+    dtype = torch.float32
+    device = torch.device("cpu")
+
+    def __init__(self, dim: int) -> None:
+        self._dim = dim
+
+    def add(self, patches: Tensor) -> Ticket:
+        ticket = Ticket(len(patches), self._dim)
+        ticket.fill(0, np.zeros((len(patches), self._dim), np.float32))
+        return ticket
+
+    def flush(self) -> None:
+        """Nothing is left."""
+
+
+@contextmanager
+def free_scaling() -> Iterator[None]:
+    """Embedding cuts no tiles meanwhile: it gets as many empty ones."""
+
+    def tiles_of(planes: Tensor, *_: object, tile: int, stride: int, **__: object) -> Tensor:
+        n_tiles = TileGrid(tile, stride).n_tiles(*planes.shape[1:])
+        return torch.zeros((len(planes), n_tiles, 1, 1))
+
+    with mock.patch("unidino_fast.embedding.tiles_of", tiles_of):
+        yield
+
+
+def noise_plate(path: Path, n_wells: int) -> Plate:
+    """Noise over a dim background, as of a camera: it compresses as such images do."""
+    rng = np.random.default_rng(0)
+    with PlateWriter(path, name="p", channels=list(CHANNELS)) as writer:
+        for index in range(n_wells):
+            pixels = rng.poisson(300, (len(CHANNELS), EDGE, EDGE)).astype(np.uint16)
+            writer.add_field(str(WellName(index // 24, index % 24 + 1)), "0", pixels)
+    return open_plate(path)
