@@ -101,7 +101,7 @@ def bench_scheduler(
     with tempfile.TemporaryDirectory() as scratch:
         plate = noise_plate(Path(scratch) / "p.zarr", 1)
         wells = _campaign_wells(plan_plate(plate, EmbedOptions()).wells[0])
-        job = PlateJob("none", {}, "nowhere", "p", EmbedOptions(), 1, "nowhere", "nowhere")
+        job = PlateJob("none", {}, "nowhere", "p", EmbedOptions(), 1, "nowhere", "nowhere", "")
         work = WellsJob(job, tuple(wells), (None,) * len(wells))
         with local_session(1, spec) as session:
             for n_plates in plates:

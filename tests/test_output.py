@@ -158,6 +158,24 @@ class TestManifest:
         assert everything(tmp_path) == ["p", "p/manifest.json", "p/parts", "p/parts/B01.parquet"]
 
 
+class TestParts:
+    def test_a_part_of_another_making_is_not_taken(self, tmp_path):
+        """A worker of a run that has ended can be late with what it had in hand."""
+        late = OutputFolder(tmp_path, "p", {**PROVENANCE, "options": {"intensity": "none"}})
+        folder = opened(tmp_path)
+        late.write_part(result(), None)
+        assert folder.read_part(task(result()), None) is None
+        folder.write_part(result(), None)
+        assert folder.read_part(task(result()), None) is not None
+
+    def test_the_same_weights_under_another_name_are_the_same_making(self, tmp_path):
+        folder = opened(tmp_path)
+        folder.write_part(result(), None)
+        renamed = {**PROVENANCE["model"], "weights": "copy.pth"}
+        other = OutputFolder(tmp_path, "p", {**PROVENANCE, "model": renamed, "software": {}})
+        assert other.read_part(task(result()), None) is not None
+
+
 class TestFolder:
     def test_overwrite_removes_our_files_alone(self, tmp_path):
         folder = opened(tmp_path)

@@ -33,28 +33,28 @@ def same(left, right):
 @pytest.mark.parametrize("dim", [1, 2, 384])
 @pytest.mark.parametrize("well", [(0, 1), (27, 48)])
 def test_round_trip(tmp_path, well, dim):
-    write_part(tmp_path, result(well, dim), "stamp")
-    found = read_part(tmp_path, task(result(well, dim)), "stamp")
+    write_part(tmp_path, result(well, dim), "stamp", "made")
+    found = read_part(tmp_path, task(result(well, dim)), "stamp", "made")
     same(found, result(well, dim))
 
 
 def test_no_part(tmp_path):
-    assert read_part(tmp_path, task(result()), None) is None
+    assert read_part(tmp_path, task(result()), None, "made") is None
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.5, 0.9, 0.999])
 def test_a_torn_part_is_none(tmp_path, share):
-    write_part(tmp_path, result(), "stamp")
+    write_part(tmp_path, result(), "stamp", "made")
     part = tmp_path / "A01.parquet"
     data = part.read_bytes()
     part.write_bytes(data[: int(share * len(data))])
-    assert read_part(tmp_path, task(result()), "stamp") is None
+    assert read_part(tmp_path, task(result()), "stamp", "made") is None
 
 
 @pytest.mark.parametrize("data", [b"PAR1", b"PAR1" * 9, bytes(500), b"{}" * 99, b"PAR1\0PAR1"])
 def test_garbage_is_no_part(tmp_path, data):
     (tmp_path / "A01.parquet").write_bytes(data)
-    assert read_part(tmp_path, task(result()), "stamp") is None
+    assert read_part(tmp_path, task(result()), "stamp", "made") is None
 
 
 @pytest.mark.parametrize("facts", ["[]", "{}", "null", "x", '"x"'])
@@ -62,28 +62,28 @@ def test_another_parquet_file_is_no_part(tmp_path, facts):
     pl.DataFrame({"a": [1]}).write_parquet(
         tmp_path / "A01.parquet", metadata={PROVENANCE_KEY: facts}
     )
-    assert read_part(tmp_path, task(result()), "stamp") is None
+    assert read_part(tmp_path, task(result()), "stamp", "made") is None
     write_parquet(pl.DataFrame({"a": [1]}), tmp_path / "A01.parquet", {"pixels": "stamp"})
-    assert read_part(tmp_path, task(result()), "stamp") is None
+    assert read_part(tmp_path, task(result()), "stamp", "made") is None
 
 
 def test_a_part_of_other_fields_is_none(tmp_path):
-    write_part(tmp_path, result(), "stamp")
+    write_part(tmp_path, result(), "stamp", "made")
     fewer = WellResult(WellName(0, 1), result().fields[:-1])
-    assert read_part(tmp_path, task(fewer), "stamp") is None
+    assert read_part(tmp_path, task(fewer), "stamp", "made") is None
 
 
 def test_changed_pixels(tmp_path):
-    write_part(tmp_path, result(), "stamp")
+    write_part(tmp_path, result(), "stamp", "made")
     message = (
         r"^sizes or times of the chunks of well A01 changed since .*A01.parquet was written:"
         r" if only a copy changed that, add --verify, which compares the pixels; else use"
     )
     with pytest.raises(OutputError, match=message):
-        read_part(tmp_path, task(result()), "other")
+        read_part(tmp_path, task(result()), "other", "made")
 
 
 @pytest.mark.parametrize(("before", "now"), [(None, "x"), ("x", None), (None, None)])
 def test_unknown_stamps_say_nothing(tmp_path, before, now):
-    write_part(tmp_path, result(), before)
-    same(read_part(tmp_path, task(result()), now), result())
+    write_part(tmp_path, result(), before, "made")
+    same(read_part(tmp_path, task(result()), now, "made"), result())

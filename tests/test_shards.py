@@ -95,13 +95,23 @@ def test_shards_of_different_options_do_not_mix(
         )
     record = sharded / "shards/2-of-3.json"
     document = json.loads(record.read_text())
-    document["provenance"]["software"]["torch"] = "1.0"
+    document["provenance"]["options"]["stride"] = 16
     record.write_text(json.dumps(document))
-    with pytest.raises(OutputError, match=r"shards 1 and 2 of .* different ways \(provenance"):
+    with pytest.raises(OutputError, match=r"different ways \(options stride: 32 and 16\)"):
         merge(sharded, platemap)
     record.write_text("{")
     with pytest.raises(OutputError, match="no readable record: run embed with --shard 2/3"):
         merge(sharded, platemap)
+
+
+def test_shards_of_weights_under_another_name_mix(sharded: Path, platemap: Platemap) -> None:
+    record = sharded / "shards/2-of-3.json"
+    held = json.loads(record.read_text())
+    held["provenance"]["model"]["weights"] = "copy.safetensors"
+    held["provenance"]["software"]["python"] = "3.99"
+    record.write_text(json.dumps(held))
+    said = merge(sharded, platemap)["warnings"]
+    assert [line for line in said if "different software or devices" in line]
 
 
 def test_what_a_shard_says(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 TABLES = ("fields.parquet", "wells.parquet", "profiles.parquet")
 _FORMAT = 1
-_DECIDING = ("plate", "model", "options")
+DECIDING = ("plate", "model", "options")
 """Groups of the provenance that results in one folder must share."""
 _LOCK = ".lock"
 _UNSAFE = re.compile(r"[^\w .()+-]|^\.+")
@@ -48,6 +48,33 @@ def folder_name(plate: str) -> str:
         return safe
     digest = hashlib.sha256(plate.encode(errors="surrogatepass")).hexdigest()[:12]
     return f"{safe.encode()[:_LONGEST_NAME].decode(errors='ignore')}_{digest}"
+
+
+def deciding(provenance: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What of a provenance decides the numbers, in one order, as it comes back from JSON.
+
+    Weights go by their digest: the same ones may have another name.
+    """
+    found = {group: dict(provenance[group]) for group in DECIDING}
+    if found["model"].get("weights_digest"):
+        found["model"].pop("weights", None)
+    held: dict[str, dict[str, Any]] = json.loads(json.dumps(found, sort_keys=True))
+    return held
+
+
+def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """The first thing that decides numbers in which provenances differ, and both its values."""
+    before, now = deciding(one), deciding(other)
+    for group in DECIDING:
+        for name in dict.fromkeys([*now[group], *before[group]]):
+            values = before[group].get(name), now[group].get(name)
+            if values[0] == values[1]:
+                continue
+            names = one["model"].get("weights"), other["model"].get("weights")
+            if name == "weights_digest" and names[0] != names[1]:
+                name, values = "weights", names  # which say more to a person
+            return f"{group} {name}", _short(values[0]), _short(values[1])
+    return None
 
 
 class OutputFolder:
@@ -80,6 +107,11 @@ class OutputFolder:
         folder = cls(path.parent, "", provenance)
         folder.path = path
         return folder
+
+    @property
+    def made_by(self) -> str:
+        """Digest of what decides the numbers: every part carries that of its own making."""
+        return hashlib.sha256(json.dumps(deciding(self.provenance)).encode()).hexdigest()
 
     @property
     def parts(self) -> Path:
@@ -170,12 +202,14 @@ class OutputFolder:
         """The finished part of a well, if there is one to keep; see `parts.read_part`."""
         if self._replacing:
             return None
-        return read_part(self.parts, task, stamp, any_stamp=any_stamp, remedy=self.remedy)
+        return read_part(
+            self.parts, task, stamp, self.made_by, any_stamp=any_stamp, remedy=self.remedy
+        )
 
     def write_part(self, result: WellResult, stamp: PixelStamp | None) -> None:
         """Writes a finished well."""
         self.make_room()
-        write_part(self.parts, result, stamp)
+        write_part(self.parts, result, stamp, self.made_by)
 
     def make_room(self) -> None:
         """Removes the old results that are to be replaced, if they are still there."""
@@ -224,7 +258,7 @@ class OutputFolder:
         try:
             document = json.loads(self.manifest.read_bytes())
             made_by = document["format"]
-            held = {group: dict(document["provenance"][group]) for group in _DECIDING}
+            held = {group: dict(document["provenance"][group]) for group in DECIDING}
             labels = document["provenance"].get("platemap") or {}
             platemap = labels.get("name")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -234,20 +268,12 @@ class OutputFolder:
                 f"{self.path} holds results of format {_short(made_by)}, this version writes"
                 f" {_FORMAT}: {self.remedy}"
             )
-        now = json.loads(json.dumps({group: self.provenance[group] for group in _DECIDING}))
-        for group in _DECIDING:
-            for name in dict.fromkeys([*now[group], *held[group]]):
-                before, value = (made[group].get(name) for made in (held, now))
-                if (group, name) == ("model", "weights") and (
-                    held["model"].get("weights_digest") == now["model"]["weights_digest"]
-                ):
-                    continue  # the same weights under another name
-                if before != value:
-                    raise OutputError(
-                        f"{self.path} holds results made with {group} {name} {_short(before)}, now"
-                        f" {_short(value)}: {self.remedy}"
-                    )
-
+        found = difference(held, self.provenance)
+        if found is not None:
+            name, before, now = found
+            raise OutputError(
+                f"{self.path} holds results made with {name} {before}, now {now}: {self.remedy}"
+            )
         if platemap and not self.provenance.get("platemap") and self._has_results():
             raise OutputError(
                 f"{self.path} holds results with the labels of {_short(platemap)}: give it again"

@@ -27,13 +27,19 @@ def part_path(parts: Path, position: WellName) -> Path:
     return parts / f"{position}.parquet"
 
 
-def write_part(parts: Path, result: WellResult, stamp: PixelStamp | None) -> None:
+def write_part(parts: Path, result: WellResult, stamp: PixelStamp | None, made_by: str) -> None:
     """Writes a finished well.
+
+    Args:
+        parts: folder of the part files.
+        result: of the well.
+        stamp: of the pixels that were read.
+        made_by: digest of what decides the numbers; see `OutputFolder`.
 
     Raises:
         OutputError: it cannot be written.
     """
-    metadata = {"pixels": stamp, "digest": _digest(result)}
+    metadata = {"pixels": stamp, "made_by": made_by, "digest": _digest(result)}
     write_parquet(_frame(result), part_path(parts, result.position), metadata)
 
 
@@ -41,23 +47,25 @@ def read_part(
     parts: Path,
     task: WellTask,
     stamp: PixelStamp | None,
+    made_by: str,
     *,
     any_stamp: bool = False,
     remedy: str,
 ) -> WellResult | None:
-    """The finished part of a well; None where it is missing, torn, altered or of other fields.
+    """The finished part of a well; None where it is missing, torn, altered or of another making.
 
     Args:
         parts: folder of the part files.
         task: the well as it is planned now.
         stamp: of its pixels as they are now.
+        made_by: what decides the numbers now.
         any_stamp: the pixels themselves will be compared.
         remedy: what to do where they have changed, for the message.
 
     Raises:
         OutputError: the pixels have changed since the part was written.
     """
-    opened = _open(parts, task.well.position)
+    opened = _open(parts, task.well.position, made_by)
     if opened is None:
         return None
     found, pixels = opened
@@ -74,17 +82,25 @@ def read_part(
     return found
 
 
-def read_whole_part(parts: Path, position: WellName) -> WellResult | None:
-    """The finished part of a well, whatever fields it is of; None where it is missing or torn."""
-    opened = _open(parts, position)
+def read_whole_part(parts: Path, position: WellName, made_by: str) -> WellResult | None:
+    """The finished part of a well, whatever fields it is of; None as in `read_part`."""
+    opened = _open(parts, position, made_by)
     return None if opened is None else opened[0]
 
 
-def _open(parts: Path, position: WellName) -> tuple[WellResult, PixelStamp | None] | None:
-    """A part and the stamp of its pixels; None where it is missing, torn or altered."""
+def _open(
+    parts: Path, position: WellName, made_by: str
+) -> tuple[WellResult, PixelStamp | None] | None:
+    """A part and the stamp of its pixels; None where it is missing, torn, altered or foreign.
+
+    A worker of a run that was ended can be late with the well that it had in hand, and leave it in
+    the folder of the next run.
+    """
     path = part_path(parts, position)
     try:
         metadata = json.loads(pl.read_parquet_metadata(path)[PROVENANCE_KEY])
+        if metadata["made_by"] != made_by:
+            return None
         found = _result_of(pl.read_parquet(path), position)
         return (found, metadata["pixels"]) if metadata["digest"] == _digest(found) else None
     except (OSError, pl.exceptions.PolarsError, KeyError, TypeError, ValueError):

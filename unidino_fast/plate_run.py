@@ -219,7 +219,8 @@ class PlateRun:
             return
         stamps = [self.stamps[task.name] for task in pending]
         parts = self.folder.parts
-        with workers.work_on(self.plate, self.options, parts, self.n_tiles) as work:
+        made_by = self.folder.made_by
+        with workers.work_on(self.plate, self.options, parts, self.n_tiles, made_by) as work:
             with self.clock.stage("check"):
                 self.check = work.check(pending)
             self.folder.make_room()  # workers write there themselves

@@ -15,7 +15,7 @@ from unidino_fast.assembly import Layout, write_tables
 from unidino_fast.errors import OutputError, UsageError
 from unidino_fast.files import write_json
 from unidino_fast.names import parse_well
-from unidino_fast.output import OutputFolder
+from unidino_fast.output import DECIDING, OutputFolder, difference
 from unidino_fast.parts import read_whole_part
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ def merge(path: Path, platemap: Platemap | None = None) -> dict[str, Any]:
     with folder.locked():
         results = _results(folder, layout, left_out, len(records))
         warnings = list(dict.fromkeys(w for r in records for w in r["run"].get("warnings", ())))
+        warnings += _other_machines(records)
         warnings += write_tables(folder, layout, results, platemap)
         summary = {
             "plate": layout.plate,
@@ -172,18 +173,41 @@ def _records(path: Path) -> list[dict[str, Any]]:
             f" embed with --shard {missing[0]}/{counts[0]}"
         )
     records = [found[i, counts[0]] for i in range(1, counts[0] + 1)]
-    for number, record in enumerate(records, 1):
-        for group in ("layout", "provenance"):
-            if record[group] != records[0][group]:
-                raise OutputError(
-                    f"shards 1 and {number} of {path} were made in different ways ({group}"
-                    f" {_difference(records[0][group], record[group])}): run one of them again"
-                )
+    for number, record in enumerate(records[1:], 2):
+        found_difference = _difference(records[0], record)
+        if found_difference is not None:
+            name, one, other = found_difference
+            raise OutputError(
+                f"shards 1 and {number} of {path} were made in different ways ({name}: {one} and"
+                f" {other}): start over in another --out with one command for all shards"
+            )
     return records
 
 
-def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    return next(key for key in [*one, *other] if one.get(key) != other.get(key))
+def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """What keeps two shards from standing in one table, and both its values."""
+    found = difference(one["provenance"], other["provenance"])
+    if found is not None:
+        return found
+    for name in ("layout", "platemap"):
+        values = [record.get(name, record["provenance"].get(name)) for record in (one, other)]
+        if values[0] != values[1]:
+            return name, repr(values[0]), repr(values[1])
+    return None
+
+
+def _other_machines(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line where shards ran in surroundings in which the last bits of numbers may differ."""
+    kinds = {
+        json.dumps({k: v for k, v in r["provenance"].items() if k not in (*DECIDING, "platemap")})
+        for r in records
+    }
+    if len(kinds) == 1:
+        return []
+    return [
+        "shards were made by different software or devices, so that last bits may differ: see"
+        " their records"
+    ]
 
 
 def _check_platemap(held: Any, given: Platemap | None) -> None:
@@ -200,12 +224,12 @@ def _check_platemap(held: Any, given: Platemap | None) -> None:
 def _results(
     folder: OutputFolder, layout: Layout, left_out: Mapping[str, str], n_shards: int
 ) -> dict[str, WellResult]:
-    results = {}
+    results, made_by = {}, folder.made_by
     for index, name in enumerate(layout.wells):
         if name in left_out:
             continue
         position = parse_well(name)
-        found = None if position is None else read_whole_part(folder.parts, position)
+        found = None if position is None else read_whole_part(folder.parts, position, made_by)
         if found is None:
             raise OutputError(
                 f"{folder.parts} lacks well {name}, or its part is damaged: run embed with"

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from zarr.registry import get_pipeline_class
 
 from unidino_fast.benchmarks.command import run_bench
 from unidino_fast.benchmarks.reading import bench, layouts
@@ -29,6 +30,7 @@ def small(monkeypatch: pytest.MonkeyPatch, short: Effort) -> None:
 def test_every_layout_and_way(
     small: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    get_pipeline_class()  # zarr-python loads what zarrs registers, if it is installed
     for name in ("zarrs", "tensorstore"):
         monkeypatch.setitem(sys.modules, name, None)
     run_bench("io", quick=True, as_json=True)

@@ -5,21 +5,27 @@ from __future__ import annotations
 import os
 from contextlib import closing
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 
 import unidino_fast as uf
+from unidino_fast.cluster import job
 from unidino_fast.cluster.dispatch import Dispatcher, wells_per_job
 from unidino_fast.cluster.job import Done, PlateJob, WellsJob, Written
 from unidino_fast.config import EmbedOptions
+from unidino_fast.errors import ClusterError
 from unidino_fast.planning import plan_plate
+from unidino_fast.results import WellResult
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import polars as pl
 
     from unidino_fast.cluster.session import Session
+    from unidino_fast.planning import WellTask
 
 
 @pytest.mark.parametrize(
@@ -58,13 +64,13 @@ def test_each_well_is_done_once_in_few_jobs(
     small_plate: tuple[Path, pl.DataFrame], workers: Session, tmp_path: Path
 ) -> None:
     task = plan_plate(uf.open_plate(small_plate[0]), EmbedOptions(tile=32)).wells[0]
-    plate = PlateJob("", {}, "", "p", EmbedOptions(tile=32), 1, "", "")
+    plate = PlateJob("", {}, "", "p", EmbedOptions(tile=32), 1, "", "", "")
     log = tmp_path / "jobs"
     log.mkdir()
 
-    def noted(job: WellsJob) -> Done:
-        (log / job.stamps[0]).write_text("\n".join(job.stamps))  # type: ignore[arg-type, type-var]
-        return Done(tuple(Written() for _ in job.wells), {"embed": 1e-6})
+    def noted(one: WellsJob) -> Done:
+        (log / one.stamps[0]).write_text("\n".join(one.stamps))  # type: ignore[arg-type, type-var]
+        return Done(tuple(Written() for _ in one.wells), {"embed": 1e-6})
 
     names = tuple(f"w{index}" for index in range(384))
     work = WellsJob(plate, (task,) * len(names), names)
@@ -75,3 +81,25 @@ def test_each_well_is_done_once_in_few_jobs(
     assert sorted(name for job in jobs for name in job) == sorted(names)
     assert len(jobs) < 40, "four in hand before the first ends, then 64 wells a job"
     assert os.getpid() not in workers.client.run(os.getpid).values()
+
+
+def test_a_worker_that_is_late_writes_nothing(
+    small_plate: tuple[Path, pl.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is ended while a worker embeds for it: the next run may have the folder by now."""
+    task = plan_plate(uf.open_plate(small_plate[0]), EmbedOptions(tile=32)).wells[0]
+    marker = tmp_path / ".run"
+    marker.touch()
+
+    def embed_wells(*_: object) -> Iterator[tuple[WellTask, WellResult]]:
+        marker.unlink()
+        yield task, WellResult(task.well.position, ())
+
+    monkeypatch.setattr(job, "embed_wells", embed_wells)
+    monkeypatch.setattr(job, "_model", lambda plate: mock.Mock())
+    monkeypatch.setattr(job, "_storage", lambda *_: mock.Mock())
+    monkeypatch.setattr(job, "stamp_as_read", lambda *_: None)
+    plate = PlateJob("", {}, "", "p", EmbedOptions(tile=32), 1, str(tmp_path), marker.name, "made")
+    with pytest.raises(ClusterError, match=f"asked for {task.name} has ended"):
+        job.run_job(WellsJob(plate, (task,), (None,)))
+    assert list(tmp_path.iterdir()) == []

@@ -150,8 +150,10 @@ class Dispatcher:
                 " again"
             ) from error
         finally:
-            with suppress(CancelledError, CommClosedError):
-                self._client.cancel(list(self._flying))
+            # a generator that an interrupt has orphaned may come here when the session is over
+            if self._client.status == "running":
+                with suppress(CancelledError, CommClosedError):
+                    self._client.cancel(list(self._flying))
             self._flying.clear()
 
     def _next_job(self, work: WellsJob, start: int) -> WellsJob:

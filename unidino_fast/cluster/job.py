@@ -80,7 +80,9 @@ class PlateJob:
         name: of the plate.
         n_tiles: tiles of the whole plate: what `--engine auto` goes by.
         parts: folder of the part files.
-        marker: a file in it: a worker that sees it shares the storage and writes parts itself.
+        marker: a file in it, there as long as the run is: a worker that sees it shares the storage
+            and writes parts itself.
+        made_by: digest of what decides the numbers, kept in each part.
     """
 
     model: str
@@ -91,6 +93,12 @@ class PlateJob:
     n_tiles: int
     parts: str
     marker: str
+    made_by: str
+
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether this machine sees the folder of the parts, of a run that has not ended."""
+        return Path(self.parts, self.marker).exists()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +151,14 @@ def run_packed(run: Callable[[WellsJob], Done], packed: bytes) -> Done:
 
 
 def run_job(job: WellsJob) -> Done:
-    """Runs on a worker: embeds some wells."""
+    """Runs on a worker: embeds some wells.
+
+    Raises:
+        ClusterError: the run has ended, which nobody is left to hear: another one may write there.
+    """
     plate = job.plate
     clock = StageClock()
-    shares = Path(plate.parts, plate.marker).exists()
+    shares = plate.is_at_hand
     outcomes: list[Outcome | PixelError] = []
     with _ONE_AT_A_TIME:
         model = _model(plate).for_job(plate.n_tiles)
@@ -157,7 +169,9 @@ def run_job(job: WellsJob) -> Done:
                 if shares and isinstance(result, WellResult):
                     with clock.stage("write"):
                         stamp = stamp_as_read(storage, task, plate.options.z, before)
-                        write_part(Path(plate.parts), result, stamp)
+                        if not plate.is_at_hand:
+                            raise ClusterError(f"the run that asked for {task.name} has ended")
+                        write_part(Path(plate.parts), result, stamp, plate.made_by)
                     outcomes.append(Written())
                 else:
                     outcomes.append(result)

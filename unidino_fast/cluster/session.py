@@ -63,7 +63,7 @@ class Session:
 
     @contextmanager
     def work_on(
-        self, plate: Plate, options: EmbedOptions, parts: Path, n_tiles: int
+        self, plate: Plate, options: EmbedOptions, parts: Path, n_tiles: int, made_by: str
     ) -> Iterator[Work]:
         """Work on one plate, whose finished wells go into `parts`.
 
@@ -72,6 +72,7 @@ class Session:
             options: what to embed and how.
             parts: folder of the part files.
             n_tiles: tiles of the whole plate.
+            made_by: digest of what decides the numbers; see `OutputFolder`.
         """
         marker = parts / f".run-{uuid.uuid4().hex}.tmp"
         try:
@@ -94,6 +95,7 @@ class Session:
                     n_tiles=n_tiles,
                     parts=str(parts.resolve()),
                     marker=marker.name,
+                    made_by=made_by,
                 ),
             )
         finally:
