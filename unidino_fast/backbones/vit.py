@@ -100,23 +100,29 @@ def infer_shape(state: State, label: str, *, heads: int | None = None) -> VitSha
 def build_vit(shape: VitShape) -> torch.nn.Module:
     """A VisionTransformer of timm's with undefined weights; no random number is drawn."""
     with torch.random.fork_rng(devices=[]):
-        vit: Any = VisionTransformer(
-            img_size=shape.image_size,
-            patch_size=shape.patch_size,
-            in_chans=shape.in_chans,
-            num_classes=0,
-            global_pool="token",
-            embed_dim=shape.dim,
-            depth=shape.depth,
-            num_heads=shape.heads,
-            mlp_ratio=shape.mlp_dim / shape.dim,
-            qkv_bias=shape.qkv_bias,
-            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-            act_layer=torch.nn.GELU,
-            weight_init="skip",
-        )
+        vit = new_vit(shape, weight_init="skip")
+    return freeze(vit)
+
+
+def new_vit(shape: VitShape, **more: Any) -> torch.nn.Module:
+    """A VisionTransformer of timm's, with whatever else timm is to be told."""
+    vit: Any = VisionTransformer(
+        img_size=shape.image_size,
+        patch_size=shape.patch_size,
+        in_chans=shape.in_chans,
+        num_classes=0,
+        global_pool="token",
+        embed_dim=shape.dim,
+        depth=shape.depth,
+        num_heads=shape.heads,
+        mlp_ratio=shape.mlp_dim / shape.dim,
+        qkv_bias=shape.qkv_bias,
+        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+        act_layer=torch.nn.GELU,
+        **more,
+    )
     module: torch.nn.Module = vit
-    return freeze(module)
+    return module
 
 
 def load_vit(state: State, label: str, *, heads: int | None = None) -> torch.nn.Module:
