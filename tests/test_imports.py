@@ -47,6 +47,7 @@ LAYERS = [
     "evaluation",
     "writing",
     "convert simulate",
+    "training",
     "benchmarks",
     "terminal",
     "info console",
@@ -76,7 +77,7 @@ def imported(path: Path) -> Iterator[str]:
 
 def sources() -> list[Path]:
     """Every file below the package but its own `__init__`, which names what it offers."""
-    links = (PACKAGE / "kernels", PACKAGE / "benchmarks")
+    links = (PACKAGE / "kernels", PACKAGE / "benchmarks", PACKAGE / "training")
     files = {*PACKAGE.rglob("*.py"), *(path for link in links for path in link.rglob("*.py"))}
     return sorted(files - {PACKAGE / "__init__.py"})
 

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = (
-    *("unidino_fast", "kernels", "benchmarks"),
+    *("unidino_fast", "kernels", "benchmarks", "training"),
     *("setup.py", "pyproject.toml", "README.md", "LICENSE"),
 )
 
@@ -46,7 +46,8 @@ def test_wheel_installs_one_name_and_runs(built: tuple[Path, Path], tmp_path: Pa
     tops = {path.name for path in site.iterdir() if path.suffix != ".dist-info"} - {"bin"}
     assert tops == {"unidino_fast"}
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "unidino_fast").rglob("*.py")}
-    linked = (path for top in ("kernels", "benchmarks") for path in (ROOT / top).rglob("*.py"))
+    links = ("kernels", "benchmarks", "training")
+    linked = (path for top in links for path in (ROOT / top).rglob("*.py"))
     modules |= {f"unidino_fast/{path.relative_to(ROOT)}" for path in linked}
     held = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
     assert held == modules

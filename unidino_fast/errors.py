@@ -47,6 +47,10 @@ class OutputError(UnidinoError, OSError):
     """An output folder that cannot be written, or that holds another run's results."""
 
 
+class TrainingError(UnidinoError, RuntimeError):
+    """Images that cannot be trained on, or a training that has failed."""
+
+
 class ClusterError(UnidinoError, RuntimeError):
     """Workers that do not start, or a scheduler that is gone."""
 

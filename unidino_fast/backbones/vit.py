@@ -101,23 +101,29 @@ def build_vit(shape: VitShape) -> torch.nn.Module:
     from timm.models.vision_transformer import VisionTransformer  # seconds, needed here alone
 
     with torch.random.fork_rng(devices=[]):
-        vit: Any = VisionTransformer(
-            img_size=shape.image_size,
-            patch_size=shape.patch_size,
-            in_chans=shape.in_chans,
-            num_classes=0,
-            global_pool="token",
-            embed_dim=shape.dim,
-            depth=shape.depth,
-            num_heads=shape.heads,
-            mlp_ratio=shape.mlp_dim / shape.dim,
-            qkv_bias=shape.qkv_bias,
-            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-            act_layer=torch.nn.GELU,
-            weight_init="skip",
-        )
+        vit = new_vit(shape, weight_init="skip")
+    return freeze(vit)
+
+
+def new_vit(shape: VitShape, **more: Any) -> torch.nn.Module:
+    """A VisionTransformer of timm's, with whatever else timm is to be told."""
+    vit: Any = VisionTransformer(
+        img_size=shape.image_size,
+        patch_size=shape.patch_size,
+        in_chans=shape.in_chans,
+        num_classes=0,
+        global_pool="token",
+        embed_dim=shape.dim,
+        depth=shape.depth,
+        num_heads=shape.heads,
+        mlp_ratio=shape.mlp_dim / shape.dim,
+        qkv_bias=shape.qkv_bias,
+        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+        act_layer=torch.nn.GELU,
+        **more,
+    )
     module: torch.nn.Module = vit
-    return freeze(module)
+    return module
 
 
 def load_vit(state: State, label: str, *, heads: int | None = None) -> torch.nn.Module:

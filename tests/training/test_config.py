@@ -1,0 +1,80 @@
+"""Settings: the paper's by default, one line for what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from unidino_fast.errors import UsageError
+from unidino_fast.training.config import load_config, parse_config
+
+ROOT = Path(__file__).parents[2]
+DATA = {"data": [{"name": "a", "path": "x"}]}
+
+
+def test_the_shipped_paper_config_is_the_defaults() -> None:
+    shipped = load_config(ROOT / "configs" / "unidino.toml", data={"plate1": "p", "images": "q"})
+    default = parse_config(DATA)
+    for section in ("model", "views", "dino", "optim"):
+        assert getattr(shipped, section) == getattr(default, section)
+    assert default.optim.peak_lr == pytest.approx(7.97e-4, abs=5e-7)  # the paper's own rounding
+
+
+def test_the_tiny_config_is_valid() -> None:
+    given = {"row_o_24wells": "a", "imagexpress": "b"}
+    config = load_config(ROOT / "configs" / "tiny-cpu.toml", data=given)
+    assert [source.path for source in config.data] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"optm": {}}, "optm is no known setting: did you mean optim?"),
+        ({"dino": {"out_dims": 3}}, "dino.out_dims is no known setting: did you mean out_dim?"),
+        ({"data": [{"name": "a", "pth": "x"}]}, "data.0.pth is no known setting: did you mean pat"),
+        ({"model": {"zzz": 1}}, "model.zzz is no known setting: use one of dim, depth"),
+        ({"model": {"dim": 0}}, "model.dim 0 is not allowed: input should be greater"),
+        ({"model": {"dim": 65, "heads": 2}}, "dim 65 is not a multiple of heads 2"),
+        ({"views": {"local_size": 90}}, "views.local_size 90 is no multiple of patch 16"),
+        ({"views": {"local_size": 240}}, "local_size 240 is above global_size 224"),
+        ({"optim": {"warmup_epochs": 200}}, "warmup_epochs 200 is above epochs 100"),
+        ({"optim": {"batch": 7}, "machine": {"accumulate": 2}}, "multiple of machine.accumulate"),
+        ({"data": [{"name": "a"}, {"name": "a"}]}, "two datasets have the same name"),
+        ({"data": []}, "data [] is not allowed"),
+        ({"method": "magic"}, "method 'magic' is not allowed"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(change: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_config({**DATA, **change})
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_paths_are_relative_to_the_file_or_given(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('[[data]]\nname = "a"\npath = "images"\n[[data]]\nname = "b"\n')
+    config = load_config(file, data={"b": "elsewhere"})
+    assert [source.path for source in config.data] == [str(tmp_path / "images"), "elsewhere"]
+    with pytest.raises(UsageError, match=r"dataset b of .* has no path: add --data b=PATH"):
+        load_config(file)
+    with pytest.raises(UsageError, match=r"--data c names no dataset of .*: use a, b"):
+        load_config(file, data={"c": "x"})
+
+
+@pytest.mark.parametrize("text", ["[data", "\xff"])
+def test_a_broken_file_is_one_line(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UsageError, match=r"run\.toml is no TOML"):
+        load_config(file)
+    with pytest.raises(UsageError, match=r"none\.toml cannot be read: No such file"):
+        load_config(tmp_path / "none.toml")
+
+
+def test_what_decides_leaves_out_machine_and_places() -> None:
+    one = parse_config({**DATA, "machine": {"workers": 3}})
+    other = parse_config({"data": [{"name": "a", "path": "elsewhere"}]})
+    assert one.what_decides() == other.what_decides()
+    assert parse_config({**DATA, "seed": 1}).what_decides() != one.what_decides()

@@ -1,0 +1,271 @@
+"""Whole runs: the curve is the same however a run is cut, and what goes wrong is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import safetensors
+import tifffile
+import torch
+
+from unidino_fast.backbones import open_backbone
+from unidino_fast.errors import OutputError, TrainingError, UsageError
+from unidino_fast.training.loop import StepReport, train
+from unidino_fast.training.watch import read_log
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECONDS = "images_per_s"
+
+
+def curve(folder: Path) -> list[dict[str, str]]:
+    """All that is logged but the speed, as written: float's shortest exact form."""
+    rows = read_log(folder / "log.csv")
+    return [{name: value for name, value in row.items() if name != SECONDS} for row in rows]
+
+
+def losses(folder: Path) -> list[float]:
+    return [float(row["loss"]) for row in curve(folder)]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    with safetensors.safe_open(folder / "teacher.safetensors", "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert curve(one) == curve(other)
+    held, wanted = weights(one), weights(other)
+    assert held.keys() == wanted.keys()
+    assert all(torch.equal(held[name], wanted[name]) for name in held)
+
+
+@pytest.fixture
+def whole(make_config: Any, tmp_path: Path) -> Path:
+    """A run of 6 steps in one go, with stochastic depth."""
+    train(make_config(), tmp_path / "whole")
+    return tmp_path / "whole"
+
+
+def test_a_run_leaves_what_it_promises(whole: Path, make_config: Any) -> None:
+    rows = curve(whole)
+    assert [int(row["step"]) for row in rows] == list(range(6))
+    assert all(np.isfinite(float(row["loss"])) for row in rows)
+    assert [bool(row["feature_rank"]) for row in rows] == [True, False, True, False, True, True]
+    names = sorted(path.name for path in (whole / "checkpoints").iterdir())
+    assert names in (
+        ["best.pt", "step-00000003.pt", "step-00000006.pt"],
+        ["best.pt", "step-00000006.pt"],
+    )
+    backbone = open_backbone(whole / "teacher.safetensors")
+    assert backbone.dim == 64
+    with safetensors.safe_open(whole / "teacher.safetensors", "pt") as file:
+        header = json.loads(file.metadata()["unidino_fast"])
+    assert header["provenance"]["steps"] == "6 of 6"
+    assert json.loads(header["provenance"]["config"]) == make_config().what_decides()
+    assert not (whole / ".lock").exists()
+
+
+def test_frozen_last_layer_and_moving_rest(make_config: Any, tmp_path: Path) -> None:
+    def last_layer(steps: int) -> torch.Tensor:
+        train(make_config(), tmp_path / "r", stop_after=steps)
+        newest = max((tmp_path / "r" / "checkpoints").glob("step-*.pt"))
+        state = torch.load(newest, weights_only=True)["parts"]["method"]["student"]
+        tensor: torch.Tensor = state["head.last_layer.weight"]
+        return tensor
+
+    first, epoch_end, later = last_layer(1), last_layer(2), last_layer(1)
+    assert torch.equal(first, epoch_end)  # frozen for the first epoch of 3 steps
+    assert not torch.equal(epoch_end, later)
+
+
+def test_stopped_and_resumed_to_the_bit(whole: Path, make_config: Any, tmp_path: Path) -> None:
+    for steps in (1, 3, 1, None):  # in the middle of epochs too
+        train(make_config(), tmp_path / "cut", stop_after=steps)
+    assert_same_run(whole, tmp_path / "cut")
+
+
+def test_finished_run_stays_finished(whole: Path, make_config: Any) -> None:
+    before = curve(whole)
+    summary = train(make_config(), whole)
+    assert (summary.first_step, summary.steps, summary.loss) == (6, 6, None)
+    assert curve(whole) == before
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from unidino_fast.training.config import TrainConfig
+from unidino_fast.training.loop import train
+torch.set_num_threads(1)
+def die(report):
+    if report.step == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+train(TrainConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]), report=die)
+"""
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_to_the_bit(whole: Path, make_config: Any, tmp_path: Path) -> None:
+    config = make_config(machine__checkpoint_minutes=0.0)  # after every step
+    call = [sys.executable, "-c", KILLED, config.model_dump_json(), str(tmp_path / "cut")]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (tmp_path / "cut" / "teacher.safetensors").exists()
+    summary = train(make_config(), tmp_path / "cut")
+    assert summary.first_step == 3  # the fourth step was logged, its checkpoint not yet written
+    assert_same_run(whole, tmp_path / "cut")
+
+
+def test_interrupted_after_the_step(whole: Path, make_config: Any, tmp_path: Path) -> None:
+    def interrupt(report: StepReport) -> None:
+        if report.step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(make_config(), tmp_path / "cut", report=interrupt)
+    assert len(losses(tmp_path / "cut")) == 3  # the step that was under way is finished
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    train(make_config(), tmp_path / "cut")
+    assert_same_run(whole, tmp_path / "cut")
+
+
+def test_parts_of_a_batch_equal_the_batch(make_config: Any, tmp_path: Path) -> None:
+    """Without stochastic depth, which draws for each part."""
+    for parts in (1, 3):
+        config = make_config(model__drop_path=0.0, machine__accumulate=parts)
+        train(config, tmp_path / f"{parts}")
+    # float32 sums in another order, amplified by six steps of training at a high rate
+    np.testing.assert_allclose(losses(tmp_path / "3"), losses(tmp_path / "1"), rtol=1e-4)
+    one, other = weights(tmp_path / "1"), weights(tmp_path / "3")
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(make_config: Any, tmp_path: Path) -> None:
+    """Two gloo processes of half a batch each against one, without stochastic depth."""
+    config = make_config(model__drop_path=0.0)
+    train(config, tmp_path / "one")
+    code = (
+        "import sys; from pathlib import Path; from unidino_fast.training.loop import train;"
+        "from unidino_fast.training.config import TrainConfig;"
+        "train(TrainConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    (tmp_path / "run.py").write_text(code)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    call = [str(tmp_path / "run.py"), config.model_dump_json(), str(tmp_path / "two")]
+    done = subprocess.run(
+        [sys.executable, *launch, *call],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    # float32 gradients are summed in another order, and six steps at a high rate amplify that
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
+    assert len(losses(tmp_path / "two")) == 6
+
+
+def test_nan_names_step_and_dataset(make_config: Any, tmp_path: Path) -> None:
+    """Of many images eight are looked at beforehand: another may still be broken."""
+    generator = np.random.default_rng(0)
+    (tmp_path / "bad").mkdir()
+    for index in range(15):
+        image = generator.random((40, 40), dtype=np.float32)
+        if index % 2:  # those with even numbers are looked at
+            image[20] = np.nan
+        tifffile.imwrite(tmp_path / "bad" / f"{index:02}.tif", image)
+    good = make_config().data[0].model_dump()
+    bad = {"name": "bad", "path": str(tmp_path / "bad")}
+    with pytest.raises(TrainingError) as caught:
+        train(make_config(data=[good, bad]), tmp_path / "r")
+    message = str(caught.value)
+    assert message.startswith("step 1: the loss is not finite, in images of dataset bad:")
+    assert "\n" not in message
+
+
+def test_diverging_weights_keep_the_last_checkpoint(
+    make_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(make_config(), tmp_path / "r", stop_after=2)
+    from unidino_fast.training.dino import Dino
+
+    sound = Dino.losses
+
+    def broken(self: Any, *arguments: Any) -> Any:
+        outcome = sound(self, *arguments)
+        return type(outcome)(outcome.losses * np.inf, outcome.features, outcome.probabilities)
+
+    monkeypatch.setattr(Dino, "losses", broken)
+    with pytest.raises(TrainingError, match="step 3: the loss is not finite, in images of all"):
+        train(make_config(), tmp_path / "r")
+    monkeypatch.undo()
+    assert train(make_config(), tmp_path / "r").first_step == 2
+
+
+def test_another_run_is_not_continued(whole: Path, make_config: Any) -> None:
+    with pytest.raises(OutputError) as caught:
+        train(make_config(dino__out_dim=33), whole)
+    assert "holds a run with dino.out_dim 32, not 33: choose another --out" in str(caught.value)
+    fewer = make_config().data[:1]
+    with pytest.raises(OutputError, match="holds a run with data"):
+        train(make_config(data=[one.model_dump() for one in fewer], optim__batch=5), whole)
+    train(make_config(machine__log_steps=1), whole)  # the machine's settings may change
+
+
+def test_damaged_checkpoint_is_one_line(whole: Path, make_config: Any) -> None:
+    path = max((whole / "checkpoints").glob("step-*.pt"))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(TrainingError, match=r"step-00000006\.pt cannot be read .*: remove it"):
+        train(make_config(), whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"optim__batch": 100}, "an epoch of 18 images is shorter than optim.batch 100"),
+        ({"machine__tensorboard": True}, "tensorboard is not installed"),
+    ],
+)
+def test_misfits_are_said(
+    changes: dict[str, Any], said: str, make_config: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(UsageError, match=said):
+        train(make_config(**changes), tmp_path / "r")
+
+
+def test_cut_into_bf16_it_still_runs(make_config: Any, tmp_path: Path) -> None:
+    config = make_config(machine__precision="bf16", model__drop_path=0.0)
+    train(config, tmp_path / "half")
+    train(make_config(model__drop_path=0.0), tmp_path / "full")
+    # eight bits of mantissa: the curves are near, not equal
+    np.testing.assert_allclose(losses(tmp_path / "half"), losses(tmp_path / "full"), rtol=0.15)
+    assert losses(tmp_path / "half") != losses(tmp_path / "full")
+
+
+def test_training_learns(make_config: Any, tmp_path: Path) -> None:
+    """With a teacher that stands still, the student comes to give its answers."""
+    config = make_config(
+        dino__teacher_momentum=1.0,
+        dino__centre_momentum=1.0,
+        dino__teacher_temperature_start=0.04,
+        optim__epochs=20,
+        optim__warmup_epochs=2,
+    )
+    train(config, tmp_path / "r")
+    found = losses(tmp_path / "r")
+    assert np.mean(found[-6:]) < np.mean(found[:6]) - 0.2

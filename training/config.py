@@ -1,0 +1,342 @@
+"""A training run's settings: one TOML file, every field documented, the paper's values as defaults.
+
+"Paper" is Morelli et al. 2025 (doi 10.1016/j.csbj.2025.02.020).
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from unidino_fast.errors import UsageError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Above = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceConfig(_Section):
+    """One dataset: an OME-Zarr plate, or a folder of single-channel TIFF and PNG files.
+
+    Attributes:
+        name: what messages and `--data NAME=PATH` call it.
+        path: folder, file or URL, relative to the TOML file; may be left out and given by
+            `--data NAME=PATH`, so that a configuration names no machine's folders.
+        kind: `auto` takes a folder without OME-Zarr metadata for a folder of images.
+        intensity: `dtype` divides by the maximum of the stored dtype, `percentile` stretches each
+            image from its 0.1 to its 99.9 percentile.
+        channels: labels of a plate's channels to train on; all by default.
+        exclude: patterns of image file names to leave out; ImageXpress thumbnails by default.
+    """
+
+    name: Annotated[str, Field(min_length=1, pattern=r"^[^=\s]+$")]
+    path: str | None = None
+    kind: Literal["auto", "plate", "images"] = "auto"
+    intensity: Literal["dtype", "percentile"] = "dtype"
+    channels: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ("*_thumb*",)
+
+
+class ModelConfig(_Section):
+    """The backbone, a single-channel ViT.
+
+    Attributes:
+        dim: features. Paper: 384 (ViT-S).
+        depth: blocks. Paper: 12.
+        heads: attention heads; `dim` must be a multiple. Paper: 6.
+        mlp_ratio: width of a block's MLP over `dim`. Paper: 4.
+        patch: edge of a patch in pixels. Paper: 16.
+        drop_path: stochastic depth of the last block of the student, rising linearly from 0.
+            Paper: 0.1.
+    """
+
+    dim: Positive = 384
+    depth: Positive = 12
+    heads: Positive = 6
+    mlp_ratio: Positive = 4
+    patch: Positive = 16
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> ModelConfig:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        return self
+
+
+class ViewsConfig(_Section):
+    """The crops of an image and how they are changed; each crop draws its own random numbers.
+
+    Attributes:
+        global_size: edge of a global view in pixels, and of the tiles that the backbone is made
+            for; smaller images are left out. Paper: 224.
+        local_size: edge of a local view in pixels. Paper: 96.
+        n_local: local views of an image, beside two global ones. Paper: 8.
+        flip: probability of each of the two flips. Paper: 0.5.
+        shift: intensities move by a uniform number within plus and minus this. Paper: 0.3.
+        gamma_low: lower end of the uniform exponent of intensities. Paper: 0.5.
+        gamma_high: its upper end. Paper: 1.5.
+    """
+
+    global_size: Positive = 224
+    local_size: Positive = 96
+    n_local: Annotated[int, Field(ge=0)] = 8
+    flip: Share = 0.5
+    shift: Share = 0.3
+    gamma_low: Above = 0.5
+    gamma_high: Above = 1.5
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ViewsConfig:
+        if self.gamma_low > self.gamma_high:
+            raise ValueError(f"gamma_low {self.gamma_low} is above gamma_high {self.gamma_high}")
+        if self.local_size > self.global_size:
+            raise ValueError(
+                f"local_size {self.local_size} is above global_size {self.global_size}"
+            )
+        return self
+
+
+class DinoConfig(_Section):
+    """DINO (Caron et al. 2021): head, temperatures, centre, teacher.
+
+    Attributes:
+        out_dim: prototypes, the outputs of the head. Paper: 20000.
+        hidden_dim: width of the head's MLP. Paper: 2048.
+        bottleneck_dim: its output before the normalised last layer. Paper: 256.
+        student_temperature: Paper: 0.1.
+        teacher_temperature_start: at the first epoch. Paper: 0.01.
+        teacher_temperature: after the warm-up. Paper: 0.04.
+        teacher_temperature_epochs: of linear warm-up. Paper: 30.
+        centre_momentum: of the running mean of the teacher's outputs. Paper: 0.9.
+        teacher_momentum: of the teacher's weights at the start; a cosine brings it to 1.
+            Paper: 0.9995.
+        freeze_last_layer_epochs: epochs in which the head's last layer stays. Paper: 3.
+    """
+
+    out_dim: Annotated[int, Field(ge=2)] = 20_000
+    hidden_dim: Positive = 2048
+    bottleneck_dim: Positive = 256
+    student_temperature: Above = 0.1
+    teacher_temperature_start: Above = 0.01
+    teacher_temperature: Above = 0.04
+    teacher_temperature_epochs: Annotated[int, Field(ge=0)] = 30
+    centre_momentum: Share = 0.9
+    teacher_momentum: Share = 0.9995
+    freeze_last_layer_epochs: Annotated[int, Field(ge=0)] = 3
+
+
+class OptimConfig(_Section):
+    """AdamW, its schedules and the length of a run.
+
+    Attributes:
+        epochs: Paper: 100.
+        batch: images a step, of all processes together. Paper: 510.
+        images_per_epoch: an epoch's length; by default every dataset is cycled to the length of
+            the largest, as in the paper.
+        lr: learning rate for a batch of 256, scaled with the batch. Paper: 4e-4.
+        lr_final: at the end of the cosine, not scaled. Paper: 1e-6.
+        warmup_epochs: of linear warm-up from 0. Paper: 20.
+        weight_decay: at the start; not on biases and norms. Paper: 0.04.
+        weight_decay_final: at the end of its cosine. Paper: 0.4.
+        clip_norm: largest norm of all gradients together; none by default, as in the paper.
+    """
+
+    epochs: Positive = 100
+    batch: Positive = 510
+    images_per_epoch: Positive | None = None
+    lr: Above = 4e-4
+    lr_final: NotNegative = 1e-6
+    warmup_epochs: Annotated[int, Field(ge=0)] = 20
+    weight_decay: NotNegative = 0.04
+    weight_decay_final: NotNegative = 0.4
+    clip_norm: Above | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> OptimConfig:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs} is above epochs {self.epochs}: lower it"
+            )
+        return self
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after the warm-up, scaled to the batch."""
+        return self.lr * self.batch / 256
+
+
+class MachineConfig(_Section):
+    """How a run uses its machine.
+
+    None of it has a say in what is learnt beyond rounding, so all of it may change when a run goes
+    on.
+
+    Attributes:
+        device: `auto`, `cpu` or `cuda`.
+        precision: `bf16` runs the networks under autocast; weights and loss stay float32.
+        compile: torch.compile of the networks.
+        accumulate: parts that a step's batch is computed in, one after the other, to save memory.
+        workers: processes that read images; 0 reads in the training process.
+        cache_mb: decoded images that each reading process keeps, in MB.
+        checkpoint_minutes: between checkpoints; one is always left at the end of a run.
+        keep: newest checkpoints to keep, beside the best.
+        log_steps: steps between the measurements that tell of a collapse.
+        tensorboard: write TensorBoard files too.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    accumulate: Positive = 1
+    workers: Annotated[int, Field(ge=0)] = 0
+    cache_mb: Annotated[int, Field(ge=0)] = 512
+    checkpoint_minutes: NotNegative = 10.0
+    keep: Positive = 2
+    log_steps: Positive = 10
+    tensorboard: bool = False
+
+
+class TrainConfig(_Section):
+    """A whole run.
+
+    Attributes:
+        name: of the backbone, in its file.
+        method: how it learns.
+        seed: of everything random.
+        licence: of the weights, for their file.
+        data: datasets, which all weigh the same.
+        model: the backbone.
+        views: crops and augmentations.
+        dino: settings of the method `dino`.
+        optim: optimiser and schedules.
+        machine: what leaves the results as they are.
+    """
+
+    name: Annotated[str, Field(min_length=1)] = "backbone"
+    method: Literal["dino"] = "dino"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    licence: str | None = None
+    data: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
+    model: ModelConfig = ModelConfig()
+    views: ViewsConfig = ViewsConfig()
+    dino: DinoConfig = DinoConfig()
+    optim: OptimConfig = OptimConfig()
+    machine: MachineConfig = MachineConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainConfig:
+        names = [source.name for source in self.data]
+        if len(set(names)) < len(names):
+            raise ValueError("two datasets have the same name: name them apart")
+        for label in ("global_size", "local_size"):
+            size = getattr(self.views, label)
+            if size % self.model.patch:
+                raise ValueError(f"views.{label} {size} is no multiple of patch {self.model.patch}")
+        if self.optim.batch % self.machine.accumulate:
+            raise ValueError(
+                f"optim.batch {self.optim.batch} is no multiple of machine.accumulate"
+                f" {self.machine.accumulate}"
+            )
+        return self
+
+    def what_decides(self) -> dict[str, Any]:
+        """The settings that decide what is learnt: all but the machine's and the data's places."""
+        document = self.model_dump(mode="json", exclude={"machine"})
+        for source in document["data"]:
+            del source["path"]
+        return document
+
+
+def load_config(
+    path: str | os.PathLike[str], *, data: Mapping[str, str] | None = None
+) -> TrainConfig:
+    """Reads a TOML file; `data` gives or replaces the paths of datasets, by their names.
+
+    Raises:
+        UsageError: the file cannot be read or is no TOML, a key is unknown or out of range, or a
+            dataset has no path.
+    """
+    path = Path(path)
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"config {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"config {path} is no TOML ({error}): correct it") from error
+    config = parse_config(document, str(path))
+    return _with_paths(config, path, dict(data or {}))
+
+
+def parse_config(document: Mapping[str, Any], label: str = "config") -> TrainConfig:
+    """A run's settings from a parsed document.
+
+    Raises:
+        UsageError: a key is unknown (names the nearest known one) or a value is not allowed.
+    """
+    try:
+        return TrainConfig.model_validate(document)
+    except ValidationError as error:
+        raise UsageError(f"{label}: {_explained(error)}") from None
+
+
+def _explained(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        key = str(first["loc"][-1])
+        known = _keys_at(first["loc"][:-1])
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
+        return f"{where} is no known setting: {hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return f"{where} is missing: add it"
+    if not where:
+        return message
+    value = "" if isinstance(first["input"], dict) else f" {first['input']!r:.60}"
+    return f"{where}{value} is not allowed: {message[:1].lower()}{message[1:]}"
+
+
+def _keys_at(place: tuple[int | str, ...]) -> list[str]:
+    """The settings known at a place of the document."""
+    section: type[BaseModel] = TrainConfig
+    for part in place:
+        if isinstance(part, int):
+            continue
+        kind = section.model_fields[part].annotation
+        options = [kind, *get_args(kind)]
+        section = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    return list(section.model_fields)
+
+
+def _with_paths(config: TrainConfig, file: Path, given: dict[str, str]) -> TrainConfig:
+    names = [source.name for source in config.data]
+    for name in given:
+        if name not in names:
+            raise UsageError(f"--data {name} names no dataset of {file}: use {', '.join(names)}")
+    placed = []
+    for source in config.data:
+        path = given.get(source.name)
+        if path is None and source.path is None:
+            raise UsageError(
+                f"dataset {source.name} of {file} has no path: add --data {source.name}=PATH"
+            )
+        if path is None and source.path is not None:
+            is_url = "://" in source.path
+            path = source.path if is_url else str(file.parent / Path(source.path).expanduser())
+        placed.append(source.model_copy(update={"path": path}))
+    return config.model_copy(update={"data": tuple(placed)})

@@ -1,0 +1,142 @@
+"""Everything a run needs before its first step: data, method, optimiser, what a former run left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from unidino_fast._version import __version__
+from unidino_fast.backbones.saving import save_backbone
+from unidino_fast.errors import UsageError
+from unidino_fast.provenance import device_name, software_versions
+from unidino_fast.training.checkpoint import Checkpoints, Progress
+from unidino_fast.training.data import ViewDataset, open_batches
+from unidino_fast.training.dino import Dino
+from unidino_fast.training.networks import as_backbone, compiled, vit_shape
+from unidino_fast.training.optim import build_optimizer
+from unidino_fast.training.schedules import Clock
+from unidino_fast.training.sources import open_source
+from unidino_fast.training.survey import survey
+from unidino_fast.training.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from torch import nn
+
+    from unidino_fast.training.checkpoint import Stateful
+    from unidino_fast.training.config import TrainConfig
+    from unidino_fast.training.data import Batch
+    from unidino_fast.training.method import Method
+    from unidino_fast.training.processes import Processes
+    from unidino_fast.training.sources import Source
+
+
+Maker = Callable[["TrainConfig", Clock, torch.device], "Method"]
+
+METHODS: dict[str, Maker] = {"dino": Dino}
+
+
+@dataclass
+class Run:
+    """A run of one process, ready for its next step.
+
+    Attributes:
+        network: `method.trained`, compiled and wrapped as the machine wants it.
+        parts: what a checkpoint keeps.
+        batches: from the next step on.
+        progress: steps done.
+    """
+
+    config: TrainConfig
+    processes: Processes
+    clock: Clock
+    sources: Sequence[Source]
+    method: Method
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    watch: Watch
+    parts: dict[str, Stateful]
+    checkpoints: Checkpoints
+    batches: Iterator[Batch]
+    progress: Progress
+
+
+def prepare(
+    config: TrainConfig, out: Path, processes: Processes, warn: Callable[[str], None]
+) -> Run:
+    """Opens and checks the data, builds the networks, goes on from the newest checkpoint.
+
+    Raises:
+        UsageError: batch, epoch and processes do not fit each other.
+        TrainingError: a dataset cannot be trained on.
+        OutputError: the folder holds another run.
+    """
+    size = config.views.global_size
+    cache = config.machine.cache_mb * 1_000_000
+    share = cache // max(len(config.data), 1)
+    sources = [open_source(one, smallest=size, cache_bytes=share) for one in config.data]
+    for line in survey(sources, size=size) if processes.is_first else []:
+        warn(line)
+    sizes = {source.name: len(source) for source in sources}
+    torch.manual_seed(config.seed)
+    length = config.optim.images_per_epoch or max(sizes.values()) * len(sizes)
+    clock = _clock(config, length, processes)
+    method = METHODS[config.method](config, clock, processes.device)
+    optimizer = build_optimizer(method.trained, processes.device)
+    decides = {**config.what_decides(), "images": sizes}
+    checkpoints = Checkpoints(out, decides, config.machine.keep)
+    watch = Watch()
+    parts: dict[str, Stateful] = {"method": method, "optimizer": optimizer, "watch": watch}
+    progress = checkpoints.load(parts, processes.device)
+    network = compiled(method.trained) if config.machine.compile else method.trained
+    dataset = ViewDataset(sources, method.groups, config)
+    return Run(
+        config=config,
+        processes=processes,
+        clock=clock,
+        sources=sources,
+        method=method,
+        network=processes.wrapped(network),
+        optimizer=optimizer,
+        watch=watch,
+        parts=parts,
+        checkpoints=checkpoints,
+        batches=open_batches(dataset, config, clock, processes, progress.step),
+        progress=progress,
+    )
+
+
+def export(run: Run, path: Path) -> None:
+    """Writes the network to embed with as the package's own weights file."""
+    config = run.config
+    backbone = as_backbone(run.method.exported(), vit_shape(config), config.name, config.licence)
+    provenance: dict[str, Any] = {
+        "unidino_fast": __version__,
+        "config": json.dumps(config.what_decides(), sort_keys=True),
+        "images": json.dumps({source.name: len(source) for source in run.sources}),
+        "steps": f"{run.progress.step} of {run.clock.total}",
+        "device": device_name(run.processes.device),
+        "software": json.dumps(software_versions()),
+    }
+    save_backbone(backbone, path, provenance)
+
+
+def _clock(config: TrainConfig, length: int, processes: Processes) -> Clock:
+    optim, parts = config.optim, config.machine.accumulate * processes.count
+    if optim.batch % parts:
+        raise UsageError(
+            f"optim.batch {optim.batch} is no multiple of machine.accumulate"
+            f" {config.machine.accumulate} times {processes.count} processes: change one of them"
+        )
+    if length < optim.batch:
+        raise UsageError(
+            f"an epoch of {length} images is shorter than optim.batch {optim.batch}: lower the"
+            " batch, or raise optim.images_per_epoch, which shows images several times"
+        )
+    return Clock(steps_per_epoch=length // optim.batch, epochs=optim.epochs)

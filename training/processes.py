@@ -1,0 +1,84 @@
+"""The processes of a run: one, or those that torchrun has started."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from unidino_fast.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among the others.
+
+    Attributes:
+        device: that this process computes on.
+        rank: its number, from 0.
+        count: of all processes.
+    """
+
+    device: torch.device
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and reports."""
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """A new tensor: the sum over all processes."""
+        total = tensor.clone()
+        if self.count > 1:
+            dist.all_reduce(total)
+        return total
+
+    def barrier(self) -> None:
+        """Waits for all others."""
+        if self.count > 1:
+            dist.barrier()
+
+    def wrapped(self, network: nn.Module) -> nn.Module:
+        """The network with gradients averaged over processes."""
+        if self.count == 1:
+            return network
+        devices = [self.device] if self.device.type == "cuda" else None
+        # no buffers: the centre is reduced where it is updated
+        return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Processes]:
+    """The processes that torchrun's environment names, on `auto`, `cpu` or `cuda`.
+
+    Raises:
+        UsageError: CUDA is asked for and not there.
+    """
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device cuda is not there: use device cpu, or a torch built for CUDA")
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    here = torch.device(kind, local) if kind == "cuda" else torch.device("cpu")
+    if kind == "cuda":
+        torch.cuda.set_device(here)
+    if count == 1:
+        yield Processes(here)
+        return
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    try:
+        yield Processes(here, dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
