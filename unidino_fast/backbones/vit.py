@@ -98,8 +98,6 @@ def infer_shape(state: State, label: str, *, heads: int | None = None) -> VitSha
 
 def build_vit(shape: VitShape) -> torch.nn.Module:
     """A VisionTransformer of timm's with undefined weights; no random number is drawn."""
-    from timm.models.vision_transformer import VisionTransformer  # seconds, needed here alone
-
     with torch.random.fork_rng(devices=[]):
         vit = new_vit(shape, weight_init="skip")
     return freeze(vit)
@@ -107,6 +105,8 @@ def build_vit(shape: VitShape) -> torch.nn.Module:
 
 def new_vit(shape: VitShape, **more: Any) -> torch.nn.Module:
     """A VisionTransformer of timm's, with whatever else timm is to be told."""
+    from timm.models.vision_transformer import VisionTransformer  # seconds, needed here alone
+
     vit: Any = VisionTransformer(
         img_size=shape.image_size,
         patch_size=shape.patch_size,
