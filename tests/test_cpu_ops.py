@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unidino_fast.cpu_ops import TABLE_DTYPES, tile_normalize_by_table, tile_signal_by_count
+from unidino_fast.cpu_ops import (
+    TABLE_DTYPES,
+    segment_mean_by_numpy,
+    tile_normalize_by_table,
+    tile_signal_by_count,
+)
 from unidino_fast.kernels import tile_normalize_reference, tile_signal_reference
 
 
@@ -74,3 +81,15 @@ def test_signal(pixel, size, stride, seed):
     found = tile_signal_by_count(planes, tile=5, stride=stride)
     assert found.dtype == expected.dtype
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_means(dtype):
+    features = torch.randn(3, 37, 11, generator=torch.Generator().manual_seed(0)).to(dtype)
+    keep = torch.arange(37) % 5 != 0
+    found = segment_mean_by_numpy(features, keep)
+    exact = features.double().numpy()[:, keep.numpy()]
+    for channel, rows in enumerate(exact):
+        expected = [math.fsum(column) / len(column) for column in rows.T]
+        # one rounding to float32, and float64's own far below it
+        np.testing.assert_allclose(found[channel].numpy(), expected, rtol=2**-24 * 1.001)

@@ -26,7 +26,7 @@ def tensor_like(device, dtype):
         ("tile_signal", CUDA, torch.float32, "triton"),
         ("intensity_range", CUDA, torch.int16, "triton"),
         ("intensity_range", CUDA, torch.float32, "reference"),
-        ("segment_mean", CPU, torch.float32, "reference"),
+        ("segment_mean", CPU, torch.float32, "numpy"),
         ("segment_mean", CUDA, torch.bfloat16, "triton"),
     ],
 )

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from unidino_fast import kernels
-from unidino_fast.cpu_ops import TABLE_DTYPES, tile_normalize_by_table, tile_signal_by_count
+from unidino_fast.cpu_ops import (
+    TABLE_DTYPES,
+    segment_mean_by_numpy,
+    tile_normalize_by_table,
+    tile_signal_by_count,
+)
 from unidino_fast.kernels.intensity_range import COUNTED_DTYPES
 from unidino_fast.kernels.quantize_rows import ROW_DTYPES
 from unidino_fast.kernels.segment_mean import FEATURE_DTYPES
@@ -23,7 +28,7 @@ from unidino_fast.kernels.tile_normalize import PIXEL_DTYPES
 if TYPE_CHECKING:
     from torch import Tensor
 
-Implementation = Literal["triton", "table", "count", "reference"]
+Implementation = Literal["triton", "table", "count", "numpy", "reference"]
 
 _LOG = logging.getLogger(__name__)
 _DTYPES = {
@@ -43,6 +48,8 @@ def implementation(op: str, tensor: Tensor) -> Implementation:
             return _chosen(op, "table", f"{tensor.dtype} on {tensor.device.type}")
         if op == "tile_signal" and tensor.device.type == "cpu":
             return _chosen(op, "count", "tensors on cpu")
+        if op == "segment_mean" and tensor.device.type == "cpu":
+            return _chosen(op, "numpy", "tensors on cpu")
         return _chosen(op, "reference", f"tensors on {tensor.device.type}")
     if tensor.dtype not in _DTYPES[op]:
         return _chosen(op, "reference", f"no kernel for {tensor.dtype}")
@@ -68,8 +75,11 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def segment_mean(features: Tensor, keep: Tensor) -> Tensor:
     """Means (C, D) of features (C, N, D) over kept tiles. See `kernels.segment_mean_reference`."""
-    if implementation("segment_mean", features) == "triton":
+    chosen = implementation("segment_mean", features)
+    if chosen == "triton":
         return kernels.segment_mean(features.contiguous(), keep)
+    if chosen == "numpy":
+        return segment_mean_by_numpy(features, keep)
     return kernels.segment_mean_reference(features, keep)
 
 
