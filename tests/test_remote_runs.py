@@ -191,9 +191,11 @@ def test_500_then_503_then_slowly_then_well(
 
 
 def test_workers_give_what_one_process_gives(
-    server: Server, url: str, tiny_weights: Path, tmp_path: Path
+    server: Server, url: str, plate_path: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
     """As typed; each chunk is asked for once by one of them, and a second run asks for tags."""
+    for chunk in ("A/2/0/0/1/0/0", "B/1/1/0/0/0/0"):
+        (plate_path / chunk).unlink()
     model = uf.load_backbone(tiny_weights, device="cpu", engine="eager")
     embed(url, model, tmp_path / "alone")
     server.requests.clear()
@@ -207,6 +209,7 @@ def test_workers_give_what_one_process_gives(
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert "warning: 2 of the chunks that this run read are absent" in done.stderr
     chunks = [path for path in server.requests if is_chunk(path)]
     assert len(chunks) == len(set(chunks)) == N_FIELDS * 3
     assert tables_of(tmp_path / "out/small") == tables_of(tmp_path / "alone/small")
@@ -215,3 +218,25 @@ def test_workers_give_what_one_process_gives(
     server.requests.clear()
     assert embed(url, model, tmp_path / "out").n_resumed == N_WELLS
     assert sum(map(is_chunk, server.requests)) == N_FIELDS
+
+
+def test_chunks_that_a_server_does_not_have_are_counted(
+    server: Server, url: str, plate_path: Path, model: uf.Embedder, tmp_path: Path
+) -> None:
+    """Those of wells that are read; of a run that finds all wells finished nothing is known."""
+    for chunk in ("A/2/0/0/1/0/0", "A/2/0/0/2/0/0", "B/1/1/0/0/0/0"):
+        (plate_path / chunk).unlink()
+    out = tmp_path / "out"
+    warning = (
+        "3 of the chunks that this run read are absent and read as the fill value:"
+        " is the plate at its URL complete?"
+    )
+    assert embed(url, model, out).warnings == (warning,)
+    assert embed(url, model, out, verify=True).warnings == (warning,)
+    assert embed(url, model, out).warnings == ()
+    (out / "small/parts/B01.parquet").unlink()
+    assert embed(url, model, out).warnings == (warning.replace("3", "1"),)
+    plate = uf.open_plate(url)
+    for folder in ("one", "two"):
+        summary = uf.embed_to_folder(plate, model, tmp_path / folder, OPTIONS)
+        assert summary.warnings == (warning,)

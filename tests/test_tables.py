@@ -52,6 +52,28 @@ class TestFiles:
             fail()
         assert everything(tmp_path) == []
 
+    def test_a_file_that_may_not_grow_further(self, tmp_path):
+        """Wherever it ends, in the data or in the footer, of which Polars says less."""
+        resource = pytest.importorskip("resource")
+        table = pl.DataFrame({f"c{i}": [0.5] for i in range(200)})
+        write_table(table, tmp_path / "a.parquet", {})
+        n_bytes = (tmp_path / "a.parquet").stat().st_size
+        _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        said = set()
+        for limit in range(0, n_bytes, n_bytes // 20):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+            try:
+                with pytest.raises(OutputError) as caught:
+                    write_table(table, tmp_path / "b.parquet", {})
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            said.add(str(caught.value).partition("cannot be written ")[2].partition(":")[0])
+        assert said == {
+            "(File too large)",
+            "(the disk is full or a limit on the size of files is reached)",
+        }
+        assert everything(tmp_path) == ["a.parquet"]
+
     def test_json_is_utf8_whatever_it_holds(self, tmp_path):
         document = {"name": "µ板\ud800", "nested": {"x": [1, None]}}
         write_json(document, tmp_path / "a.json")

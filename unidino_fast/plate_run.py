@@ -12,7 +12,7 @@ from unidino_fast.clock import StageClock, peak_memory_mb
 from unidino_fast.embedding import checksum, embed_wells, read_fields, sample_patches
 from unidino_fast.engines.selfcheck import SelfCheck, self_check
 from unidino_fast.errors import OutputError, PixelError
-from unidino_fast.reading import stored_chunks
+from unidino_fast.reading import absent_seen, stored_chunks
 from unidino_fast.results import WellResult
 from unidino_fast.stamps import stamp_as_read, stamps_before
 
@@ -100,6 +100,7 @@ class PlateRun:
         self.stamps: dict[str, PixelStamp | None] = {}
         self.n_resumed = 0
         self.n_new_tiles = 0
+        self.n_absent_seen = 0
         self.check: SelfCheck | None = None
 
     def resume(self, *, verify: bool = False) -> None:
@@ -121,8 +122,9 @@ class PlateRun:
                 self.results[task.name] = found
         self.n_resumed = len(self.results)
         if verify:
-            with self.clock.stage("verify"):
+            with self.clock.stage("verify"), absent_seen(self.plate.storage) as absent:
                 self._verify([task for task in self.tasks if task.name in self.results])
+            self.n_absent_seen += len(absent)
 
     def _verify(self, tasks: Sequence[WellTask]) -> None:
         """Compares pixels; what is proven to be the same gets the stamp of today's files."""
@@ -153,7 +155,7 @@ class PlateRun:
             stream = self._embedded_here(pending)
         else:
             stream = self._by_workers(pending, self.workers)
-        with closing(stream) as wells:
+        with absent_seen(self.plate.storage) as absent, closing(stream) as wells:
             for task, result in wells:
                 if isinstance(result, WellResult):
                     with self.clock.stage("write"):
@@ -166,6 +168,7 @@ class PlateRun:
                 else:
                     self.left_out[task.name] = str(result)
                 on_well(task)
+        self.n_absent_seen += len(absent)
         if self.tasks and not self.results:
             reason = next(iter(self.left_out.values()), "the plan is empty")
             raise PixelError(f"no well could be embedded: {reason}")
@@ -176,8 +179,16 @@ class PlateRun:
             return write_tables(self.folder, self.layout, self.results, platemap)
 
     def absent_chunks(self) -> list[str]:
-        """A line where chunks are not there, which the format allows."""
+        """A line where chunks are not there, which the format allows.
+
+        Behind a URL those of wells that a former run finished are not known.
+        """
         _, n_absent, n_chunks = stored_chunks(self.plate)
+        if n_absent is None and self.n_absent_seen:
+            return [
+                f"{self.n_absent_seen} of the chunks that this run read are absent and read as the"
+                " fill value: is the plate at its URL complete?"
+            ]
         if not n_absent:
             return []
         return [
@@ -228,6 +239,7 @@ class PlateRun:
                 with closing(work.embed(pending, stamps)) as wells:
                     yield from wells
             finally:
+                self.n_absent_seen += work.n_absent
                 for stage, seconds in work.seconds.items():
                     self.clock.add(stage, seconds)
 

@@ -72,8 +72,12 @@ def atomic_table(path: Path) -> Iterator[Path]:
         try:
             yield temporary
         except pl.exceptions.ComputeError as error:
-            # "parquet: File out of specification: underlying IO error: No space left on device"
-            raise OSError(first_line(error).rpartition("IO error: ")[2]) from error
+            # "parquet: File out of specification: underlying IO error: No space left on device";
+            # of the footer no more than "... Invalid thrift: transport error"
+            reason = first_line(error).rpartition("IO error: ")[2]
+            if "transport error" in reason:
+                reason = "the disk is full or a limit on the size of files is reached"
+            raise OSError(reason) from error
 
 
 def write_parquet(frame: pl.DataFrame, path: Path, metadata: Mapping[str, Any]) -> None:

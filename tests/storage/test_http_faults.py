@@ -99,6 +99,9 @@ def test_pixels_that_never_come_are_one_line_each(
             np.testing.assert_array_equal(pixels, written[field.array_path.removesuffix("/0")])
     [late, refused] = [str(pixels) for pixels in found if isinstance(pixels, PixelError)]
     assert late.startswith("chunk A/1/1/0/1/0/0 cannot be read (")
+    for message in (late, refused):
+        assert message.endswith("): run the same command again later, or leave its well out with"
+                                " --on-error skip")  # fmt: skip
     assert refused.startswith("chunk B/2/0/0/0/0/0 cannot be read (503")
     assert server.requests.count(broken) == 3
 
@@ -179,3 +182,39 @@ def test_bodies_that_never_end_are_cut_off(
                 reader.read(field, time=0, channels=(channel,), z="max")
     # what was sent beyond the bound lies in the kernel's buffers, some 40 MiB at most
     assert 0 < max(n_sent.values()) < 2**27
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_server_that_sends_another_span_than_was_asked_for(
+    is_told: bool, server: Server, plates: ModuleType, tmp_path: Path
+) -> None:
+    """The first bytes for any range: without compression they would pass for pixels."""
+    layout = plates.Layout(
+        zarr_format=3, ngff="0.5", chunks=(1, 16, 17), shards=(1, 48, 51), codec="none"
+    )
+    plates.write_plate(tmp_path / "p.zarr", {"A/1": ["0"]}, layout)
+    n_wrong = 0
+
+    def first_bytes(handler: Handler) -> bool:
+        nonlocal n_wrong
+        first, _, last = handler.headers.get("Range", "").removeprefix("bytes=").partition("-")
+        if not (first and last):
+            return False  # the index, which lies at the end, is right
+        n_wrong += 1
+        data = (tmp_path / handler.path.lstrip("/")).read_bytes()
+        n_bytes = int(last) - int(first) + 1
+        headers = {"Content-Range": f"bytes 0-{n_bytes - 1}/{len(data)}"} if is_told else {}
+        sent = data[:n_bytes] if is_told else data
+        handler.reply(206, sent, body=True, headers=headers)
+        return True
+
+    plate = open_plate(f"{server.url}/p.zarr", strict=True)
+    server.first = first_bytes
+    [field] = plate.fields
+    with pytest.raises(PixelError) as caught:
+        FieldReader(plate.storage).read(field, time=0, channels=(0,), z="max")
+    assert n_wrong
+    message = str(caught.value)
+    assert "the server sent " in message
+    assert "were asked for" in message
+    assert message.isprintable()

@@ -83,10 +83,12 @@ class Dispatcher:
 
     Attributes:
         seconds: what the workers spent, by stage, all together.
+        n_absent: chunks behind a URL that they found absent.
     """
 
     def __init__(self, client: Client, run: Callable[[WellsJob], Done] = run_job) -> None:
         self.seconds: Counter[str] = Counter()
+        self.n_absent = 0
         self._client = client
         self._run = run
         self._flying: dict[Future[Any], WellsJob] = {}
@@ -142,6 +144,7 @@ class Dispatcher:
                             (again if deaths < _DEATHS - 1 else suspects).append(single)
                 else:
                     self.seconds.update(done.seconds)
+                    self.n_absent += done.n_absent
                     self._pace = sum(done.seconds.values()) / len(job.wells)
                     yield from zip(job.wells, done.outcomes, strict=True)
         except (CancelledError, CommClosedError) as error:

@@ -25,6 +25,7 @@ from unidino_fast.engines.selfcheck import self_check
 from unidino_fast.errors import ClusterError
 from unidino_fast.parts import write_part
 from unidino_fast.provenance import device_name, software_versions
+from unidino_fast.reading import absent_seen
 from unidino_fast.results import WellResult
 from unidino_fast.stamps import stamp_as_read
 from unidino_fast.storage import open_storage
@@ -138,10 +139,15 @@ Outcome = WellResult | Written
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a worker sends back: an outcome or an error for each well, and seconds by stage."""
+    """What a worker sends back: an outcome or an error for each well, and seconds by stage.
+
+    Attributes:
+        n_absent: chunks behind a URL that it found absent.
+    """
 
     outcomes: tuple[Outcome | PixelError, ...]
     seconds: dict[str, float]
+    n_absent: int = 0
 
 
 def run_packed(run: Callable[[WellsJob], Done], packed: bytes) -> Done:
@@ -164,7 +170,7 @@ def run_job(job: WellsJob) -> Done:
         model = _model(plate).for_job(plate.n_tiles)
         storage = _storage(plate.location, plate.marker)
         stream = embed_wells(job.wells, storage, model, plate.options, clock)
-        with closing(stream) as wells:
+        with absent_seen(storage) as absent, closing(stream) as wells:
             for (task, result), before in zip(wells, job.stamps, strict=True):
                 if shares and isinstance(result, WellResult):
                     with clock.stage("write"):
@@ -175,7 +181,7 @@ def run_job(job: WellsJob) -> Done:
                     outcomes.append(Written())
                 else:
                     outcomes.append(result)
-    return Done(tuple(outcomes), clock.seconds)
+    return Done(tuple(outcomes), clock.seconds, len(absent))
 
 
 def run_check(plate: PlateJob, wells: tuple[WellTask, ...]) -> SelfCheck | None:

@@ -115,6 +115,11 @@ class Work:
         """What the workers spent so far, by stage, all together."""
         return self._dispatcher.seconds
 
+    @property
+    def n_absent(self) -> int:
+        """Chunks behind a URL that the workers found absent so far."""
+        return self._dispatcher.n_absent
+
     def check(self, tasks: Sequence[WellTask]) -> SelfCheck | None:
         """Has a worker hold its engine against the reference, on tiles of the first wells."""
         wells = tuple(tasks[:_CHECKED_WELLS])

@@ -131,7 +131,7 @@ class ChunkReader:
         if found is None:
             return False
         if isinstance(found, StorageFault):
-            raise OSError(found.reason)
+            raise found.error()
         if len(found) == 0:
             raise ValueError(EMPTY)
         if start is not None and stop is not None and len(found) != stop - start:
@@ -151,7 +151,7 @@ class ChunkReader:
         start, stop = (-shard.n_bytes, None) if shard.at_end else (0, shard.n_bytes)
         found = self._storage.fetch(key, lambda n: memoryview(bytearray(n)), start, stop)
         if isinstance(found, StorageFault):
-            raise OSError(found.reason)
+            raise found.error()
         if found is not None and len(found) == 0:
             raise ValueError(EMPTY)
         return None if found is None else parse_index(found, shard)

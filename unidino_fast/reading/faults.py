@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from unidino_fast.errors import PixelError, first_line
 from unidino_fast.names import one_line
+from unidino_fast.storage import ServerError
 
 
 def chunk_error(key: str, reason: BaseException | str) -> PixelError:
     """The error that names a stored object and why it cannot be read."""
     why = reason if isinstance(reason, str) else first_line(reason)
+    is_of_server = isinstance(reason, ServerError)
+    remedy = "run the same command again later" if is_of_server else "restore it from its source"
     return PixelError(
-        f"chunk {key} cannot be read ({one_line(why)}): restore it from its source, or leave its"
-        " well out with --on-error skip"
+        f"chunk {key} cannot be read ({one_line(why)}): {remedy}, or leave its well out with"
+        " --on-error skip"
     )

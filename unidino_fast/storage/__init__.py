@@ -13,7 +13,15 @@ import zipfile
 from pathlib import Path
 
 from unidino_fast.errors import PlateError, first_line
-from unidino_fast.storage.base import FetchResult, ReadResult, Room, Stamp, Storage, StorageFault
+from unidino_fast.storage.base import (
+    FetchResult,
+    ReadResult,
+    Room,
+    ServerError,
+    Stamp,
+    Storage,
+    StorageFault,
+)
 from unidino_fast.storage.local import FolderStorage, ZipStorage
 
 __all__ = [
@@ -21,6 +29,7 @@ __all__ = [
     "FolderStorage",
     "ReadResult",
     "Room",
+    "ServerError",
     "Stamp",
     "Storage",
     "StorageFault",

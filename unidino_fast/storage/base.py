@@ -18,10 +18,20 @@ class StorageFault:
     Attributes:
         reason: to follow "metadata at A/1: " in a message.
         is_forbidden: the store refused. Many answer so where an object does not exist.
+        is_of_server: not the object but the way to it is at fault, which may be well again later.
     """
 
     reason: str
     is_forbidden: bool = False
+    is_of_server: bool = False
+
+    def error(self) -> OSError:
+        """The same to be raised; a `ServerError` where it is one of the server."""
+        return ServerError(self.reason) if self.is_of_server else OSError(self.reason)
+
+
+class ServerError(OSError):
+    """An object that its server did not give, though it may be whole."""
 
 
 class DocumentTooLargeError(ValueError):

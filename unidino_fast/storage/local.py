@@ -12,7 +12,7 @@ import zlib
 from typing import IO, TYPE_CHECKING
 
 from unidino_fast.errors import PlateError, first_line
-from unidino_fast.storage.base import StorageFault, bounds, read_document
+from unidino_fast.storage.base import ServerError, StorageFault, bounds, read_document
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,6 +156,8 @@ class ZipStorage:
             with self._zip.open(entry) as file:
                 file.seek(first)
                 return memoryview(file.read(last - first))
+        except ServerError as error:
+            return StorageFault(first_line(error), is_of_server=True)
         except _BROKEN_ZIP as error:
             return StorageFault(first_line(error))
 

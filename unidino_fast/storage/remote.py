@@ -8,6 +8,7 @@ import threading
 import urllib.parse
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -29,7 +30,7 @@ from unidino_fast.storage.transports import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from zarr.abc.store import Store as ZarrStore
 
@@ -77,6 +78,7 @@ class RemoteStorage:
         self._forbidden_is_absent: bool | None = None
         self._seen: OrderedDict[str, str | None] = OrderedDict()
         self._seen_lock = threading.Lock()
+        self._watchers: list[set[str]] = []
 
     def read(self, key: str, start: int | None = None, stop: int | None = None) -> ReadResult:
         """See `Storage`."""
@@ -94,6 +96,10 @@ class RemoteStorage:
         found = self.answer(key, room, start, stop)
         if self._transport.tells and not isinstance(found, StorageFault):
             self._remember(key, found.tag if found else ABSENT)
+        if found is None and self._watchers:
+            with self._seen_lock:
+                for watcher in self._watchers:
+                    watcher.add(key)
         return found.content if isinstance(found, Answer) else found
 
     def answer(
@@ -123,6 +129,18 @@ class RemoteStorage:
         found |= zip(unseen, self.tags(unseen) if unseen else (), strict=True)
         tags = (found[key] for key in keys)
         return [None if isinstance(tag, StorageFault) else tag for tag in tags]
+
+    @contextmanager
+    def absent_seen(self) -> Iterator[set[str]]:
+        """Keys that `fetch` has asked for meanwhile and that are absent: nothing is listed here."""
+        seen: set[str] = set()
+        with self._seen_lock:
+            self._watchers = [*self._watchers, seen]
+        try:
+            yield seen
+        finally:
+            with self._seen_lock:
+                self._watchers = [other for other in self._watchers if other is not seen]
 
     def children(self) -> list[str]:
         """See `Storage`."""
@@ -287,4 +305,4 @@ def _as_result(error: Exception) -> StorageFault | None:
     if isinstance(error, FileNotFoundError | KeyError | IsADirectoryError | NotADirectoryError):
         return None
     forbidden = status in _FORBIDDEN_STATUS or isinstance(error, PermissionError)
-    return StorageFault(first_line(error), is_forbidden=forbidden)
+    return StorageFault(first_line(error), is_forbidden=forbidden, is_of_server=not forbidden)

@@ -68,7 +68,7 @@ class _RangedFile(io.RawIOBase):
             return 0
         found = self._storage.answer("", lambda n: view[:n], self._place, self._place + n_bytes)
         if isinstance(found, StorageFault):
-            raise OSError(found.reason)
+            raise found.error()
         if found is None or found.tag != self._tag:
             raise OSError("it was replaced while it was being read")
         self._place += len(found.content)

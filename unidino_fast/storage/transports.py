@@ -8,16 +8,13 @@ which version of the object it was.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from unidino_fast.names import one_line
+from unidino_fast.storage.headers import Head, check_span, head_of, range_header, short_tag
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from unidino_fast.storage.base import Room
 
 Pieces: TypeAlias = Callable[[int], Awaitable[bytes]]
@@ -26,7 +23,6 @@ Pieces: TypeAlias = Callable[[int], Awaitable[bytes]]
 _PIECE = 2**16
 _MOST_SKIPPED = 2**30
 """Bytes that are thrown away to reach a span of an object, where a server knows no ranges."""
-_LONGEST_TAG = 100
 _EMPTY = "0 bytes"
 
 
@@ -72,54 +68,16 @@ class Transport(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Head:
-    """What the headers of an answer say; `length` is of the body, `size` of the whole object."""
-
-    is_span: bool
-    length: int | None
-    size: int | None
-    tag: str | None
-
-
-def head_of(status: int, headers: Mapping[str, str]) -> _Head:
-    """What an answer's headers say (names in lower case, or case does not matter).
-
-    The tag is the ETag; where there is none, the time of the last change and the size.
-    """
-    is_span = status == 206
-    is_encoded = headers.get("content-encoding", "identity") not in ("", "identity")
-    length = None if is_encoded else _number(headers.get("content-length"))
-    size = _number(headers.get("content-range", "").rpartition("/")[2]) if is_span else length
-    if etag := headers.get("etag", "").strip().removeprefix("W/"):
-        return _Head(is_span, length, size, _short(f"ETag {etag}"))
-    modified = headers.get("last-modified")
-    facts = [f"modified {modified}"] if modified else []
-    facts += [] if size is None else [f"{size} bytes"]
-    return _Head(is_span, length, size, _short(", ".join(facts)) if facts else None)
-
-
-def _number(text: str | None) -> int | None:
-    """Of a header; None where it is no decent number."""
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else None
-
-
-def _short(tag: str) -> str:
-    """A server's words, fit for messages and of bounded length."""
-    if len(tag) <= _LONGEST_TAG:
-        return one_line(tag)
-    return f"{one_line(tag[:20])}... {hashlib.sha256(tag.encode(errors='replace')).hexdigest()}"
-
-
 async def take(
-    pieces: Pieces, head: _Head, start: int | None, stop: int | None, room: Room
+    pieces: Pieces, head: Head, start: int | None, stop: int | None, room: Room
 ) -> memoryview:
     """Takes in a body, or the span that was asked for where the server sent the whole object.
 
     Raises:
         RoomError: `room` has refused.
-        OSError: the server knows no ranges, and the span lies too far behind.
+        OSError: the server sent another span, or knows no ranges and the span lies too far behind.
     """
+    check_span(head, start, stop)
     skip, length = 0, head.length
     if start is not None and not head.is_span:
         if start < 0 and length is None:
@@ -136,13 +94,6 @@ async def take(
     if length is None:
         return await _grown(pieces, most, room)
     return await _filled(pieces, length if most is None else min(length, most), room)
-
-
-def _asked(start: int | None, stop: int | None) -> int | None:
-    """Bytes that a span has at most."""
-    if start is not None and start < 0:
-        return -start
-    return None if start is None or stop is None else max(stop - start, 0)
 
 
 async def _filled(pieces: Pieces, n_bytes: int, room: Room) -> memoryview:
@@ -180,14 +131,6 @@ def room_for(n_bytes: int, room: Room) -> memoryview:
         raise RoomError from error
 
 
-def _range(start: int | None, stop: int | None) -> dict[str, str]:
-    if start is None:
-        return {}
-    if start < 0:
-        return {"Range": f"bytes={start}"}
-    return {"Range": f"bytes={start}-{'' if stop is None else max(stop - 1, start)}"}
-
-
 class HttpTransport:
     """Objects behind `http(s)://`, by the session of an fsspec file system."""
 
@@ -201,7 +144,7 @@ class HttpTransport:
         """See `Transport`."""
         session = await self._fs.set_session()
         # as stored: a body that is packed for the journey has another length, and may be a bomb
-        headers = {"Accept-Encoding": "identity", **_range(start, stop)}
+        headers = {"Accept-Encoding": "identity", **range_header(start, stop)}
         options = {**self._fs.kwargs, "headers": {**self._fs.kwargs.get("headers", {}), **headers}}
         async with session.get(self._fs.encode_url(path), **options) as answer:
             if answer.status == 416 and start is not None:
@@ -234,7 +177,7 @@ class S3Transport:
         bucket, key, _ = self._fs.split_path(path)
         try:
             answer = await self._fs._call_s3(
-                "get_object", Bucket=bucket, Key=key, **_range(start, stop)
+                "get_object", Bucket=bucket, Key=key, **range_header(start, stop)
             )
         except OSError as error:
             if _s3_code(error) == "InvalidRange":
@@ -274,7 +217,7 @@ class OtherTransport:
         info = {name.lower(): value for name, value in (await self._call("info", path)).items()}
         names = ("etag", "lastmodified", "updated", "mtime", "created", "size")
         facts = [f"{name} {info[name]}" for name in names if info.get(name) is not None]
-        return _short(", ".join(facts[:1] if info.get("etag") else facts)) if facts else None
+        return short_tag(", ".join(facts[:1] if info.get("etag") else facts)) if facts else None
 
     async def _call(self, name: str, path: str, **options: Any) -> Any:
         if self._fs.async_impl:

@@ -85,7 +85,7 @@ class StorageStore(Store):
         """Bytes of an object, read in a thread; None where it is absent."""
         found = await asyncio.to_thread(self._storage.fetch, key, self._room, *_span(byte_range))
         if isinstance(found, StorageFault):
-            raise OSError(found.reason)
+            raise found.error()
         if found is None:
             return None
         if len(found) == 0:
