@@ -12,7 +12,7 @@ from polars.testing import assert_frame_equal
 
 from unidino_fast.errors import OutputError, TableError, UsageError
 from unidino_fast.files import atomic, write_json
-from unidino_fast.tables import atomic_table, read_table, write_table
+from unidino_fast.tables import atomic_table, check_output, read_table, write_table
 
 
 def everything(folder):
@@ -137,6 +137,48 @@ class TestTables:
         pq.write_table(table, tmp_path / "a.parquet")
         with pytest.raises(TableError, match=r"two columns of one name \(.*Well.*\): rename one$"):
             read_table(tmp_path / "a.parquet")
+
+    def test_a_path_is_no_pattern(self, tmp_path):
+        for name in ("plate1", "plate[1]", "plate2"):
+            pl.DataFrame({"Metadata_Plate": [name]}).write_parquet(tmp_path / f"{name}.parquet")
+        found = read_table(tmp_path / "plate[1].parquet")
+        assert found["Metadata_Plate"].to_list() == ["plate[1]"]
+        with pytest.raises(TableError, match="does not exist"):
+            read_table(tmp_path / "plate*.parquet")
+
+    @pytest.mark.parametrize(
+        ("name", "cells", "expected"),
+        [
+            ("Metadata_Compound", ["1E5", "100000"], ["1E5", "100000"]),
+            ("Metadata_Compound", ["1e5", "2.5"], ["1e5", "2.5"]),
+            ("compound", ["1E5", "2E3"], ["1E5", "2E3"]),
+            ("Metadata_Dose", ["1e-05", "1.5E2"], [1e-5, 150.0]),
+            ("Metadata_Dose", ["1e+05", "3"], [1e5, 3.0]),
+            ("DNA_000", ["1e20", "0.5"], [1e20, 0.5]),
+            ("DNA_000", ["1e-7", "2"], [1e-7, 2.0]),
+        ],
+    )
+    def test_codes_with_an_exponent(self, tmp_path, name, cells, expected):
+        (tmp_path / "a.csv").write_text("\n".join([name, *cells]))
+        assert read_table(tmp_path / "a.csv")[name].to_list() == expected
+
+    def test_lists_have_no_room_in_csv(self, tmp_path):
+        with pytest.raises(UsageError, match=r"Metadata_L holds List\(Int64\).*: name the output"):
+            write_table(pl.DataFrame({"Metadata_L": [[1]]}), tmp_path / "a.csv", {})
+        assert everything(tmp_path) == []
+
+    def test_outputs_are_checked_before_the_work(self, tmp_path):
+        table = tmp_path / "a.csv"
+        table.write_text("x")
+        check_output(tmp_path / "new" / "deep" / "b.csv", {"the table": table})
+        assert everything(tmp_path) == ["a.csv"]
+        with pytest.raises(UsageError, match=r"a\.csv is the table: name another file"):
+            check_output(table, {"nothing": None, "the table": table})
+        with pytest.raises(OutputError, match=r"cannot be written \(.*Not a directory\): choose"):
+            check_output(table / "b.csv", {})
+        (tmp_path / "c.csv").mkdir()
+        with pytest.raises(OutputError, match="it is a folder"):
+            check_output(tmp_path / "c.csv", {})
 
     def test_separators_after_the_last_column_are_none(self, tmp_path):
         (tmp_path / "a.csv").write_text("Well,Dose,,\nA01,1,,\n")

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import polars as pl
 
-from unidino_fast.errors import OutputError, UsageError
+from unidino_fast.errors import TableError, UsageError
 from unidino_fast.evaluation.baselines import Baseline, baseline_table
 from unidino_fast.evaluation.cellprofiler import read_profiles
+from unidino_fast.evaluation.nearest_neighbour import NearestNeighbourResult
 from unidino_fast.evaluation.protocols import load_recipe, run_recipe
 from unidino_fast.evaluation.protocols.prepare import chosen
 from unidino_fast.evaluation.protocols.recipe import steps_of
 from unidino_fast.evaluation.questions import Question, answer
 from unidino_fast.files import write_json
-from unidino_fast.tables import read_table, write_table
+from unidino_fast.names import one_line
+from unidino_fast.tables import check_output, make_folder, read_table, write_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
+    from unidino_fast.evaluation.questions import Result
     from unidino_fast.profiles.recipe import Recipe as Steps
 
     OnStep = Callable[[int, int], None]
@@ -98,18 +101,18 @@ def _check(path: Path, question: Question, options: EvaluateOptions) -> None:
     if options.seed < 0:
         raise UsageError(f"seed {options.seed} is negative: use 0 or more")
     if options.out is not None:
-        if options.out.suffix.lower() not in _SUFFIXES:
-            raise UsageError(
-                f"{options.out.name} ends in none of {', '.join(_SUFFIXES)}: name the output so"
-            )
-        if options.out.exists() and path.exists() and options.out.samefile(path):
-            raise UsageError(f"--out {options.out} is the table that is read: name another file")
+        recipe = None if options.recipe is None else Path(options.recipe)
+        joins = {f"the table {file} that is joined": file for file in options.joins}
+        read = {"the table that is read": path, "the recipe": recipe, **joins}
+        check_output(options.out, read, _SUFFIXES)
+    if not all(prefix.strip() for prefix in options.features):
+        raise UsageError("--features is empty: name how features begin, such as Cells_")
     if options.recipe is None:
         for name, value in (
             *(("--join", options.joins), ("--normalize", options.normalize)),
             *(("--select", options.select), ("--samples", options.samples)),
         ):
-            if value:
+            if value not in (None, ()):
                 raise UsageError(
                     f"{name} belongs to a --recipe: without one, make the table with"
                     " unidino-fast profile first"
@@ -131,6 +134,7 @@ def _answered(
     for query in options.where:
         table = chosen(table, query)
     result = answer(table, question, seed=options.seed, on_step=on_step)
+    _check_asked(result)
     others = {
         kind: answer(
             baseline_table(table, kind, options.seed),  # type: ignore[arg-type]
@@ -147,6 +151,17 @@ def _answered(
     rows = {_PROFILES: result.to_frame(), **{k: v.to_frame() for k, v in others.items()}}
     named = [frame.select(pl.lit(name).alias("table"), pl.all()) for name, frame in rows.items()]
     return Evaluation("\n".join(text), document, pl.concat(named))
+
+
+def _check_asked(result: Result) -> None:
+    """Raises TableError where nobody could be asked: a score of nothing is none."""
+    if not isinstance(result, NearestNeighbourResult):
+        return
+    if result.n_without_candidate == result.n_queries:
+        raise TableError(
+            f"none of {result.n_queries} rows has another that it may match: each other shares"
+            f" {' or '.join(map(one_line, result.not_same))} with it, exclude fewer columns"
+        )
 
 
 def _run(path: Path, name: str, options: EvaluateOptions, on_step: OnStep | None) -> Evaluation:
@@ -185,12 +200,7 @@ def _write(rows: pl.DataFrame, out: Path, provenance: dict[str, Any]) -> None:
     if out.suffix.lower() != ".json":
         write_table(rows, out, provenance)
         return
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{out.parent} cannot be made ({error.strerror}): choose another --out"
-        ) from error
+    make_folder(out.parent)
     write_json({**provenance, "rows": rows.to_dicts()}, out)
 
 

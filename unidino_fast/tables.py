@@ -6,7 +6,9 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
+import tempfile
 import zlib
 from collections import Counter
 from contextlib import contextmanager
@@ -16,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from unidino_fast.errors import OutputError, TableError, UsageError, first_line
-from unidino_fast.files import atomic
+from unidino_fast.files import atomic, reason_of
+from unidino_fast.names import one_line
+from unidino_fast.results import METADATA_PREFIX
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 PROVENANCE_KEY = "unidino_fast"
 """Key of the provenance (a JSON object) in the metadata of the Parquet files."""
@@ -29,14 +32,19 @@ PANDAS_INDEX = re.compile(r"|Unnamed: 0|__index_level_\d+__")
 """Names under which pandas writes its row numbers, which nobody means as data."""
 _CODE = r"^[+-]?(0\d|\d{19})"
 """Digits that are a name: `007`, or more of them than a number holds."""
+_EXPONENT = r"^[+-]?\d+[eE]\d+$"
+"""May be a name too: `1E5`, which would become one with `100000`. Programs that write numbers write
+`1e+05` or `100000.0`."""
+OUTPUT_SUFFIXES = (".parquet", ".csv")
 
 
 def read_table(path: str | os.PathLike[str]) -> pl.DataFrame:
     """A table from `.parquet`, or from text such as `.csv`, `.tsv`, `.csv.gz`.
 
     Text is UTF-8, separated by commas, semicolons (with decimal commas) or tabs, as its first line
-    shows. A column is of numbers where each of its cells is one; codes such as `007` stay text. Row
-    numbers that pandas added are left out.
+    shows. A column is of numbers where each of its cells is one; codes such as `007` stay text, and
+    so do those such as `1E5` in metadata and among whole numbers. Row numbers that pandas added are
+    left out. The path is taken as it is: `*`, `?` and `[` in it are no patterns.
 
     Raises:
         TableError: the file is not there, or is no such table.
@@ -44,7 +52,7 @@ def read_table(path: str | os.PathLike[str]) -> pl.DataFrame:
     file = Path(path)
     try:
         if file.suffix.lower() in (".parquet", ".pq"):
-            table = pl.read_parquet(file)
+            table = pl.read_parquet(file, glob=False)
         else:
             table = _parse_text(_text_of(file), file)
     except FileNotFoundError:
@@ -97,12 +105,17 @@ def write_table(
     """Writes `.parquet` (with the provenance in its metadata) or `.csv`.
 
     Raises:
-        UsageError: another suffix.
+        UsageError: another suffix, or columns of lists for a `.csv`.
         OutputError: the file cannot be written.
     """
     file = Path(path)
-    if file.suffix.lower() not in (".parquet", ".csv"):
-        raise UsageError(f"{file.name} ends in neither .parquet nor .csv: name the output so")
+    _check_suffix(file, OUTPUT_SUFFIXES)
+    nested = [name for name, dtype in frame.schema.items() if dtype.is_nested()]
+    if nested and file.suffix.lower() == ".csv":
+        raise UsageError(
+            f"column {one_line(nested[0])} holds {frame.schema[nested[0]]}, which a .csv has no"
+            " room for: name the output .parquet"
+        )
     make_folder(file.parent)
     if file.suffix.lower() == ".parquet":
         write_parquet(frame, file, provenance)
@@ -111,7 +124,58 @@ def write_table(
         frame.write_csv(temporary)
 
 
-def make_folder(folder: Path) -> None:
+def check_output(
+    out: Path, inputs: Mapping[str, Path | None], suffixes: Sequence[str] = OUTPUT_SUFFIXES
+) -> None:
+    """What can be known of an output before hours are spent on what it shall hold.
+
+    Args:
+        out: file to write.
+        inputs: files that are read, by what they are called in a message.
+        suffixes: that it may have.
+
+    Raises:
+        UsageError: it has another suffix, or is one of the inputs.
+        OutputError: it is a folder, or there is no folder that it can be written in.
+    """
+    _check_suffix(out, suffixes)
+    for name, path in inputs.items():
+        if path is not None and out.exists() and path.exists() and out.samefile(path):
+            raise UsageError(f"--out {out} is {name}: name another file")
+    folder = next(parent for parent in out.absolute().parents if os.path.lexists(parent))
+    reason = "it is a folder" if out.is_dir() else None
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # the one test that knows every reason
+            pass
+    except OSError as error:
+        reason = f"{folder}: {reason_of(error)}"
+    if reason is not None:
+        raise OutputError(f"{out} cannot be written ({reason}): choose another --out")
+
+
+def check_polars(profiles: object) -> None:
+    """Raises UsageError where a table is none of Polars."""
+    if isinstance(profiles, pl.DataFrame):
+        return
+    kind = type(profiles)
+    remedy = ".collect() it" if kind is pl.LazyFrame else "use polars.from_pandas"
+    raise UsageError(
+        f"profiles are a {kind.__module__.partition('.')[0]} {kind.__name__}, not a Polars"
+        f" DataFrame: {remedy}"
+    )
+
+
+def _check_suffix(file: Path, suffixes: Sequence[str]) -> None:
+    if file.suffix.lower() not in suffixes:
+        known = (
+            f"neither {' nor '.join(suffixes)}"
+            if len(suffixes) == 2
+            else f"none of {', '.join(suffixes)}"
+        )
+        raise UsageError(f"{file.name} ends in {known}: name the output so")
+
+
+def make_folder(folder: Path, option: str = "--out") -> None:
     """Makes a folder for a file to write, where there is none.
 
     Raises:
@@ -121,7 +185,7 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"{folder} cannot be made ({error.strerror}): choose another --out"
+            f"{folder} cannot be made ({error.strerror}): choose another {option}"
         ) from error
 
 
@@ -161,7 +225,7 @@ def _separator(text: str) -> str:
 def _typed(column: pl.Series, *, decimal_comma: bool) -> pl.Series:
     """Text cells as integers, floats or booleans where all of them are such; else as they are."""
     n_null = column.null_count()
-    if n_null == len(column) or column.str.contains(_CODE).any():
+    if n_null == len(column) or column.str.contains(_CODE).any() or _has_exponent_codes(column):
         return column
     integers = column.cast(pl.Int64, strict=False)
     if integers.null_count() == n_null:
@@ -174,3 +238,10 @@ def _typed(column: pl.Series, *, decimal_comma: bool) -> pl.Series:
     if lower.drop_nulls().is_in(["true", "false"]).all():
         return (lower == "true").alias(column.name)
     return column
+
+
+def _has_exponent_codes(column: pl.Series) -> bool:
+    """Whether cells such as `1E5` are names: in metadata, or where no cell has a decimal point."""
+    if not column.str.contains(_EXPONENT).any():
+        return False
+    return column.name.startswith(METADATA_PREFIX) or not column.str.contains(r"[.,]").any()

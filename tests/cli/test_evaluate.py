@@ -169,6 +169,16 @@ def test_csv_of_cellprofiler(run: Run, tmp_path: Path) -> None:
             "rule 'seed' is not of metric cell-health",
         ),
         (("--label", "MoA", "--baseline", "zeros"), "baseline 'zeros' is unknown"),
+        (
+            ("--label", "MoA", "--not-same", "MoA"),
+            "Metadata_MoA is the label and may not be shared",
+        ),
+        (("--preset", "NSC", "--label", "Compound"), "is the label and may not be shared"),
+        (("--label", "MoA", "--features", ""), "--features is empty"),
+        (("--label", "MoA", "--level", ""), "--level is empty"),
+        (("--label", "MoA", "--level", "Compound,"), "--level is empty"),
+        (("--label", "MoA", "--normalize", ""), "--normalize belongs to a --recipe"),
+        (("--metric", "replicating", "--by", ""), "--by is empty"),
         (("--label", "MoA", "--seed", "-1"), "seed -1 is negative"),
         (("--label", "MoA", "--bootstrap", "-1"), "bootstrap"),
         (("--label", "MoA", "--out", "rows.xlsx"), "ends in none of .parquet, .csv, .json"),
@@ -218,6 +228,21 @@ BY_CONTROLS = ("--normalize", "standardize", "--samples", 'Metadata_Compound == 
             "Metadata_MoA is null in all",
         ),
         (lambda f: hole(f, "Metadata_Compound", None), NSC, "Metadata_Compound is null in 1 of"),
+        (
+            lambda f: hole(f, "Metadata_Batch", None),
+            ("--label", "MoA", "--level", "Well,Compound", "--not-same", "Batch"),
+            "Metadata_Batch is null in 1 of",
+        ),
+        (
+            lambda f: f.with_columns(Metadata_Plate=pl.lit("p")),
+            ("--label", "MoA", "--not-same", "Plate"),
+            "none of 42 rows has another that it may match",
+        ),
+        (
+            lambda f: f.with_columns(Metadata_Doses=pl.concat_list("Metadata_Concentration")),
+            ("--label", "MoA", "--not-same", "Doses"),
+            "Metadata_Doses holds List(Float64)",
+        ),
         (lambda f: hole(f, "DNA_000", float("nan")), NSC, "feature DNA_000 is null, NaN"),
         (lambda f: hole(f, "DNA_000", float("inf")), NSC, "feature DNA_000 is null, NaN"),
         (lambda f: hole(f, "DNA_000", None), NSC, "feature DNA_000 is null, NaN"),
@@ -267,6 +292,61 @@ def test_spares_the_table_that_it_reads(refuse: Refuse, table: Path) -> None:
     before = table.read_bytes()
     refuse("evaluate", table, *NSC, "--out", table, code=2, said="is the table that is read")
     assert table.read_bytes() == before
+
+
+def test_spares_labels_and_recipes(refuse: Refuse, table: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("Compound,MoA\nc1,m1\n")
+    call = ("evaluate", table, "--recipe", "paper-insect", "--join", labels, "--out", labels)
+    refuse(*call, code=2, said="that is joined: name another file")
+    assert labels.read_text() == "Compound,MoA\nc1,m1\n"
+
+
+def test_an_output_that_cannot_be_written_is_found_first(refuse: Refuse, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    call = ("evaluate", tmp_path / "absent.parquet", *NSC)  # which is looked for later
+    refuse(*call, "--out", tmp_path / "file" / "rows.csv", code=1, said="cannot be written")
+
+
+def test_rows_without_a_label_take_no_part(run: Run, table: Path, tmp_path: Path) -> None:
+    holed = tmp_path / "holed.parquet"
+    hole(screen(), "Metadata_MoA", None).write_parquet(holed)
+    screen()[1:].write_parquet(table)
+    for call in (("map", *NSC), ("nearest-neighbour", *NSC), ("batch", "--label", "MoA")):
+        said = [run("evaluate", path, "--metric", *call, "--json").out for path in (holed, table)]
+        assert said[0] == said[1] != ""
+
+
+def test_batch_level_leaves_out_rows_without_batch(run: Run, table: Path) -> None:
+    hole(screen(), "Metadata_Batch", None).write_parquet(table)
+    outcome = run("evaluate", table, "--metric", "batch", "--by", "Batch", "--level", "Plate,Well")
+    assert outcome.code == 0, outcome.err
+
+
+def test_columns_with_commas(run: Run, table: Path) -> None:
+    call = ("evaluate", table, "--metric", "replicating", "--json")
+    apart = run(*call, "--by", "Compound", "--by", "Batch")
+    assert json.loads(apart.out)["by"] == ["Metadata_Compound", "Metadata_Batch"]
+    assert run(*call, "--by", "Compound, Batch").out == apart.out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[[ask]]\nname = "a"\npreset = "NSC"\n', "title: field required: mend it"),
+        ('title = "m"\n[derive.Metadata_X]\nfrom = "Plate"\npattern = "("\n'
+         '[[ask]]\nname = "a"\npreset = "NSC"\n', "regular expression (unclosed group): mend it"),
+        ('title = "m"\nwhere = ["Plate ="]\n[[ask]]\nname = "a"\npreset = "NSC"\n',
+         "recipe, where: query 'Plate =' is not understood"),
+        ('title = "m"\n[[ask]]\nname = "a"\nlabel = "MoA"\nnot_same = ["MoA"]\n',
+         "recipe, a: Metadata_MoA is the label"),
+    ],
+)  # fmt: skip
+def test_faults_of_a_recipe_are_those_of_a_file(
+    refuse: Refuse, table: Path, tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    refuse("evaluate", table, "--recipe", tmp_path / "mine.toml", code=1, said=said)
 
 
 def test_help_is_short_and_teaches(run: Run) -> None:

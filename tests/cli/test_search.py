@@ -66,6 +66,39 @@ def test_search_that_finds_nothing_says_so(run: Any, profiles: Path) -> None:
     assert (outcome.code, outcome.out) == (0, "nothing found: --not-same leaves no row\n")
 
 
+def test_search_spares_what_it_reads(refuse: Any, profiles: Path, tmp_path: Path) -> None:
+    before = profiles.read_bytes()
+    call = ("search", profiles, "--query", QUERY, "--out", profiles)
+    refuse(*call, code=2, said="is the table that is read")
+    queries = tmp_path / "queries.parquet"
+    queries.write_bytes(before)
+    call = ("search", profiles, "--query-table", queries, "--out", queries)
+    refuse(*call, code=2, said="is the query table")
+    assert profiles.read_bytes() == queries.read_bytes() == before
+    absent = ("search", tmp_path / "no.parquet", "--query", QUERY)  # which is looked for later
+    refuse(*absent, "--out", profiles / "f.csv", code=1, said="cannot be written")
+
+
+def test_search_says_what_is_no_number_or_one_line(run: Any, profiles: Path) -> None:
+    odd = pl.read_parquet(profiles).with_columns(
+        Metadata_Dose=pl.Series([1.0, float("nan"), float("inf"), None]),
+        Metadata_Doses=pl.Series([[1.0], [float("nan")], [2.0], []]),
+        Metadata_Plate=pl.lit("p\nq\r"),
+    )
+    odd.write_parquet(profiles)
+    call = ("search", profiles, "--query", QUERY, "--consensus", "--k", "4")
+    found = run("search", profiles, "--query", QUERY, "--json").out
+    rows = json.loads(found, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    doses = {
+        row["row"]: (row["Metadata_Dose"], row["Metadata_Doses"]) for row in rows["neighbours"]
+    }
+    assert doses[1] == (None, [None])
+    assert doses[2] == (None, [2.0])
+    lines = run(*call).out.splitlines()
+    assert len(lines) == 1 + 2
+    assert lines[1].endswith("p q, DMSO")
+
+
 def test_search_refuses_in_one_line(refuse: Any, profiles: Path, tmp_path: Path) -> None:
     refuse("search", profiles, code=2, said="nothing to search for")
     refuse("search", profiles, "--query", "Metadata_Plate ==", code=2, said="is not understood")

@@ -53,6 +53,20 @@ def test_only_the_channel_that_carries_the_label_counts() -> None:
         assert scores[other].alone < 0.6
 
 
+def test_no_resamples_no_intervals() -> None:
+    few = {"top": 6, "trees": 5, "repeats": 1}
+    result = channel_importance(screen(), "MoA", bootstrap=0, **few)
+    told = channel_importance(screen(), "MoA", bootstrap=20, **few)
+    assert (result.accuracy, result.interval) == (told.accuracy, None)
+    assert [(s.drop, s.lower, s.upper) for s in result.scores] == [
+        (s.drop, None, None) for s in told.scores
+    ]
+    assert result.to_frame()["value"].to_list() == told.to_frame()["value"].to_list()
+    assert result.to_frame()["lower"].null_count() == len(result.to_frame())
+    assert "[" not in result.summary()
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
 def test_no_channel_counts_where_none_carries_the_label() -> None:
     result = channel_importance(screen(None), "MoA", trees=20, repeats=1, bootstrap=200)
     assert result.accuracy is not None

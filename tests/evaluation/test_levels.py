@@ -168,3 +168,9 @@ def test_a_boolean_label_of_one_batch_is_left_out() -> None:
     )
     with pytest.raises(TableError, match="Metadata_Hit is True in all 2 rows"):
         evaluate(profiles, "Hit", preset="NSCB")
+
+
+def test_what_a_neighbour_may_be_in_words() -> None:
+    assert "; a neighbour is any other row; rule strict" in evaluate(WELLS, "MoA").summary()
+    told = evaluate(WELLS, "MoA", "Compound").summary()
+    assert "; a neighbour may not share Metadata_Compound; rule strict" in told

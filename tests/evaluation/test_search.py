@@ -12,9 +12,10 @@ import pytest
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
 
-from unidino_fast.errors import TableError, UsageError
+from unidino_fast.errors import OutputError, TableError, UsageError
 from unidino_fast.evaluation import search
 from unidino_fast.evaluation.topk import TopK
+from unidino_fast.files import write_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -149,8 +150,83 @@ def test_an_index_is_made_again_when_its_file_changes(screen: pl.DataFrame, tmp_
     assert search(path, ASKED, index=index).equals(search(changed, ASKED))
     stamp = json.loads((tmp_path / "i.npy.json").read_text())
     assert stamp["features"] == screen.columns[3:]
-    (tmp_path / "i.npy.json").write_text("{")
+    write_json({**stamp, "size": None}, tmp_path / "i.npy.json")  # cut off while it was written
     assert search(path, ASKED, index=index).equals(search(changed, ASKED))
+
+
+@pytest.mark.parametrize("stamp", [None, "{", "[1]", '{"size": 3}'])
+def test_a_file_that_is_no_index_stays(
+    screen: pl.DataFrame, tmp_path: Path, stamp: str | None
+) -> None:
+    screen.write_parquet(tmp_path / "p.parquet")
+    index = tmp_path / "mine.npy"
+    np.save(index, np.arange(4))
+    if stamp is not None:
+        (tmp_path / "mine.npy.json").write_text(stamp)
+    with pytest.raises(UsageError, match="does not say that it is an index"):
+        search(tmp_path / "p.parquet", ASKED, index=index)
+    assert np.load(index).tolist() == [0, 1, 2, 3]
+
+
+def test_an_index_in_a_new_folder(screen: pl.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    screen.write_parquet(path)
+    found = search(path, ASKED, index=tmp_path / "new" / "i.npy")
+    assert found.equals(search(screen, ASKED))
+    with pytest.raises(OutputError, match=r"cannot be made \(.*\): choose another --index"):
+        search(path, ASKED, index=path / "i.npy")
+
+
+def test_paths_are_no_patterns(screen: pl.DataFrame, tmp_path: Path) -> None:
+    """`p[1].parquet` is that file, not `p1.parquet`."""
+    screen.with_columns(Metadata_Plate=pl.lit("other")).write_parquet(tmp_path / "p1.parquet")
+    screen.write_parquet(tmp_path / "p[1].parquet")
+    found = search(tmp_path / "p[1].parquet", ASKED)
+    assert found.equals(search(screen, ASKED))
+
+
+def test_row_numbers_of_pandas_are_no_feature(screen: pl.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    screen.with_columns(__index_level_0__=1000 * pl.int_range(pl.len())).write_parquet(path)
+    for index in (None, tmp_path / "i.npy"):
+        assert search(path, ASKED, index=index).equals(search(screen, ASKED))
+
+
+def test_features_of_cellprofiler(screen: pl.DataFrame, tmp_path: Path) -> None:
+    """Counts and labels without our prefix are metadata there, as for `evaluate`."""
+    path = tmp_path / "p.parquet"
+    names = {name: f"Cells_Texture_{name}" for name in screen.columns[3:]}
+    table = screen.rename({**names, "Metadata_Plate": "Image_Metadata_Plate"}).with_columns(
+        Image_Count_Cells=1000 * pl.int_range(pl.len()), concentration=0.5
+    )
+    table.write_parquet(path)
+    expected = search(screen, ASKED)
+    for profiles in (table, path):
+        found = search(profiles, ASKED)
+        assert found.select("row", "similarity").equals(expected.select("row", "similarity"))
+        assert {"Metadata_Plate", "Metadata_concentration"} <= set(found.columns)
+    indexed = search(path, ASKED, index=tmp_path / "i.npy")
+    assert indexed.equals(search(path, ASKED))
+
+
+@pytest.mark.parametrize("consensus", [False, True])
+@pytest.mark.parametrize("kind", ["text", "number"])
+def test_rows_of_unknown_key_are_not_found(
+    screen: pl.DataFrame, kind: str, consensus: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    batch = pl.int_range(pl.len()) % 5
+    if kind == "text":
+        key = pl.when(batch == 4).then(None).otherwise("b" + batch.cast(pl.String))
+    else:
+        key = pl.when(batch == 4).then(float("nan")).otherwise(batch.cast(pl.Float64))
+    table = screen.with_columns(Metadata_Batch=key)
+    asked = "Metadata_Row == 17" if not consensus else "Metadata_Row in [17, 22]"  # batch 2
+    found = search(
+        table.with_row_index("Metadata_Row"), asked, k=300, not_same="Batch", consensus=consensus
+    )
+    allowed = [row for row in range(240) if row % 5 not in (2, 4)]
+    assert sorted(found["row"]) == allowed
+    assert "Metadata_Batch is null in 48 of 240 rows: they are not found" in caplog.text
 
 
 def holed(value: Any) -> pl.Expr:
@@ -174,7 +250,7 @@ def holed(value: Any) -> pl.Expr:
             pl.lit(None, dtype=pl.String).alias("Metadata_Compound"),
             {"query": "Metadata_Plate == 'P1'", "not_same": "Compound"},
             TableError,
-            "Metadata_Compound is null in 240",
+            "Metadata_Compound is null in 60 of 60 queries",
         ),
     ],
 )

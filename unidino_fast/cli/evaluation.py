@@ -53,13 +53,13 @@ def evaluate(
     ] = None,
     by: Annotated[
         list[str] | None,
-        typer.Option(help="Column of replicates, compounds, batches or cell lines."),
+        typer.Option(help="Columns of replicates, compounds, batches or cell lines."),
     ] = None,
     readout: Annotated[
         list[str] | None, typer.Option(help="cell-health: columns to predict, such as 'cc_*'.")
     ] = None,
     bootstrap: Annotated[
-        int | None, typer.Option(help="Resamples of the intervals.", min=0)
+        int | None, typer.Option(help="Resamples of the intervals; 0 for none.", min=0)
     ] = None,
     recipe: Annotated[
         str | None,
@@ -121,7 +121,7 @@ def evaluate(
         preset=preset,
         rule=rule,
         level=tuple(map(str.strip, level.split(","))) if level and "," in level else level,
-        by=tuple(by or ()),
+        by=tuple(name.strip() for names in by or () for name in names.split(",")),
         readouts=tuple(readout or ()),
         bootstrap=bootstrap,
     )

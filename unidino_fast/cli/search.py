@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unidino_fast.cli.app import Json, app
+from unidino_fast.names import one_line
 from unidino_fast.terminal import tell
 
 if TYPE_CHECKING:
@@ -32,7 +34,9 @@ def search(
     k: Annotated[int, typer.Option("--k", help="Profiles to find for each query.")] = 20,
     not_same: Annotated[
         list[str] | None,
-        typer.Option(help="Column that a find may not share; give it again for several."),
+        typer.Option(
+            help="Column that a find may not share; again for several. Null is not found."
+        ),
     ] = None,
     consensus: Annotated[
         bool, typer.Option("--consensus", help="Search once, for the mean of the queries.")
@@ -51,8 +55,13 @@ def search(
     Example: unidino-fast search profiles.parquet --query 'Metadata_Compound == "taxol"'
     --not-same Compound --k 20
     """
+    from unidino_fast.console import log_to_console
     from unidino_fast.evaluation import search as run
-    from unidino_fast.tables import write_table
+    from unidino_fast.tables import check_output, write_table
+
+    if out is not None:
+        check_output(out, {"the table that is read": profiles, "the query table": query_table})
+    log_to_console()
 
     options: dict[str, Any] = {"k": k, "not_same": not_same or [], "consensus": consensus}
     found = run(profiles, query, query_table=query_table, index=index, **options)
@@ -60,8 +69,9 @@ def search(
         asked = {"query": query, "query_table": None if query_table is None else str(query_table)}
         write_table(found, out, {"profiles": str(profiles), **asked, **options})
     if as_json:
-        rows = found.to_dicts()
-        tell(json.dumps({**options, "n_found": len(rows), "neighbours": rows}, default=str))
+        rows = [{name: _strict(value) for name, value in row.items()} for row in found.to_dicts()]
+        document = {**options, "n_found": len(rows), "neighbours": rows}
+        tell(json.dumps(document, default=str, allow_nan=False))
         return
     for line in _lines(found.to_dicts(), options["not_same"]):
         tell(line)
@@ -83,7 +93,20 @@ def _lines(found: list[dict[str, Any]], not_same: list[str]) -> Iterator[str]:
         yield "nothing found: --not-same leaves no row"
 
 
+def _strict(value: Any) -> Any:
+    """A cell as JSON has it: null for NaN and infinity, wherever in it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, list):
+        return [_strict(part) for part in value]
+    if isinstance(value, dict):
+        return {name: _strict(part) for name, part in value.items()}
+    return value
+
+
 def _about(row: dict[str, Any], prefix: str, names: dict[str, None]) -> str:
     """What is known of a row, of the columns that people look for."""
-    known = [str(row[prefix + name]) for name in names if row.get(prefix + name) is not None]
+    known = [
+        one_line(str(row[prefix + name])) for name in names if row.get(prefix + name) is not None
+    ]
     return ", ".join(known)

@@ -13,6 +13,7 @@ import polars as pl
 
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.results import feature_columns, feature_series
+from unidino_fast.tables import check_polars
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +36,7 @@ def baseline_table(profiles: pl.DataFrame, kind: Baseline, seed: int = 0) -> pl.
     make = _KINDS.get(kind)
     if make is None:
         raise UsageError(f"baseline {kind!r} is unknown: use {' or '.join(get_args(Baseline))}")
+    check_polars(profiles)
     if not feature_columns(profiles):
         raise TableError("the profiles have no feature columns: every column begins with Metadata_")
     return make(profiles, np.random.default_rng(seed))

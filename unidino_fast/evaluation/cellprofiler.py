@@ -14,7 +14,7 @@ from unidino_fast.errors import TableError, UsageError
 from unidino_fast.evaluation.table import find_columns
 from unidino_fast.names import one_line
 from unidino_fast.results import METADATA_PREFIX, feature_columns
-from unidino_fast.tables import read_table
+from unidino_fast.tables import check_polars, read_table
 
 if TYPE_CHECKING:
     import os
@@ -51,19 +51,13 @@ def as_profiles(table: pl.DataFrame, features: Sequence[str] = ()) -> pl.DataFra
     CellProfiler writes where a measurement makes no sense, becomes null.
 
     Raises:
+        UsageError: an empty prefix, or a table that is none of Polars.
         TableError: no column begins so, a feature is no number, or two columns would share a name.
     """
-    if not features and not any(_MEASURED.match(name) for name in table.columns):
+    check_polars(table)
+    found = known_features(table.columns, features)
+    if found is None:
         return table
-    prefixes = tuple(features) or COMPARTMENTS
-    found = [
-        name
-        for name in table.columns
-        if name.startswith(prefixes) and not name.startswith(METADATA_PREFIX)
-    ]
-    if not found:
-        shown = ", ".join(map(one_line, prefixes))
-        raise TableError(f"no column begins with {shown}: name the prefix of the features")
     empty = [name for name in found if table[name].null_count() == len(table)]
     table = table.with_columns(pl.col(empty).cast(pl.Float64))
     for name in found:
@@ -75,7 +69,42 @@ def as_profiles(table: pl.DataFrame, features: Sequence[str] = ()) -> pl.DataFra
     table = table.with_columns(
         pl.col(name).fill_nan(None) for name in found if table[name].dtype.is_float()
     )
-    return _renamed(table, {n: _metadata_name(n) for n in table.columns if n not in set(found)})
+    return as_metadata(table, found)
+
+
+def known_features(columns: Sequence[str], features: Sequence[str] = ()) -> list[str] | None:
+    """Features among the names of columns by the rule of `as_profiles`.
+
+    None stands for our own tables, where every column without `Metadata_` is one.
+
+    Raises:
+        UsageError: an empty prefix.
+        TableError: no column begins so.
+    """
+    if not all(features):
+        raise UsageError("a prefix of features is empty: name how they begin, such as Cells_")
+    if not features and not any(_MEASURED.match(name) for name in columns):
+        return None
+    prefixes = tuple(features) or COMPARTMENTS
+    found = [
+        name
+        for name in columns
+        if name.startswith(prefixes) and not name.startswith(METADATA_PREFIX)
+    ]
+    if not found:
+        shown = ", ".join(map(one_line, prefixes))
+        raise TableError(f"no column begins with {shown}: name the prefix of the features")
+    return found
+
+
+def as_metadata(table: pl.DataFrame, features: Sequence[str] = ()) -> pl.DataFrame:
+    """The table with the prefix before every column that is no feature.
+
+    Raises:
+        TableError: two columns that differ would share a name.
+    """
+    known = set(features)
+    return _renamed(table, {n: _metadata_name(n) for n in table.columns if n not in known})
 
 
 def mean_of_cells(

@@ -47,17 +47,18 @@ class ChannelScore(NamedTuple):
     """What one channel is worth to a classifier on held-out rows.
 
     Attributes:
-        drop: accuracy lost without the channel, with the bounds of its 95 % interval.
+        drop: accuracy lost without the channel.
+        lower, upper: bounds of its 95 % interval; None without resamples, as those below.
         alone: accuracy with this channel only.
     """
 
     channel: str
     drop: float
-    lower: float
-    upper: float
+    lower: float | None
+    upper: float | None
     alone: float
-    alone_lower: float
-    alone_upper: float
+    alone_lower: float | None
+    alone_upper: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class ChannelResult:
         n_rows: class -> rows of it on which importance was measured.
         group: columns whose rows stayed together in folds.
         accuracy: of all channels on held-out rows; None where no score was asked for.
-        interval: its 95 % bounds.
+        interval: its 95 % bounds; None without resamples.
         scores: one a channel.
         n_scored: rows that were held out.
         left_out: classes of one group, of which nothing can be learnt for another.
@@ -107,8 +108,9 @@ class ChannelResult:
     def to_frame(self) -> pl.DataFrame:
         """Tidy rows `metric, subject, value, lower, upper, n`."""
         rows: list[tuple[Any, ...]] = []
-        if self.interval is not None:
-            rows.append(("accuracy", None, self.accuracy, *self.interval, self.n_scored))
+        if self.accuracy is not None:
+            between = self.interval or (None, None)
+            rows.append(("accuracy", None, self.accuracy, *between, self.n_scored))
         rows += [
             ("top features", f"{name} {channel}", count, None, None, self.n_rows[name])
             for name, counts in self.counts.items()
@@ -132,18 +134,22 @@ class ChannelResult:
         for place, score in enumerate(self.scores):
             lines[place] += (
                 f"; without it accuracy falls by {score.drop:.3f}"
-                f" [{score.lower:.3f}, {score.upper:.3f}], alone it gives {score.alone:.3f}"
+                f"{_between(score.lower, score.upper)}, alone it gives {score.alone:.3f}"
             )
-        if self.accuracy is not None and self.interval is not None:
-            low, high = self.interval
+        if self.accuracy is not None:
             lines.append(
-                f"all channels: accuracy {self.accuracy:.3f} [{low:.3f}, {high:.3f}] on"
+                f"all channels: accuracy {self.accuracy:.3f}"
+                f"{_between(*(self.interval or (None, None)))} on"
                 f" {self.n_scored} held-out rows, groups {', '.join(map(one_line, self.group))}"
             )
         if self.left_out:
             names = ", ".join(map(one_line, self.left_out))
             lines.append(f"left out of the accuracy, being of one group only: {names}")
         return "\n".join(lines)
+
+
+def _between(low: float | None, high: float | None) -> str:
+    return "" if low is None else f" [{low:.3f}, {high:.3f}]"
 
 
 def channels_of(features: Sequence[str]) -> dict[str, NDArray[np.int64]]:
@@ -198,7 +204,7 @@ def channel_importance(
         folds: of the cross-validation.
         repeats: of the cross-validation, whose outcomes are averaged; 0 leaves it out. One costs
             `folds` forests for all channels, and as many without and with only each channel.
-        bootstrap: resamples of the intervals.
+        bootstrap: resamples of the intervals; 0 for none.
         seed: of forests, folds and resamples.
         n_jobs: forests grown at once; None for one a core.
 
@@ -208,7 +214,7 @@ def channel_importance(
     """
     for name, value, least in (
         *(("top", top, 1), ("trees", trees, 1), ("folds", folds, 2)),
-        *(("repeats", repeats, 0), ("bootstrap", bootstrap, 1)),
+        *(("repeats", repeats, 0), ("bootstrap", bootstrap, 0)),
     ):
         check_count(name, value, least)
     if not group:
@@ -298,7 +304,7 @@ def _of_several_groups(
 
 def _scores(
     held_out: HeldOut, places: Mapping[str, NDArray[np.int64]], bootstrap: int, seed: int
-) -> tuple[float, tuple[float, float], tuple[ChannelScore, ...]]:
+) -> tuple[float, tuple[float, float] | None, tuple[ChannelScore, ...]]:
     """Accuracy of all channels, its interval, and the scores of each channel."""
     everything = np.arange(held_out.features.shape[1])
     whole = held_out.told_by(everything)
@@ -315,4 +321,6 @@ def _scores(
                 *(float(alone.mean()), *interval.of(alone)),
             )
         )
-    return float(whole.mean()), interval.of(whole), tuple(scores)
+    low, high = interval.of(whole)
+    between = None if low is None or high is None else (low, high)
+    return float(whole.mean()), between, tuple(scores)

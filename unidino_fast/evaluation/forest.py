@@ -13,6 +13,7 @@ from unidino_fast.errors import TableError
 from unidino_fast.evaluation.table import feature_matrix, find_column
 from unidino_fast.names import one_line
 from unidino_fast.results import METADATA_PREFIX, feature_columns
+from unidino_fast.tables import check_polars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,6 +51,7 @@ def matching_columns(profiles: pl.DataFrame, patterns: Sequence[str]) -> list[st
     Raises:
         TableError: a name or a pattern fits no column.
     """
+    check_polars(profiles)
     metadata = [name for name in profiles.columns if name.startswith(METADATA_PREFIX)]
     found: set[str] = set()
     for pattern in patterns:

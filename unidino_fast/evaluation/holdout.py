@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Places = NDArray[np.int64]
+    Bounds = tuple[float, float] | tuple[None, None]
 
 _INTERVAL = (2.5, 97.5)
 
@@ -79,8 +80,10 @@ class GroupIntervals:
         )  # (B, G) how often each group is drawn
         self._sizes = self._draws @ np.bincount(groups, minlength=n)
 
-    def of(self, values: NDArray[np.float64]) -> tuple[float, float]:
-        """Lower and upper bound of the mean of some values (N,)."""
+    def of(self, values: NDArray[np.float64]) -> Bounds:
+        """Lower and upper bound of the mean of some values (N,); None of no resamples."""
+        if not len(self._draws):
+            return None, None
         totals = self._draws @ np.bincount(self._groups, weights=values)
         low, high = np.percentile(totals / self._sizes, _INTERVAL)
         return float(low), float(high)

@@ -158,7 +158,11 @@ class NearestNeighbourResult:
 
     def summary(self) -> str:
         """The result in two lines for a person."""
-        excluded = shown(self.not_same, "nothing but itself")
+        allowed = (
+            f"a neighbour may not share {shown(self.not_same, '')}"
+            if self.not_same
+            else "a neighbour is any other row"
+        )
         n_counted = sum(entry.n_queries for entry in self.per_class)
         alone = (
             f"; {self.n_without_candidate} queries had no candidate"
@@ -169,7 +173,7 @@ class NearestNeighbourResult:
         return (
             f"accuracy {self.accuracy:.3f} ({self.n_correct} of {n_counted}{between}),"
             f" by chance {self.chance:.3f}\n"
-            f"label {one_line(self.label)}; a neighbour may not share {excluded};"
+            f"label {one_line(self.label)}; {allowed};"
             f" rule {self.rule}{alone}"
         )
 
@@ -212,7 +216,8 @@ def evaluate(
         seed: of the draws.
 
     Raises:
-        UsageError: an unknown preset, rule or level, or no label asked for.
+        UsageError: an unknown preset, rule or level, no label asked for, or one that may not be
+            shared.
         TableError: a column that is missing or unfit, or a label that does not vary.
     """
     check_count("bootstrap", bootstrap, 0)
@@ -220,6 +225,11 @@ def evaluate(
     needed_by = "" if preset is None else f"preset {preset}"
     label = find_column(profiles, task.label, needed_by)
     keys = find_columns(profiles, task.not_same, needed_by)
+    if label in keys:
+        raise UsageError(
+            f"{label} is the label and may not be shared, so no neighbour could be right: choose"
+            " another label, or leave it out of not_same"
+        )
     clusters = find_columns(profiles, resample_by)
     by = _level(profiles, level)
     rows, features = labelled(profiles, label), None

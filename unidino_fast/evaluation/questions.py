@@ -91,6 +91,10 @@ class Question:
             )
         given = (f.name for f in fields(self) if getattr(self, f.name) not in (None, ()))
         for name in given:
+            value = getattr(self, name)
+            texts = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(text, str) and not text.strip() for text in texts):
+                raise UsageError(f"{_option(name)} is empty: name a column, or leave it out")
             if name not in taken | {"metric"}:
                 options = ", ".join(sorted(map(_option, taken)))
                 raise UsageError(
@@ -191,7 +195,8 @@ def _map(profiles: pl.DataFrame, question: Question, seed: int, _: object) -> An
         label, keys = label or named.label, (*named.not_same, *keys)
     if label is None:
         raise UsageError(_NO_LABEL)
-    rows = _averaged(profiles, question.level, label, keys)
+    rows = labelled(profiles, find_column(profiles, label))
+    rows = _averaged(rows, question.level, label, keys)
     return mean_average_precision(rows, [label], [label], pos_diffby=keys, seed=seed)
 
 
@@ -212,8 +217,9 @@ def _batch(profiles: pl.DataFrame, question: Question, seed: int, _: object) -> 
     from unidino_fast.evaluation.batch_effects import batch_effects
 
     batch = question.by[0] if question.by else "Metadata_Plate"
+    rows = labelled(profiles, find_column(profiles, batch))
     return batch_effects(
-        _averaged(profiles, question.level, question.label, (batch, *question.not_same)),
+        _averaged(rows, question.level, question.label, (batch, *question.not_same)),
         batch,
         question.label,
         group=question.not_same or None,

@@ -5,6 +5,7 @@ N rows, Q queries, B rows of a block, D features.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import polars as pl
 
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.evaluation.stored import StoredProfiles, open_profiles
-from unidino_fast.evaluation.table import check_complete, check_count, find_column, group_means
+from unidino_fast.evaluation.table import check_count, find_column, group_means, n_unknown
 from unidino_fast.evaluation.topk import TopK
 from unidino_fast.query import parse_query
 from unidino_fast.results import METADATA_PREFIX
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 QUERY_PREFIX = "Query_"
 _BLOCK_ELEMENTS = 1 << 24  # features of a block: 64 MiB
 _PRODUCT_ELEMENTS = 1 << 22
+_UNKNOWN = np.uint32(2**32 - 1)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +61,14 @@ def search(
     row comes first. A query never finds itself. Memory holds the metadata and a block of features.
 
     Args:
-        profiles: a table, or a file of one. Parquet files are passed over in blocks.
+        profiles: a table, or a file of one. Parquet files are passed over in blocks. Features are
+            told from metadata as by `as_profiles`.
         query: rows to search for, as `Metadata_Compound == "taxol"`; may be left out for a
             `query_table`, all of whose rows are then searched for.
         query_table: where the queries are, with the same features; the profiles by default.
         k: rows to find for each query. Where the exclusion leaves fewer, all of them.
         not_same: columns, with or without `Metadata_`, that a query and its finds may not share.
+            Rows where one is null or NaN are not found, since nobody knows what they share.
         consensus: search for the mean of the queries, once, leaving all of them out.
         index: `.npy` file that repeated searches are faster with; made where it is missing or old.
 
@@ -73,7 +78,8 @@ def search(
 
     Raises:
         UsageError: no query, or a number out of range.
-        TableError: no rows answer the query, or a column or feature is missing or unfit.
+        TableError: no rows answer the query, a column of `not_same` is null in one of them, or a
+            column or feature is missing or unfit.
     """
     check_count("k", k, 1)
     if query is None and query_table is None:
@@ -131,7 +137,7 @@ def _queries(
 def _key_codes(
     metadata: pl.DataFrame, queries: _Queries, name: str
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Codes of a column, (N,) and (R,), equal where its values are."""
+    """Codes of a column, (N,) and (R,), equal where its values are; `_UNKNOWN` where it is null."""
     key = find_column(metadata, name)
     if key not in queries.metadata.columns:
         raise TableError(f"the query table has no column {key}: join it to the table")
@@ -141,10 +147,19 @@ def _key_codes(
             f"{key} holds {values.dtype} in one table and {asked.dtype} in the other: give both"
             " one type"
         )
-    for table in (metadata, queries.metadata):
-        check_complete(table, key)
+    find_column(queries.metadata, key)
+    if lacking := n_unknown(asked):
+        raise TableError(
+            f"{key} is null in {lacking} of {len(asked)} queries, so what they may find is unknown:"
+            " narrow the query to rows that have it"
+        )
+    if lacking := n_unknown(values):
+        _log.warning("%s is null in %d of %d rows: they are not found", key, lacking, len(values))
     joint = pl.concat([values.to_frame(), asked.to_frame()], how="vertical_relaxed").to_series()
-    codes = joint.cast(pl.String).cast(pl.Categorical).to_physical().to_numpy()
+    if joint.dtype.is_float():
+        joint = joint.fill_nan(None)
+    physical = joint.cast(pl.String).cast(pl.Categorical).to_physical()
+    codes = physical.cast(pl.UInt32).fill_null(int(_UNKNOWN)).to_numpy()
     return codes[: len(values)], codes[len(values) :]
 
 
@@ -165,6 +180,7 @@ def _excluded(
         mask |= (
             np.isin(block, asked)[:, None] if queries.consensus else block[:, None] == asked[None]
         )
+        mask |= (block == _UNKNOWN)[:, None]
     if own:
         places = 0 if queries.consensus else inside
         mask[queries.rows[inside] - start, places] = True

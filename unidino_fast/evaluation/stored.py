@@ -6,6 +6,7 @@ N rows, D features, B rows of a block.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,14 +15,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unidino_fast.errors import TableError, UsageError, first_line
+from unidino_fast.errors import OutputError, TableError, UsageError, first_line
+from unidino_fast.evaluation.cellprofiler import as_metadata, as_profiles, known_features
 from unidino_fast.evaluation.table import numeric_features
 from unidino_fast.files import atomic, write_json
-from unidino_fast.results import METADATA_PREFIX
-from unidino_fast.tables import read_table
+from unidino_fast.results import METADATA_PREFIX, feature_columns
+from unidino_fast.tables import PANDAS_INDEX, check_polars, make_folder, read_table
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
@@ -52,14 +53,17 @@ def open_profiles(
 
     Args:
         profiles: a table, or a file of one. Of a Parquet file the metadata alone is read here.
+            Features are told from metadata as by `as_profiles`.
         index: `.npy` file that holds the features row by row, to be mapped into memory; it is
             written where it is missing or was made of another file. For a Parquet file alone.
 
     Raises:
-        UsageError: an index without a Parquet file, or of another suffix.
+        UsageError: an index without a Parquet file, of another suffix, or that is another's file.
         TableError: a file that cannot be read, or features that are unfit.
         OutputError: the index cannot be written.
     """
+    if not isinstance(profiles, str | os.PathLike):
+        check_polars(profiles)
     path = None if isinstance(profiles, pl.DataFrame) else Path(profiles)
     is_parquet = path is not None and path.suffix.lower() in (".parquet", ".pq")
     if index is not None and (path is None or not is_parquet):
@@ -72,7 +76,7 @@ def open_profiles(
     except (pa.ArrowException, pl.exceptions.PolarsError, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise TableError(f"{path} does not exist: give a CSV or Parquet table") from None
-        if isinstance(error, TableError):
+        if isinstance(error, TableError | OutputError):
             raise
         raise TableError(
             f"{path} cannot be read as a table ({first_line(error)}): give a CSV or Parquet table"
@@ -83,6 +87,7 @@ class _Table:
     """A table in memory."""
 
     def __init__(self, frame: pl.DataFrame) -> None:
+        frame = as_profiles(frame)
         self.features: Sequence[str] = numeric_features(frame)
         self.metadata = frame.select(f"^{METADATA_PREFIX}.*$")
         self._values = frame.select(self.features)
@@ -102,12 +107,19 @@ class _Parquet:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        empty = pl.read_parquet(path, n_rows=0)
-        self.features: Sequence[str] = numeric_features(empty)
-        names = [name for name in empty.columns if name.startswith(METADATA_PREFIX)]
+        empty = pl.read_parquet(path, n_rows=0, glob=False)
+        columns = [name for name in empty.columns if not PANDAS_INDEX.fullmatch(name)]
+        known = known_features(columns)
+        features = feature_columns(empty.select(columns)) if known is None else known
+        self.features: Sequence[str] = numeric_features(empty.select(features))
+        names = [name for name in columns if name not in set(features)]
         with self._open() as file:
             n = file.metadata.num_rows
-        self.metadata = pl.read_parquet(path, columns=names) if names else pl.DataFrame(height=n)
+        self.metadata = (
+            as_metadata(pl.read_parquet(path, columns=names, glob=False))
+            if names
+            else pl.DataFrame(height=n)
+        )
 
     def blocks(self, size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """See `StoredProfiles`."""
@@ -168,10 +180,17 @@ def _indexed(table: _Parquet, path: Path, index: Path) -> _Mapped:
         "mtime_ns": state.st_mtime_ns,
         "features": list(table.features),
     }
-    if not (index.exists() and stamp_file.exists() and _stamp(stamp_file) == stamp):
-        stamp_file.unlink(missing_ok=True)
+    make_folder(index.parent, "--index")
+    found = _stamp(stamp_file)
+    if found is None and (index.exists() or stamp_file.exists()):
+        raise UsageError(
+            f"{index} is there, but {stamp_file.name} does not say that it is an index: name"
+            " another file, or delete both"
+        )
+    if found != stamp or not index.exists():
+        write_json({**stamp, "size": None}, stamp_file)  # ours, and to be made again if cut off
         _write_index(table, index)
-        write_json(stamp, stamp_file)  # last: an index without it is made again
+        write_json(stamp, stamp_file)
     shape = (len(table.metadata), len(table.features))
     if not shape[0]:
         return _Mapped(np.empty(shape, np.float32), table.metadata, table.features)
@@ -185,10 +204,13 @@ def _indexed(table: _Parquet, path: Path, index: Path) -> _Mapped:
 
 
 def _stamp(file: Path) -> object:
+    """What an index was made of; None where that is not said."""
     try:
-        return json.loads(file.read_text())
-    except ValueError:
-        return None  # cut off half-way: as if there were none
+        stamp = json.loads(file.read_text())
+    except (ValueError, FileNotFoundError):
+        return None
+    is_ours = isinstance(stamp, dict) and stamp.keys() == {"source", "size", "mtime_ns", "features"}
+    return stamp if is_ours else None
 
 
 def _write_index(table: _Parquet, index: Path) -> None:

@@ -14,6 +14,7 @@ import polars as pl
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.names import one_line
 from unidino_fast.results import METADATA_PREFIX, feature_columns
+from unidino_fast.tables import check_polars
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -48,12 +49,14 @@ def find_column(profiles: pl.DataFrame, name: str, needed_by: str = "") -> str:
         needed_by: who needs it, such as `preset NSCB`, where nobody typed the name.
 
     Raises:
-        TableError: there is none.
+        UsageError: the table is none of Polars.
+        TableError: there is no such column, or it holds lists and the like.
     """
+    check_polars(profiles)
     metadata = [column for column in profiles.columns if column.startswith(METADATA_PREFIX)]
     for column in (name, METADATA_PREFIX + name):
         if column in metadata:
-            return column
+            return _plain(profiles, column)
     stem = name.removeprefix(METADATA_PREFIX)
     folded = {column.removeprefix(METADATA_PREFIX).lower(): column for column in metadata}
     near = difflib.get_close_matches(stem.lower(), folded, n=3, cutoff=0.6)
@@ -64,6 +67,17 @@ def find_column(profiles: pl.DataFrame, name: str, needed_by: str = "") -> str:
         "(embed --metadata) or name one of "
         f"{', '.join(metadata) or 'its columns (it has no metadata)'}"
     )
+
+
+def _plain(profiles: pl.DataFrame, column: str) -> str:
+    """The column, whose values must be such as can be compared and counted."""
+    dtype = profiles.schema[column]
+    if dtype.is_nested() or dtype in (pl.Object, pl.Binary):
+        raise TableError(
+            f"{one_line(column)} holds {dtype}: labels and groups are text, numbers or dates, name"
+            " another column"
+        )
+    return column
 
 
 def find_columns(
@@ -99,10 +113,14 @@ def check_varies(rows: pl.DataFrame, label: str, option: str = "--label") -> Non
         )
 
 
+def n_unknown(values: pl.Series) -> int:
+    """How many are null or NaN."""
+    return (values.fill_nan(None) if values.dtype.is_float() else values).null_count()
+
+
 def check_complete(rows: pl.DataFrame, key: str) -> None:
     """Raises TableError where a key is not known in every row."""
-    values = rows[key]
-    missing = (values.fill_nan(None) if values.dtype.is_float() else values).null_count()
+    missing = n_unknown(rows[key])
     if missing:
         raise TableError(
             f"{key} is null in {missing} of {len(rows)} labelled rows, so what they may match is "
@@ -212,6 +230,7 @@ def average(
     rank[order] = np.arange(len(order), dtype=np.int32)
     groups = rank[np.searchsorted(firsts, codes)]
     for key in keep:
+        check_complete(rows, key)
         joint = joint_codes([groups, codes_of(rows[key])[0]], len(rows))
         if int(joint.max(initial=0)) + 1 > len(firsts):
             raise TableError(

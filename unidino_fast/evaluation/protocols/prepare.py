@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from unidino_fast.errors import TableError
+from unidino_fast.errors import TableError, UsageError
 from unidino_fast.evaluation.cellprofiler import as_profiles
 from unidino_fast.evaluation.forest import fits
 from unidino_fast.evaluation.table import find_column
@@ -17,7 +18,7 @@ from unidino_fast.query import parse_query
 from unidino_fast.results import METADATA_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from unidino_fast.evaluation.protocols.recipe import AtLeast, Derivation, Recipe
     from unidino_fast.profiles.recipe import Recipe as Steps
@@ -55,7 +56,8 @@ def prepare(
         table = _after(table, steps)
     for query in recipe.where:
         _check_known(table, recipe, query)
-        table = chosen(table, query)
+        with of_recipe("where"):
+            table = chosen(table, query)
     for query in where:
         table = chosen(table, query)
     for rule in recipe.at_least:
@@ -74,6 +76,15 @@ def chosen(table: pl.DataFrame, query: str) -> pl.DataFrame:
     if rows.is_empty():
         raise TableError(f"no row of {len(table)} fits {one_line(query)!r}: widen the query")
     return rows
+
+
+@contextmanager
+def of_recipe(place: str) -> Iterator[None]:
+    """What a recipe says is not what was typed: its faults are those of a file."""
+    try:
+        yield
+    except UsageError as error:
+        raise TableError(f"recipe, {one_line(place)}: {error}") from error
 
 
 def join(table: pl.DataFrame, other: pl.DataFrame, name: str, recipe: Recipe) -> pl.DataFrame:

@@ -46,7 +46,9 @@ class Derivation(_Part):
         try:
             groups = pl.select(pl.lit("").str.extract_groups(self.pattern)).to_series().dtype
         except pl.exceptions.PolarsError as error:
-            raise ValueError(f"pattern is no regular expression ({first_line(error)})") from None
+            # many lines that show the place; the last says what is wrong there
+            reason = str(error).strip().rpartition("error: ")[2].splitlines() or ["faulty"]
+            raise ValueError(f"pattern is no regular expression ({reason[0]})") from None
         if len(getattr(groups, "fields", ())) != 1:
             raise ValueError("pattern needs one group, such as ^(Week[0-9]+)_")
         return self
@@ -202,7 +204,10 @@ def _parse(data: bytes, name: str) -> Recipe:
             f"recipe {one_line(name)} is not TOML ({one_line(first_line(error))}): mend it"
         ) from None
     except ValidationError as error:
-        raise TableError(f"recipe {one_line(name)}: {_fault(error)}") from None
+        raise TableError(
+            f"recipe {one_line(name)}: {_fault(error)}: mend it, or begin with a copy of"
+            f" {shipped_recipes()[0]}{_SUFFIX}"
+        ) from None
 
 
 def _fault(error: ValidationError) -> str:
@@ -215,5 +220,6 @@ def _fault(error: ValidationError) -> str:
     shown = ""
     if isinstance(given, str | int | float) and first["type"] != "value_error":
         shown = f" {one_line(repr(given))[:_LONGEST_SHOWN]}"
-    more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
+    n_more = len(faults) - 1
+    more = f" (and {n_more} more fault{'s' * (n_more > 1)})" if n_more else ""
     return f"{one_line(place)}{shown}{': ' if place else ''}{text[:1].lower()}{text[1:]}{more}"

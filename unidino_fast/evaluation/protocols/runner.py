@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unidino_fast.evaluation.baselines import Baseline, baseline_table
-from unidino_fast.evaluation.protocols.prepare import chosen, prepare
+from unidino_fast.evaluation.protocols.prepare import chosen, of_recipe, prepare
 from unidino_fast.evaluation.questions import answer
 from unidino_fast.evaluation.table import tidy
 from unidino_fast.names import one_line
@@ -184,15 +184,16 @@ def _column(
     seed: int,
     on_step: Callable[[int, int], None] | None,
 ) -> Column:
-    results = {
-        subject: answer(
-            table if ask.where is None else chosen(table, ask.where),
-            ask.question,
-            seed=seed,
-            on_step=on_step,
-        )
-        for subject, table in tables.items()
-    }
+    with of_recipe(ask.name):
+        results = {
+            subject: answer(
+                table if ask.where is None else chosen(table, ask.where),
+                ask.question,
+                seed=seed,
+                on_step=on_step,
+            )
+            for subject, table in tables.items()
+        }
     return Column(
         name=ask.name,
         values={subject: _headline(result.to_frame()) for subject, result in results.items()},
