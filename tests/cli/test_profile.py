@@ -109,6 +109,56 @@ def test_large_files_stream(
     assert_frame_equal(pl.read_parquet(tmp_path / "new/p.parquet"), wanted)
 
 
+def test_columns_without_their_prefix(run: Run, wells: Path, tmp_path: Path) -> None:
+    short, full = tmp_path / "short.parquet", tmp_path / "full.parquet"
+    for out, prefix in ((short, ""), (full, "Metadata_")):
+        made = run(
+            "profile", wells, "--out", out, "--by", f"{prefix}Plate,{prefix}Compound",
+            "--consensus", f"{prefix}Compound, {prefix}Plate",
+        )  # fmt: skip
+        assert made.code == 0, made.err
+    assert_frame_equal(pl.read_parquet(short), pl.read_parquet(full))
+    assert pl.read_parquet(short).columns[:2] == ["Metadata_Compound", "Metadata_Plate"]
+
+
+def test_a_faulty_recipe_file_is_no_fault_of_what_was_typed(
+    refuse: Refuse, wells: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "r.toml").write_text('[[step]]\nnormalize = "l3"\n')
+    options = ["--out", tmp_path / "p.parquet", "--recipe", tmp_path / "r.toml"]
+    refuse("profile", wells, *options, code=1, said="step 1 of recipe")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_features_of_cellprofiler(
+    run: Run, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unidino_fast.profiles.streaming._WORTH_BYTES", 1)
+    rng = np.random.default_rng(1)
+    area = rng.normal(size=(8, 2))
+    table = pl.DataFrame(
+        {
+            "Image_Metadata_Plate": ["p", "q"] * 4,
+            "Metadata_Well": [f"A{at:02d}" for at in range(8)],
+            "concentration": rng.normal(size=8),
+            "Cells_AreaShape_Area": area[:, 0],
+            "Nuclei_Texture_Variance_DNA": [None, *area[1:, 1]],
+        }
+    )
+    wells = tmp_path / f"cp.{suffix}"
+    if suffix == "csv":
+        table.write_csv(wells)
+    else:
+        table.fill_null(float("nan")).write_parquet(wells)
+    made = run("profile", wells, "--out", tmp_path / "p.parquet", "--json")
+    assert made.code == 0, made.err
+    assert json.loads(made.out)["n_features"] == 2
+    found = pl.read_parquet(tmp_path / "p.parquet")
+    renamed = {"Image_Metadata_Plate": "Metadata_Plate", "concentration": "Metadata_concentration"}
+    wanted = normalize(table.rename(renamed))
+    assert_frame_equal(found, wanted, abs_tol=1e-6)
+
+
 def test_many_warnings_are_cut(run: Run, tmp_path: Path) -> None:
     plates = [f"p{index}" for index in range(30)]
     pl.DataFrame({"Metadata_Plate": plates, "x_000": [1.0] * 30}).write_csv(tmp_path / "w.csv")
@@ -122,10 +172,19 @@ def test_many_warnings_are_cut(run: Run, tmp_path: Path) -> None:
     [
         (["--method", "tvn"], 2, "tvn learns from controls: name them with --samples"),
         (["--recipe", "spherize-then-mad", "--by", "x"], 2, "--recipe and --by exclude each other"),
-        (["--recipe", "none"], 1, "recipe none does not exist: give a .toml file"),
+        (["--recipe", "none"], 2, "recipe none does not exist: give a .toml file"),
         (["--samples", "Metadata_Compound == 'x'"], 1, "no row of p fits the samples"),
         (["--method", "l2", "--by", "Metadata_Plate"], 2, "l2 knows no groups"),
-        (["--by", "Metadata_Plate,,"], 1, "column Metadata_Plate,, is missing"),
+        (["--by", "Metadata_Plate,,"], 2, "the name of a column to group by is empty"),
+        (["--by", ""], 2, "the name of a column to group by is empty"),
+        (["--consensus", ""], 2, "the name of a column to group by is empty"),
+        (["--by", "Plaet"], 1, "column Metadata_Plaet is missing: did you mean Metadata_Plate?"),
+        (["--statistic", "mean"], 2, "--statistic is that of a consensus: add --consensus"),
+        (
+            ["--recipe", "spherize-then-mad", "--statistic", "modz"],
+            2,
+            "--recipe and --statistic exclude each other",
+        ),
         (["--by", "a", "--by", "b"], 2, "--by is given 2 times for 1 methods"),
         (["--consensus", "Metadata_Gate"], 1, "column Metadata_Gate is missing"),
         (["--select", "entropy"], 2, "selection 'entropy' is not known: use variance"),

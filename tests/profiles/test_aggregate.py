@@ -143,6 +143,17 @@ class TestAggregate:
         with pytest.raises(UsageError, match="use mean or median, tiles or fields"):
             aggregate(fields_table(), **wrong)
 
+    def test_what_is_no_polars_table(self):
+        with pytest.raises(UsageError, match=r"^the table is a pandas.DataFrame: give a Polars"):
+            aggregate(fields_table().to_pandas())
+
+    @pytest.mark.parametrize("key", ["Metadata_Plate", "Metadata_Well"])
+    def test_a_field_of_no_well(self, key):
+        fields = fields_table()
+        fields = fields.with_columns(pl.Series(key, [None, *fields[key][1:]]))
+        with pytest.raises(TableError, match=rf"^column {key} is null in 1 of 8 rows"):
+            aggregate(fields)
+
     def test_features_are_checked(self):
         fields = fields_table().with_columns(A_001=pl.lit(float("nan")))
         with pytest.raises(TableError, match="feature A_001 is NaN or infinite in 8 of 8 rows"):

@@ -69,11 +69,33 @@ class TestConsensus:
         assert found["Metadata_MoA"].to_list() == [c.upper() for c in found["Metadata_Compound"]]
         assert set(found.dtypes[4:]) == {pl.Float32}
 
-    def test_groups_named_null_and_groups_of_one(self):
-        table = wells_table(3).with_columns(Metadata_Compound=pl.Series(["a", None, None]))
-        found = consensus(table, "Metadata_Compound", statistic="mean")
-        assert found["Metadata_Compound"].to_list() == ["a", None]
+    def test_groups_of_one(self):
+        table = wells_table(3).with_columns(Metadata_Compound=pl.Series(["a", "b", "b"]))
+        found = consensus(table, "Compound", statistic="mean")
+        assert found["Metadata_Compound"].to_list() == ["a", "b"]
         np.testing.assert_allclose(matrix(found)[0], matrix(table)[0], **FLOAT32)
+
+    @pytest.mark.parametrize("call", [consensus, replicate_correlation])
+    @pytest.mark.parametrize("keys", [["a", None, "b"], [1.0, float("nan"), 2.0]])
+    def test_a_null_is_no_group(self, call, keys):
+        table = wells_table(3).with_columns(Metadata_Compound=pl.Series(keys))
+        said = r"^column Metadata_Compound is null in 1 of 3 rows, .*: fill it or leave"
+        with pytest.raises(TableError, match=said):
+            call(table, ["Metadata_Plate", "Compound"])
+
+    @pytest.mark.parametrize("keys", [[["a"], ["b"]], [{"a": 1}, {"a": 2}]])
+    def test_lists_make_no_groups(self, keys):
+        table = wells_table(2).with_columns(Metadata_Compound=pl.Series(keys))
+        with pytest.raises(TableError, match=r"^column Metadata_Compound holds .*no groups: name"):
+            consensus(table, "Compound")
+        kept = consensus(table.with_columns(Metadata_Plate=pl.lit("p")), "Plate")
+        assert kept.height == 1  # beside the groups they may stand
+
+    @pytest.mark.parametrize("statistic", ["mean", "median", "modz"])
+    def test_beyond_float32(self, statistic):
+        table = wells_table(4).with_columns(DNA_003=pl.lit(1e300))
+        with pytest.raises(TableError, match=r"^feature DNA_003 of the table is beyond 3\.4e\+38"):
+            consensus(table, "Compound", statistic=statistic)
 
     @pytest.mark.parametrize("statistic", ["mean", "median", "modz"])
     def test_a_feature_that_some_replicates_lack(self, statistic):
@@ -101,8 +123,14 @@ class TestConsensus:
     def test_faults(self):
         with pytest.raises(TableError, match=r"^column Metadata_Gate is missing: name another$"):
             consensus(wells_table(), "Metadata_Gate")
+        with pytest.raises(TableError, match=r"did you mean Metadata_Compound\? name another$"):
+            consensus(wells_table(), "Componud")
         with pytest.raises(UsageError, match=r"^no column to group by: name one"):
             consensus(wells_table(), [])
+        with pytest.raises(UsageError, match=r"^the name of a column to group by is empty"):
+            consensus(wells_table(), "")
+        with pytest.raises(UsageError, match=r"^the table is a pandas.DataFrame: give a Polars"):
+            consensus(wells_table().to_pandas(), "Compound")
         with pytest.raises(UsageError, match=r"^statistic 'mode': use mean, median, modz$"):
             consensus(wells_table(), "Metadata_Plate", statistic="mode")
 

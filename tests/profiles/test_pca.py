@@ -37,7 +37,7 @@ class TestPca:
             normalize(table, "pca", epsilon=1)
         with pytest.raises(TableError, match="do not vary"):
             normalize(table, "pca", samples="Metadata_Row_Number == 1")
-        with pytest.raises(TableError, match=r"^no row of all rows fits"):
+        with pytest.raises(TableError, match=r"^no row fits"):
             normalize(table, "pca", samples="Metadata_Row_Number == -1")
 
 
@@ -52,7 +52,7 @@ class TestUnitLength:
         table = pl.DataFrame({"x_000": [0.0, 3.0, 3.0], "x_001": [0.0, 4.0, None]})
         found, report = run_recipe(table, Recipe((Normalisation.of("l2"),)))
         assert found.rows() == [(0, 0), pytest.approx((0.6, 0.8)), (1, None)]
-        assert report.notes == ["1 rows are all zeros and have no direction"]
+        assert report.notes == ["1 row is all zeros and has no direction"]
 
 
 class TestHarmony:

@@ -100,7 +100,9 @@ def test_shipped_recipes(name):
         ([("standardize", None), ("mad_robustize", "Metadata_Batch")], None),
         ([("spherize", None)], None),
         ([("spherize_pca", "Metadata_Plate")], None),
-        ([("l2", None)], None),
+        ([("l2", None)], ()),
+        ([("none", None), ("l2", None)], ()),
+        ([("mad_robustize", ["Batch", "Plate"]), ("standardize", None)], ("Metadata_Plate",)),
         ([("mad_robustize", None), ("pca", None)], None),
     ],
 )  # fmt: skip
@@ -141,20 +143,30 @@ def test_every_method_through_a_recipe(method):
         ('[[step]]\nnormalize = "mad_robustize"\nsamples = 1', "names something that is no text"),
         ('[[step]]\nconsensus = ["x"]\nstatistic = "mode"', "statistic 'mode' is refused"),
         ("[[step]]\nconsensus = []", "consensus needs a column"),
+        ('[[step]]\nconsensus = ""', "column to group by is empty"),
+        ("[[step]]\nselect = []", "select names no operation"),
+        ('[[step]]\nnormalize = "l2"\nmethod = "l2"', "option method is not known here"),
+        ('[[step]]\nnormalize = "l2"\ncls = 1', "option cls is not known here"),
+        ('[[step]]\nselect = "na"\noperations = "na"', "option operations is not known here"),
+        ('[[step]]\nselect = "na"\ncls = "na"', "option cls is not known here"),
+        ('[[step]]\nconsensus = "x"\nby = "y"', "option by is not known here"),
+        ('[[step]]\nconsensus = "x"\ncls = "y"', "option cls is not known here"),
+        ('[[step]]\nnormalize = "pca"\nn_components = true', "n_components True is refused"),
+        ("a = " + "[" * 20_000, "cannot be read as TOML"),
     ],
 )
 def test_recipes_that_are_none(tmp_path, text, said):
-    with pytest.raises(UsageError, match=said) as error:
+    with pytest.raises(TableError, match=said) as error:
         recipe_of(tmp_path, text)
     assert "\n" not in str(error.value)
 
 
 def test_files_that_are_no_recipes(tmp_path):
     with pytest.raises(
-        TableError, match=r"does not exist: give a .toml file, or spherize-then-mad"
+        UsageError, match=r"does not exist: give a .toml file, or spherize-then-mad"
     ):
         read_recipe(tmp_path / "none.toml")
-    with pytest.raises(TableError, match=r"^recipe nothing does not exist"):
+    with pytest.raises(UsageError, match=r"^recipe nothing does not exist"):
         read_recipe("nothing")
     (tmp_path / "bad.toml").write_text("[[step")
     with pytest.raises(TableError, match="cannot be read as TOML"):

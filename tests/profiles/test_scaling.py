@@ -116,13 +116,112 @@ class TestNormalize:
                 **FLOAT32,
             )
 
-    def test_a_group_named_null(self):
-        table = wells_table().with_columns(Metadata_Plate=pl.lit(None, pl.String))
-        np.testing.assert_allclose(
-            normalize(table).select(feature_columns(table)),
-            of_pycytominer(table, "mad_robustize"),
-            **FLOAT32,
+    def test_a_null_is_no_group(self):
+        table = wells_table().with_columns(
+            Metadata_Plate=pl.when(pl.col("Metadata_Row_Number") > 1).then("Metadata_Plate")
         )
+        with pytest.raises(
+            TableError,
+            match=r"^column Metadata_Plate is null in 2 of 48 rows, .*: fill it or leave",
+        ):
+            normalize(table)
+        assert normalize(table, by="all").height == 48
+        assert_frame_equal(normalize(table, "none"), table)
+
+    def test_lists_make_no_groups(self):
+        table = wells_table().with_columns(Metadata_Plate=pl.concat_list("Metadata_Plate"))
+        with pytest.raises(
+            TableError, match=r"^column Metadata_Plate holds List.* no groups: name"
+        ):
+            normalize(table)
+
+    def test_columns_without_their_prefix(self):
+        table = wells_table(plates=("p", "q"))
+        wanted = normalize(table, by=["Metadata_Plate", "Metadata_Batch"])
+        assert_frame_equal(normalize(table, by=["Plate", "Batch"]), wanted)
+        with pytest.raises(UsageError, match=r"^the name of a column to group by is empty"):
+            normalize(table, by="")
+
+    @pytest.mark.parametrize("method", ["mad_robustize", "none"])
+    def test_what_is_no_polars_table(self, method):
+        with pytest.raises(
+            UsageError, match=r"^the table is a pandas.DataFrame: give .*polars.from_pandas makes"
+        ):
+            normalize(wells_table().to_pandas(), method)
+        with pytest.raises(UsageError, match=r"^the table is a polars.LazyFrame: .*collect"):
+            normalize(wells_table().lazy(), method)
+
+    @pytest.mark.parametrize("kind", [pl.Float32, pl.Float64])
+    @pytest.mark.parametrize("samples", [None, "Metadata_Row_Number > 0"])
+    def test_one_extreme_value_leaves_the_others_their_spread(self, samples, kind):
+        values = np.random.default_rng(0).normal(size=96)
+        values[0] = 3e6
+        table = pl.DataFrame(
+            {"Metadata_Plate": "p", "Metadata_Row_Number": range(96), "x_000": values}
+        ).cast({"x_000": kind})
+        found, neutralised = normalize_with_report(table, samples=samples)
+        assert neutralised == []
+        query = samples or "all"
+        wanted = of_pycytominer(table, "mad_robustize", query)[:, 0]
+        np.testing.assert_allclose(found["x_000"], wanted, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize(("method", "level"), [("mad_robustize", 1e7), ("standardize", 1e8)])
+    def test_float64_holds_a_small_spread_at_a_high_level(self, method, level):
+        values = level + np.random.default_rng(0).normal(size=96)
+        table = pl.DataFrame({"Metadata_Plate": "p", "x_000": values})
+        found, neutralised = normalize_with_report(table, method)
+        assert neutralised == []
+        wanted = of_pycytominer(table, method)
+        # 1e8 in float64 knows 1.5e-8; scikit-learn's variance is of that
+        np.testing.assert_allclose(found.select("x_000"), wanted, rtol=1e-6, atol=1e-6)
+
+    @pytest.mark.parametrize("method", ["mad_robustize", "standardize"])
+    @pytest.mark.parametrize("form", ["float32", "widened", "text", "float64"])
+    def test_rounding_around_a_large_constant_is_no_spread(self, form, method):
+        rng = np.random.default_rng(0)
+        step = np.float64(1 if form == "float64" else 2**29)  # of the mantissa of float64
+        values = 1234.5678 * (1 + rng.integers(-1, 2, 96) * step * np.finfo("f8").eps)
+        if form != "float64":
+            values = values.astype("f4")
+            assert len(set(values)) == 3
+        if form == "text":
+            values = np.array([float(str(value)) for value in values])
+        elif form == "widened":
+            values = values.astype("f8")
+        other = rng.normal(size=96)
+        table = pl.DataFrame({"Metadata_Plate": "p", "x_000": values, "x_001": other})
+        if form == "float32":
+            table = table.cast({"x_001": pl.Float32})
+        found, neutralised = normalize_with_report(table, method)
+        assert [group.features for group in neutralised] == [("x_000",)]
+        assert found["x_000"].to_list() == [0] * 96
+
+    @pytest.mark.parametrize("n", [96, 100_001])
+    def test_a_constant_of_float64_has_no_spread(self, n):
+        rows = {"Metadata_Plate": ["p", "q"] * n, "x_000": [0.1, 0.7] * n, "x_001": range(2 * n)}
+        _, neutralised = normalize_with_report(pl.DataFrame(rows), "standardize")
+        assert [group.features for group in neutralised] == [("x_000",)] * 2
+
+    @pytest.mark.parametrize("method", ["mad_robustize", "standardize", "none", "l2"])
+    def test_beyond_float32(self, method):
+        table = wells_table(4).with_columns(DNA_003=pl.Series([1.0, 1e300, None, -1e300]))
+        with pytest.raises(
+            TableError, match=r"^feature DNA_003 of the table is beyond 3\.4e\+38.* in 2 of 4 rows"
+        ):
+            normalize(table, method)
+
+    @pytest.mark.parametrize("kind", [pl.Float32, pl.Float64])
+    def test_squares_beyond_float32(self, kind):
+        table = pl.DataFrame({"Metadata_Plate": "p", "x_000": [3e38, -3e38], "x_001": [0.0, 3e38]})
+        table = table.cast({"x_000": kind, "x_001": kind})
+        assert normalize(table, "standardize").rows() == [("p", 1, -1), ("p", -1, 1)]
+        lengths = normalize(table, "l2").select("x_000", "x_001").to_numpy()
+        np.testing.assert_allclose(lengths, [[1, 0], [-(0.5**0.5), 0.5**0.5]], rtol=1e-6)
+
+    def test_results_beyond_float32(self):
+        table = pl.DataFrame({"Metadata_Plate": "p", "x_000": [5.0] * 5 + [1e25]})
+        with pytest.raises(TableError, match=r"^feature x_000 of the result is beyond 3\.4e\+38"):
+            normalize(table, "pycytominer_mad_robustize")
 
     def test_a_channel_that_a_plate_lacks_stays_null(self):
         table = wells_table(plates=("p", "q"))

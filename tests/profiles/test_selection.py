@@ -142,7 +142,15 @@ def test_faults():
         select_features(table, "na", na_cutoff=2)
     with pytest.raises(TableError, match=r"^no row fits the samples .*: widen the query$"):
         select_features(table, "na", samples="Metadata_Compound == 'none'")
-    with pytest.raises(TableError, match=r"^no row fits the samples None"):
+    with pytest.raises(TableError, match=r"^the table has no rows: give one that has$"):
         select_features(table[:0], "na")
+    with pytest.raises(UsageError, match=r"^select names no operation: use variance, low_v"):
+        select_features(table, [])
+    with pytest.raises(UsageError, match=r"^na_cutoff True is refused: no option is true or false"):
+        select_features(table, "na", na_cutoff=True)
+    with pytest.raises(
+        UsageError, match=r"^the table is a polars.LazyFrame: .*\(collect\(\) it\)$"
+    ):
+        select_features(table.lazy(), "na")
     with pytest.raises(TableError, match=r"^no feature is left after low_variance: loosen its"):
         select_features(table, "low_variance", min_variance=1e9)

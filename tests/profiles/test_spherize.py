@@ -121,9 +121,11 @@ class TestSpherize:
 
     def test_faults(self):
         table = correlated_table()
-        with pytest.raises(TableError, match=r"^no row of all rows fits the samples .*: widen"):
+        with pytest.raises(TableError, match=r"^no row fits the samples .*: widen"):
             normalize(table, "spherize", samples="Metadata_Compound == 'none'")
-        with pytest.raises(TableError, match=r"^1 rows of all rows .* do not vary.*: widen"):
+        with pytest.raises(
+            TableError, match=r"^the samples of all rows \(1 row\) do not vary.*: widen"
+        ):
             normalize(table, "spherize", samples="Metadata_Row_Number == 3")
         with pytest.raises(UsageError, match=r"^epsilon -1 is refused: input should be greater"):
             normalize(table, "spherize", epsilon=-1)

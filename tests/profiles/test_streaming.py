@@ -51,6 +51,40 @@ def test_the_same_as_in_memory(tmp_path, row_group, steps):
     assert pl.read_parquet_metadata(tmp_path / "out.parquet")["unidino_fast"] == '{"a": 1}'
 
 
+@pytest.mark.parametrize("row_group", [7, 300])
+def test_rows_alone_stream_in_any_portions(tmp_path, row_group):
+    table = campaign().with_columns(pl.lit(None, pl.String).alias("Metadata_Plate"))
+    rows = pl.int_range(pl.len())
+    features = [name for name in table.columns if not name.startswith("Metadata_")]
+    table = table.with_columns(
+        pl.when(rows % 100 != 3).then(pl.col(name)).otherwise(0).cast(pl.Float32)
+        for name in features
+    )
+    table.write_parquet(tmp_path / "in.parquet", row_group_size=row_group)
+    steps = Recipe((*recipe("none").steps, *recipe("l2").steps))
+    _, report = stream_recipe(
+        tmp_path / "in.parquet", tmp_path / "out.parquet", steps, {}, portion_bytes=PORTION
+    )
+    wanted, in_memory = run_recipe(table, steps)
+    assert_frame_equal(pl.read_parquet(tmp_path / "out.parquet"), wanted)
+    assert report.notes == in_memory.notes == ["3 rows are all zeros and have no direction"]
+    with pq.ParquetFile(tmp_path / "out.parquet") as file:
+        groups = [file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)]
+    assert groups == [120, 120, 60]
+
+
+def test_a_portion_that_lacks_the_float64_feature(tmp_path):
+    on_last = pl.col("Metadata_Plate") == "t"
+    table = campaign().with_columns(pl.when(on_last).then(0.5).alias("DNA_006"))
+    table.write_parquet(tmp_path / "in.parquet")
+    steps = Recipe((*recipe("standardize").steps, *recipe("l2").steps))
+    stream_recipe(
+        tmp_path / "in.parquet", tmp_path / "out.parquet", steps, {}, portion_bytes=PORTION
+    )
+    wanted, _ = run_recipe(table, steps)
+    assert_frame_equal(pl.read_parquet(tmp_path / "out.parquet"), wanted, check_exact=True)
+
+
 def test_no_more_than_a_portion_is_held(tmp_path, monkeypatch):
     campaign().write_parquet(tmp_path / "in.parquet", row_group_size=50)
     held = []

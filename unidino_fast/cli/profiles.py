@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -45,8 +44,9 @@ def profile(
     by: Annotated[
         list[str] | None,
         typer.Option(
-            help="Column, or columns with commas, whose groups are normalised apart (tvn, harmony:"
-            " the batches), or all for all rows together: for all methods, or once for each.",
+            help="Column (Plate or Metadata_Plate), or columns with commas, whose groups are"
+            " normalised apart (tvn, harmony: the batches), or all for all rows together: for all"
+            " methods, or once for each.",
             show_default="Metadata_Plate, or all where features are mixed",
         ),
     ] = None,
@@ -62,8 +62,9 @@ def profile(
         typer.Option(help="Column, or columns with commas, whose rows become one profile."),
     ] = None,
     statistic: Annotated[
-        Literal["mean", "median", "modz"], typer.Option(help="Of the consensus.")
-    ] = "modz",
+        Literal["mean", "median", "modz"] | None,
+        typer.Option(help="Of the consensus.", show_default="modz"),
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(help="TOML file with all of these as steps, or spherize-then-mad."),
@@ -81,7 +82,7 @@ def profile(
         raise UsageError(f"--out {out} is the table that is read: name another file")
     typed = {
         "--method": method, "--samples": samples, "--by": by, "--select": select,
-        "--consensus": consensus,
+        "--consensus": consensus, "--statistic": statistic,
     }  # fmt: skip
     if recipe is None:
         steps = _typed_recipe(
@@ -89,7 +90,7 @@ def profile(
         )
     else:
         for name, value in typed.items():
-            if value:
+            if value is not None:
                 raise UsageError(f"--recipe and {name} exclude each other: write it in the recipe")
         steps = read_recipe(recipe)
     summary = _run(wells, out, steps, as_json=as_json)
@@ -103,7 +104,7 @@ def _typed_recipe(
     by: Sequence[str] | None,
     select: Sequence[str] | None,
     consensus: str | None,
-    statistic: str,
+    statistic: str | None,
 ) -> Recipe:
     """The recipe that options make.
 
@@ -112,6 +113,8 @@ def _typed_recipe(
     from unidino_fast.profiles.normalize import ALL, Normalisation
     from unidino_fast.profiles.recipe import Consensus, Recipe, Selection, Step
 
+    if statistic is not None and consensus is None:
+        raise UsageError("--statistic is that of a consensus: add --consensus, or leave it out")
     steps: list[Step] = []
     for name, query, groups in zip(
         methods,
@@ -129,7 +132,7 @@ def _typed_recipe(
     if select:
         steps.append(Selection.of(select))
     if consensus is not None:
-        steps.append(Consensus.of(_columns(consensus), statistic=statistic))
+        steps.append(Consensus.of(_columns(consensus), statistic=statistic or "modz"))
     return Recipe(tuple(steps))
 
 
@@ -146,27 +149,28 @@ def _for_each(values: Sequence[str] | None, n_methods: int, option: str) -> Sequ
 
 
 def _columns(text: str) -> list[str]:
-    """Names with commas between; a comma that nothing with the prefix follows belongs to a name."""
-    return re.split(r", *(?=Metadata_)", text)
+    """Names with commas between; a name that holds a comma can stand in a recipe."""
+    return [name.strip() for name in text.split(",")]
 
 
 def _run(wells: Path, out: Path, recipe: Recipe, *, as_json: bool) -> dict[str, Any]:
     """Runs a recipe and says what happened; returns the same for programs."""
     from unidino_fast._version import __version__
+    from unidino_fast.evaluation.cellprofiler import read_profiles
     from unidino_fast.profiles.recipe import run_recipe
     from unidino_fast.profiles.streaming import stream_recipe, streams
-    from unidino_fast.tables import read_table, write_table
+    from unidino_fast.profiles.table import counted
+    from unidino_fast.results import feature_columns
+    from unidino_fast.tables import write_table
 
     steps = recipe.describe()
     provenance = {"unidino_fast": __version__, "recipe": steps, "input": wells.name}
-    is_streamed = streams(wells, out, recipe)
+    is_streamed = streams(wells, out, recipe) and not _of_cellprofiler(wells)
     if is_streamed:
         written, report = stream_recipe(wells, out, recipe, provenance)
         n_rows, n_features = written.n_rows, written.n_features
     else:
-        from unidino_fast.results import feature_columns
-
-        profiles, report = run_recipe(read_table(wells), recipe)
+        profiles, report = run_recipe(read_profiles(wells), recipe)
         write_table(profiles, out, provenance)
         n_rows, n_features = profiles.height, len(feature_columns(profiles))
     lines = report.lines()
@@ -175,7 +179,8 @@ def _run(wells: Path, out: Path, recipe: Recipe, *, as_json: bool) -> dict[str, 
     if len(lines) > _MOST_LINES:
         say(f"warning: and {len(lines) - _MOST_LINES} more (--json lists all)")
     if not as_json:
-        tell(f"{out}: {n_rows} rows, {n_features} features, {recipe.summary()}")
+        shape = f"{counted(n_rows, 'row')}, {counted(n_features, 'feature')}"
+        tell(f"{out}: {shape}, {recipe.summary()}")
         for line in _dropped_lines(report):
             tell(line)
     return {
@@ -188,6 +193,21 @@ def _run(wells: Path, out: Path, recipe: Recipe, *, as_json: bool) -> dict[str, 
         "dropped": {drop.operation: list(drop.features) for drop in report.dropped},
         "notes": report.notes,
     }
+
+
+def _of_cellprofiler(wells: Path) -> bool:
+    """Whether a Parquet file's features are told by CellProfiler's names, not by ours.
+
+    By those, any other column is metadata, so that a probe without `Metadata_` is renamed.
+    """
+    import polars as pl
+    import pyarrow.parquet as pq
+
+    from unidino_fast.evaluation.cellprofiler import as_profiles
+
+    probe = "\0probe"
+    names = pq.read_schema(wells).names
+    return probe not in as_profiles(pl.DataFrame(schema=dict.fromkeys([*names, probe], pl.Float32)))
 
 
 def _dropped_lines(report: Report) -> list[str]:

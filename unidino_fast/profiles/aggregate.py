@@ -8,8 +8,9 @@ import numpy as np
 import polars as pl
 
 from unidino_fast.errors import TableError, UsageError
+from unidino_fast.profiles.groups import keyed_groups
 from unidino_fast.profiles.statistics import median, weighted_mean
-from unidino_fast.profiles.table import feature_frame, keyed_groups, take_apart
+from unidino_fast.profiles.table import check_frame, feature_frame, take_apart
 from unidino_fast.results import METADATA_PREFIX
 
 if TYPE_CHECKING:
@@ -47,13 +48,15 @@ def aggregate(
         stay where they are constant in each well.
 
     Raises:
-        TableError: a column is missing, or features or counts are not what they should be.
-        UsageError: unknown statistic or weight.
+        TableError: a column is missing, a plate or well is null, or features or counts are not what
+            they should be.
+        UsageError: unknown statistic or weight, or no Polars DataFrame.
     """
     if statistic not in ("mean", "median") or weight not in ("tiles", "fields"):
         raise UsageError(
             f"statistic {statistic!r}, weight {weight!r}: use mean or median, tiles or fields"
         )
+    check_frame(fields)
     for needed in ("Metadata_Plate", "Metadata_Well", "Metadata_n_tiles"):
         if needed not in fields.columns:
             raise TableError(f"column {needed} is missing: give the table that embed_plate returns")

@@ -12,14 +12,10 @@ import polars as pl
 
 from unidino_fast.errors import UsageError
 from unidino_fast.profiles.aggregate import constant_columns
+from unidino_fast.profiles.groups import keyed_groups, metadata_names
 from unidino_fast.profiles.options import Statistic
 from unidino_fast.profiles.statistics import mean_of, median, weighted_mean
-from unidino_fast.profiles.table import (
-    Profiles,
-    in_threads,
-    keyed_groups,
-    take_apart,
-)
+from unidino_fast.profiles.table import Profiles, in_threads, take_apart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +35,7 @@ def consensus(
 
     Args:
         profiles: a profile table.
-        by: columns whose values make a group, such as `Metadata_Compound`.
+        by: columns whose values make a group, such as `Metadata_Compound` or `Compound`.
         statistic: `mean`; `median`; or `modz`, the mean weighted by how well each replicate agrees
             with the others (Subramanian et al. 2017): Spearman's correlations, negative ones 0,
             averaged over the other replicates, .01 at least, divided by their sum and rounded to
@@ -50,10 +46,10 @@ def consensus(
         float32 features. A feature that some replicates lack is that of the others.
 
     Raises:
-        TableError: a column is missing, or features are not what they should be.
-        UsageError: no column, or an unknown statistic.
+        TableError: a column is missing or null somewhere, or features are not what they should be.
+        UsageError: no column, an unknown statistic, or no Polars DataFrame.
     """
-    columns = [by] if isinstance(by, str) else list(dict.fromkeys(by))
+    columns = metadata_names(by)
     return consensus_of(take_apart(profiles), columns, statistic).frame()
 
 
@@ -95,10 +91,10 @@ def replicate_correlation(
         correlations of all pairs in the group; null where it has one row.
 
     Raises:
-        TableError: a column is missing, or features are not what they should be.
-        UsageError: no column, or an unknown method.
+        TableError: a column is missing or null somewhere, or features are not what they should be.
+        UsageError: no column, an unknown method, or no Polars DataFrame.
     """
-    columns = [by] if isinstance(by, str) else list(dict.fromkeys(by))
+    columns = metadata_names(by)
     if method not in ("pearson", "spearman"):
         raise UsageError(f"method {method!r}: use pearson or spearman")
     if not columns:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unidino_fast.errors import UsageError
+from unidino_fast.profiles.groups import groups_of, metadata_names
 from unidino_fast.profiles.harmony import harmony
 from unidino_fast.profiles.options import (
     HarmonyOptions,
@@ -21,7 +22,6 @@ from unidino_fast.profiles.spherize import spherize
 from unidino_fast.profiles.table import (
     Report,
     describe_neutralised,
-    groups_of,
     selected_rows,
     take_apart,
 )
@@ -70,7 +70,7 @@ class Method:
 _METHODS = {
     "mad_robustize": Method(_PLATE),
     "standardize": Method(_PLATE),
-    "none": Method(_PLATE),
+    "none": Method(),
     "pycytominer_mad_robustize": Method(_PLATE),
     **{
         name: Method((), SpherizeOptions, by_group=kind.startswith("ZCA"))
@@ -98,6 +98,7 @@ class Normalisation:
     def of(
         cls,
         method: str,
+        /,
         by: str | Sequence[str] | None = None,
         samples: str | None = None,
         **options: Any,
@@ -170,8 +171,7 @@ class Normalisation:
                 profiles, neutralised = tvn_efaar(profiles, groups, selected, self.samples)
             case "l2":
                 profiles, n_zero = unit_length(profiles)
-                if n_zero:
-                    report.notes.append(f"{n_zero} rows are all zeros and have no direction")
+                report.add_zero_rows(n_zero)
             case "pca":
                 options = self.options.model_dump()
                 profiles = principal_components(profiles, selected, self.samples, **options)
@@ -202,9 +202,10 @@ def normalize(
 ) -> pl.DataFrame:
     """Normalises features, within each plate unless told otherwise.
 
-    A feature has no spread where its spread is within the rounding of float32, compared with its
-    largest value in the group. It is set to 0: divided by next to nothing it would outweigh all
-    others (Morelli et al. 2025, BBBC021: accuracy .330 instead of .650).
+    A feature has no spread where its spread is within the rounding of its numbers (float32, or
+    float64 where it holds more digits), compared with its median or mean in the group. It is set to
+    0: divided by next to nothing it would outweigh all others (Morelli et al. 2025, BBBC021:
+    accuracy .330 instead of .650).
 
     Args:
         wells: a profile table; metadata columns are kept as they are.
@@ -218,8 +219,8 @@ def normalize(
             Row by row: `l2`.
             Batches (plates by default) aligned: `tvn` and `tvn_efaar` by the controls that
             `samples` names, `harmony` (options `theta`, `max_iter`, `seed`; needs harmonypy).
-        by: the column or columns whose groups are normalised apart, or aligned; `all` for all rows
-            together.
+        by: the column or columns, with or without `Metadata_`, whose groups are normalised apart,
+            or aligned; `all` for all rows together.
         samples: a query such as `Metadata_Compound == "DMSO"`; its rows give centre and spread.
         **options: of the method.
 
@@ -229,9 +230,9 @@ def normalize(
         warning.
 
     Raises:
-        TableError: a group column is missing, features hold NaN or infinite values or are not
-            numbers, or a group has no row that `samples` selects.
-        UsageError: unknown method or option, or malformed query.
+        TableError: a group column is missing or null somewhere, features hold NaN or infinite
+            values or are not numbers, or a group has no row that `samples` selects.
+        UsageError: unknown method or option, malformed query, or no Polars DataFrame.
     """
     profiles, neutralised = normalize_with_report(wells, method, by=by, samples=samples, **options)
     for group in neutralised:
@@ -257,7 +258,9 @@ def normalize_with_report(
 def _columns(by: str | Sequence[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
     if by is None:
         return default
-    columns = (by,) if isinstance(by, str) else tuple(dict.fromkeys(by))
+    if by in (ALL, [ALL], (ALL,)):
+        return ()
+    columns = metadata_names(by)
     if not columns:
         raise UsageError("no column to group by: name one, such as Metadata_Plate, or all")
-    return () if columns == (ALL,) else columns
+    return columns

@@ -28,8 +28,11 @@ class Options(BaseModel):
         Raises:
             UsageError: one is unknown or out of range; says which.
         """
+        for name, value in values.items():
+            if isinstance(value, bool):  # which pydantic takes for 0 or 1
+                raise UsageError(f"{name} {value} is refused: no option is true or false")
         try:
-            return cls(**values)
+            return cls.model_validate(dict(values))
         except ValidationError as error:
             fault = error.errors()[0]
             name = str(fault["loc"][0]) if fault["loc"] else "options"

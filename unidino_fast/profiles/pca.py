@@ -8,7 +8,7 @@ import numpy as np
 
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.profiles.spherize import principal_axes
-from unidino_fast.profiles.table import no_sample, numbered, refuse_nulls
+from unidino_fast.profiles.table import ALL_ROWS, no_sample, numbered, refuse_nulls
 
 if TYPE_CHECKING:
     from unidino_fast.profiles.table import Mask, Matrix, Profiles
@@ -49,7 +49,7 @@ def principal_components(
     """
     refuse_nulls(profiles, "pca")
     if not selected.any():
-        raise no_sample("all rows", samples)
+        raise no_sample(ALL_ROWS, samples)
     fitted = principal_axes(profiles.values[:, selected], correlation=False)
     wanted = _how_many(fitted.singular, n_components)
     values = np.empty((wanted, profiles.height), profiles.values.dtype)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from unidino_fast.errors import TableError, UsageError, first_line
 from unidino_fast.profiles.consensus import consensus_of
+from unidino_fast.profiles.groups import metadata_names
 from unidino_fast.profiles.normalize import Normalisation
 from unidino_fast.profiles.options import ConsensusOptions, SelectOptions
-from unidino_fast.profiles.selection import OPERATIONS, select
+from unidino_fast.profiles.selection import operations_of, select
 from unidino_fast.profiles.table import Report, take_apart
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from unidino_fast.profiles.options import Operation
     from unidino_fast.profiles.table import Profiles
 
 _SHIPPED = "recipes"
@@ -34,24 +36,20 @@ _KINDS = ("normalize", "select", "consensus")
 class Selection:
     """One step: features that are dropped, operation by operation."""
 
-    operations: tuple[str, ...]
+    operations: tuple[Operation, ...]
     samples: str | None
     options: SelectOptions
 
     @classmethod
     def of(
-        cls, operations: str | Sequence[str], samples: str | None = None, **options: Any
+        cls, operations: str | Sequence[str], /, samples: str | None = None, **options: Any
     ) -> Selection:
         """A step as it was asked for.
 
         Raises:
-            UsageError: unknown operation or option.
+            UsageError: unknown operation or option, or none.
         """
-        names = (operations,) if isinstance(operations, str) else tuple(operations)
-        for name in names:
-            if name not in OPERATIONS:
-                raise UsageError(f"selection {name!r} is not known: use {', '.join(OPERATIONS)}")
-        return cls(names, samples, SelectOptions.of(options))
+        return cls(operations_of(operations), samples, SelectOptions.of(options))
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -77,13 +75,13 @@ class Consensus:
     options: ConsensusOptions
 
     @classmethod
-    def of(cls, by: str | Sequence[str], **options: Any) -> Consensus:
+    def of(cls, by: str | Sequence[str], /, **options: Any) -> Consensus:
         """A step as it was asked for.
 
         Raises:
             UsageError: no column, or an unknown statistic.
         """
-        columns = (by,) if isinstance(by, str) else tuple(dict.fromkeys(by))
+        columns = metadata_names(by)
         if not columns:
             raise UsageError("consensus needs a column: name one, such as Metadata_Compound")
         return cls(columns, ConsensusOptions.of(options))
@@ -124,9 +122,10 @@ class Recipe:
     def group_columns(self) -> tuple[str, ...] | None:
         """Columns whose groups can go through all steps apart; None where none can.
 
-        Groups may be finer in some steps than in others: the coarsest serve all.
+        No columns where each row can. Groups may be finer in some steps than in others: the
+        coarsest serve all.
         """
-        coarsest: tuple[str, ...] | None = None
+        coarsest: tuple[str, ...] = ()
         for step in self.steps:
             if not isinstance(step, Normalisation) or not step.by_group:
                 return None
@@ -134,7 +133,7 @@ class Recipe:
                 continue
             if not step.by:
                 return None
-            if coarsest is None or set(step.by) < set(coarsest):
+            if not coarsest or set(step.by) < set(coarsest):
                 coarsest = step.by
             if not set(coarsest) <= set(step.by):
                 return None
@@ -161,8 +160,8 @@ def read_recipe(name: str | Path) -> Recipe:
     """A recipe from a TOML file, or one that ships with the package, by name.
 
     Raises:
-        TableError: the file is not there, or is no TOML.
-        UsageError: a step is not understood; says which.
+        UsageError: there is no such file.
+        TableError: it is no TOML, or a step is not understood; says which.
     """
     path = Path(name)
     shipped = resources.files("unidino_fast.profiles") / _SHIPPED / f"{name}.toml"
@@ -170,13 +169,16 @@ def read_recipe(name: str | Path) -> Recipe:
         text = shipped.read_text() if path.suffix != ".toml" else path.read_text(encoding="utf-8")
         document = tomllib.loads(text)
     except FileNotFoundError:
-        raise TableError(
+        raise UsageError(
             f"recipe {name} does not exist: give a .toml file, or {' or '.join(shipped_recipes())}"
         ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise TableError(f"recipe {name} cannot be read as TOML ({reason}): mend it") from error
-    return parse_recipe(document, str(name))
+    try:
+        return parse_recipe(document, str(name))
+    except UsageError as error:  # of what stands in a file
+        raise TableError(str(error)) from None
 
 
 def shipped_recipes() -> list[str]:

@@ -23,7 +23,9 @@ MAD_TO_SD = 1.4826
 """Scales a MAD to the standard deviation of a normal distribution (pycytominer's constant)."""
 _PYCYTOMINER_EPSILON = 1e-18
 ROUNDING = 4 * float(np.finfo(np.float32).eps)
-"""A spread below this share of a feature's largest value is the rounding of float32, no spread."""
+"""A spread below this share of a feature's centre is the rounding of float32, no spread."""
+_ROUNDING_OF_FLOAT64 = 4096 * float(np.finfo(np.float64).eps)
+"""The same of float64, wide enough for sums over thousands of values."""
 
 
 def scale(
@@ -96,20 +98,40 @@ def _scaled(block: Matrix, reference: Matrix, method: str) -> tuple[Matrix, Mask
         with np.errstate(over="ignore"):
             shifted /= (spread + _PYCYTOMINER_EPSILON).astype(block.dtype)[:, None]
         return shifted, np.zeros(len(block), bool), unknown
-    flat = without_spread(block, spread)
+    flat = without_spread(reference, spread, centre.whole())
     shifted /= np.where(flat, 1, spread).astype(block.dtype)[:, None]
-    shifted[flat] *= 0  # which leaves null what is null
+    shifted[flat] = np.where(np.isnan(shifted[flat]), np.nan, 0)
     return shifted, flat, unknown
 
 
-def without_spread(values: Matrix, spread: Matrix) -> Mask:
-    """Which features (F,) of (F, N) have a spread within the rounding of their largest value.
+def without_spread(values: Matrix, spread: Matrix, centre: Matrix) -> Mask:
+    """Which features (F,) of (F, n) have a spread within the rounding of their numbers.
 
     Divided by next to nothing they would outweigh all others (Morelli et al. 2025, BBBC021:
-    accuracy .330 instead of .650).
+    accuracy .330 instead of .650). The rounding is that of the centre, which one extreme value does
+    not move as it moves the largest.
+
+    Args:
+        values: what spread and centre are of.
+        spread: (F,).
+        centre: (F,), in the unit of the values.
     """
-    largest = np.maximum(
-        np.fmax.reduce(values, axis=1), -np.fmin.reduce(values, axis=1)
-    )  # of what is not NaN
-    flat: Mask = spread <= ROUNDING * largest  # false where all is NaN
+    size = np.abs(centre)
+    flat: Mask = np.fmax.reduce(values, axis=1) == np.fmin.reduce(values, axis=1)
+    within_float32: Mask = spread <= ROUNDING * size  # false where all is NaN
+    if values.dtype == np.float32:
+        return flat | within_float32
+    flat |= spread <= _ROUNDING_OF_FLOAT64 * size
+    for at in np.flatnonzero(within_float32 & ~flat):
+        flat[at] = _are_float32(values[at])
     return flat
+
+
+def _are_float32(values: Matrix) -> bool:
+    """Whether float64 values (n,) are float32 ones in truth, widened or read from text."""
+    present = values[~np.isnan(values)]
+    narrow = present.astype(np.float32)
+    same = narrow == present
+    return bool(
+        same.all() or (narrow[~same].astype(str).astype(np.float64) == present[~same]).all()
+    )

@@ -13,7 +13,15 @@ import numpy as np
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.profiles.options import Operation, SelectOptions
 from unidino_fast.profiles.statistics import mean_of
-from unidino_fast.profiles.table import Dropped, blocks, in_threads, selected_rows, take_apart
+from unidino_fast.profiles.table import (
+    ALL_ROWS,
+    Dropped,
+    blocks,
+    in_threads,
+    no_sample,
+    selected_rows,
+    take_apart,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +67,7 @@ def select_features(
         given by `select_features_with_report`.
 
     Raises:
-        UsageError: unknown operation or option.
+        UsageError: unknown operation or option, none, or no Polars DataFrame.
         TableError: no row fits the samples, or no feature is left.
     """
     table, _ = select_features_with_report(profiles, operations, samples=samples, **options)
@@ -74,23 +82,37 @@ def select_features_with_report(
     **options: object,
 ) -> tuple[pl.DataFrame, list[Dropped]]:
     """Like `select_features`, and what each operation dropped."""
-    names = [operations] if isinstance(operations, str) else list(operations)
+    names = operations_of(operations)
     chosen = SelectOptions.of(options)
     kept, dropped = select(take_apart(profiles), names, samples, chosen)
     return kept.frame(), dropped
 
 
+def operations_of(operations: str | Sequence[str]) -> tuple[Operation, ...]:
+    """Operations by name.
+
+    Raises:
+        UsageError: one is unknown, or there are none.
+    """
+    names = (operations,) if isinstance(operations, str) else tuple(operations)
+    if not names:
+        raise UsageError(f"select names no operation: use {', '.join(OPERATIONS)}")
+    known = tuple(kind for name in names for kind in OPERATIONS if kind == name)
+    for name in names:
+        if name not in OPERATIONS:
+            raise UsageError(f"selection {name!r} is not known: use {', '.join(OPERATIONS)}")
+    return known
+
+
 def select(
-    profiles: Profiles, operations: Sequence[str], samples: str | None, options: SelectOptions
+    profiles: Profiles, operations: Sequence[Operation], samples: str | None, options: SelectOptions
 ) -> tuple[Profiles, list[Dropped]]:
     """See `select_features`."""
     dropped = []
     selected = selected_rows(profiles, samples)
     if not selected.any():
-        raise TableError(f"no row fits the samples {samples!r}: widen the query")
+        raise no_sample(ALL_ROWS, samples)
     for operation in operations:
-        if operation not in OPERATIONS:
-            raise UsageError(f"selection {operation!r} is not known: use {', '.join(OPERATIONS)}")
         if operation == "blocklist":
             blocked = set(BLOCKLIST if options.blocklist is None else options.blocklist)
             drop = np.array([name in blocked for name in profiles.features], dtype=bool)
@@ -105,7 +127,7 @@ def select(
     return profiles, dropped
 
 
-def _drop(values: Matrix, operation: str, options: SelectOptions) -> Mask:
+def _drop(values: Matrix, operation: Operation, options: SelectOptions) -> Mask:
     match operation:
         case "variance":
             return by_frequency(values, options.freq_cut, options.unique_cut)

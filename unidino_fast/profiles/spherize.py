@@ -17,6 +17,7 @@ from unidino_fast.profiles.scaling import without_spread
 from unidino_fast.profiles.statistics import mean_of, standard_deviation
 from unidino_fast.profiles.table import (
     Neutralised,
+    counted,
     no_sample,
     numbered,
     refuse_nulls,
@@ -74,7 +75,7 @@ def principal_axes(samples: Matrix, *, correlation: bool) -> Axes:
             for part in np.array_split(np.arange(n_features), n_features // 256 + 1)
         ]
     )
-    flat = without_spread(samples, spread)
+    flat = without_spread(samples, spread, centre)
     scale = np.where(flat, 1, spread) if correlation else np.ones(n_features)
     axes = Axes(centre, scale, flat, np.empty(0), np.empty((0, n_features)), n)
     triangle = np.empty((0, n_features))
@@ -170,8 +171,8 @@ def _fitted(reference: Matrix, group: str, samples: str | None, *, correlation: 
     fitted = principal_axes(reference, correlation=correlation)
     if not len(fitted.singular) and len(reference):
         raise TableError(
-            f"{reference.shape[1]} rows of {group} that fit the samples do not vary, so nothing can"
-            " be learned from them: widen the query, or take groups together (--by all)"
+            f"the samples of {group} ({counted(reference.shape[1], 'row')}) do not vary, so nothing"
+            " can be learned from them: widen the query, or take groups together (--by all)"
         )
     return fitted
 

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unidino_fast.errors import TableError, first_line
-from unidino_fast.profiles.table import Report, keyed_groups, take_apart
+from unidino_fast.profiles.groups import keyed_groups
+from unidino_fast.profiles.table import Report, take_apart
 from unidino_fast.results import METADATA_PREFIX
 from unidino_fast.tables import PANDAS_INDEX, PROVENANCE_KEY, atomic_table, make_folder
 
@@ -63,7 +64,7 @@ class Outline:
 
 
 def streams(wells: Path, out: Path, recipe: Recipe) -> bool:
-    """Whether a recipe on a file is better streamed: large, Parquet, and plate by plate."""
+    """Whether a recipe on a file is better streamed: large, Parquet, and group by group."""
     if {wells.suffix.lower(), out.suffix.lower()} - {".parquet", ".pq"}:
         return False
     if recipe.group_columns() is None or not wells.is_file():
@@ -143,6 +144,10 @@ def _plan(
     reader: _Reader, columns: Sequence[str], n_bytes: tuple[int, int], report: Report
 ) -> _Plan:
     outline = reader.outline
+    if not columns:
+        step = max(1, n_bytes[0] // (4 * max(1, outline.n_features)))
+        starts = range(0, outline.n_rows, step)
+        return _Plan([min(step, outline.n_rows - at) for at in starts], None)
     keys = reader.columns([name for name in columns if name in outline.columns])
     groups = list(keyed_groups(keys, columns).values())
     is_scattered = not all(isinstance(rows, slice) for rows in groups)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import polars as pl
 
-from unidino_fast.errors import TableError
+from unidino_fast.errors import TableError, UsageError
 from unidino_fast.query import parse_query
 from unidino_fast.results import METADATA_PREFIX, feature_columns
 
@@ -29,11 +29,16 @@ if TYPE_CHECKING:
     """Row numbers; a slice where they follow one another, which costs no copy."""
     Mask: TypeAlias = NDArray[np.bool_]
 
+ALL_ROWS = "all rows"
+"""What the group of all rows is called."""
 ROW = "\0row"
 """A column name that no table has."""
 _FEATURES_A_BLOCK = 128
 """What one thread takes at a time: its values and their copies stay in the processor's cache."""
 _VALUES_WORTH_THREADS = 4_000_000
+_LARGEST = float(np.finfo(np.float32).max)
+_LARGEST_SQUARED = 1e18
+"""Sums of squares of larger values leave the range of float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +65,46 @@ class Report:
         neutralised: features without spread, by group.
         dropped: features that selection took away, by operation.
         notes: anything else, a line each.
+        n_zero_rows: rows that `l2` found without length.
     """
 
     neutralised: list[Neutralised] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    n_zero_rows: int = 0
+
+    def add_zero_rows(self, count: int) -> None:
+        """Counts rows without length; one note, however many portions there are."""
+        if not count:
+            return
+        if self.n_zero_rows:
+            self.notes.remove(self._of_zero_rows())
+        self.n_zero_rows += count
+        self.notes.append(self._of_zero_rows())
+
+    def _of_zero_rows(self) -> str:
+        one = self.n_zero_rows == 1
+        return (
+            f"{counted(self.n_zero_rows, 'row')} {'is' if one else 'are'} all zeros and"
+            f" {'has' if one else 'have'} no direction"
+        )
 
     def lines(self) -> list[str]:
         """One line for each thing."""
         return [*map(describe_neutralised, self.neutralised), *self.notes]
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{count} {noun}" + "s" * (count != 1)
+
+
 def describe_neutralised(group: Neutralised) -> str:
     """One line for a person."""
     shown = ", ".join(group.features[:3]) + (", ..." if len(group.features) > 3 else "")
     one = len(group.features) == 1
-    counted = "1 feature has" if one else f"{len(group.features)} features have"
-    return f"{counted} no spread on {group.group} and {'was' if one else 'were'} set to 0: {shown}"
+    subject = f"{counted(len(group.features), 'feature')} {'has' if one else 'have'}"
+    return f"{subject} no spread on {group.group} and {'was' if one else 'were'} set to 0: {shown}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +152,27 @@ class Profiles:
         return whole.select(self.order) if self.order else whole
 
 
+def check_frame(frame: object) -> None:
+    """Stops at what is no Polars DataFrame.
+
+    Raises:
+        UsageError: says how to make one of it.
+    """
+    if isinstance(frame, pl.DataFrame):
+        return
+    found = f"{type(frame).__module__.partition('.')[0]}.{type(frame).__name__}"
+    how = "collect() it" if isinstance(frame, pl.LazyFrame) else "polars.from_pandas makes one"
+    raise UsageError(f"the table is a {found}: give a Polars DataFrame ({how})")
+
+
 def take_apart(frame: pl.DataFrame) -> Profiles:
     """A profile table as metadata and a matrix of its own.
 
     Raises:
-        TableError: a feature is no number, or not finite.
+        TableError: a feature is no number, not finite, or beyond float32.
+        UsageError: it is no Polars DataFrame.
     """
+    check_frame(frame)
     names = tuple(feature_columns(frame))
     metadata = frame.drop(names)
     plain = frame.columns == [*metadata.columns, *names]
@@ -144,25 +187,34 @@ def _matrix(frame: pl.DataFrame, names: Sequence[str]) -> Matrix:
     if any(dtype != pl.Float32 for dtype in chosen.dtypes):
         chosen = _as_numbers(chosen)
     values: Matrix = chosen.to_numpy(order="fortran", writable=True).T
-    if values.size and not np.isfinite((values.min(), values.max())).all():
-        _refuse_what_is_not_finite(chosen, values)  # or nulls alone, which are none of them
+    if not values.size:
+        return values
+    lowest, highest = values.min(), values.max()
+    if not (lowest >= -_LARGEST and highest <= _LARGEST):
+        _refuse_what_is_not_finite(chosen, values)
+        _refuse_what_is_too_large(names, values, "the table")
+        lowest, highest = np.fmin.reduce(values, None), np.fmax.reduce(values, None)  # nulls alone
+    if max(-lowest, highest) > _LARGEST_SQUARED:
+        return values.astype(np.float64)
     return values
 
 
 def _as_numbers(chosen: pl.DataFrame) -> pl.DataFrame:
-    """All features of one type: float64, or float32 where nothing is lost by it."""
+    """All features of one type: float64, or float32 where nothing is lost by it.
+
+    The types alone decide, not the values, so that portions of a table fare like the whole.
+    """
     n_null = chosen.null_count().row(0)
     small = {pl.Float32, pl.Int8, pl.Int16, pl.UInt8, pl.UInt16}
     fine = False
     for column, nulls in zip(chosen.iter_columns(), n_null, strict=True):
-        if nulls == chosen.height:  # a channel that nothing has, whatever its type
-            continue
-        if not column.dtype.is_numeric():
+        if column.dtype.is_numeric():
+            fine |= column.dtype not in small
+        elif nulls < chosen.height:  # else a channel that nothing has, whatever its type
             raise TableError(
                 f"column {column.name} is {column.dtype}, but columns without the prefix"
                 f" {METADATA_PREFIX} are features: rename or drop it"
             )
-        fine |= column.dtype not in small
     return chosen.select(pl.all().cast(pl.Float64 if fine else pl.Float32))
 
 
@@ -179,15 +231,31 @@ def _refuse_what_is_not_finite(chosen: pl.DataFrame, values: Matrix) -> None:
     )
 
 
+def _refuse_what_is_too_large(names: Sequence[str], values: Matrix, place: str) -> None:
+    """Stops at the first feature with a value that float32 would make infinite."""
+    if max(np.fmax.reduce(values, None), -np.fmin.reduce(values, None)) > _LARGEST:
+        n_large = (np.abs(values) > _LARGEST).sum(axis=1)
+        at = int(n_large.argmax())
+        raise TableError(
+            f"feature {names[at]} of {place} is beyond {_LARGEST:.2g}, the range of float32, in"
+            f" {n_large[at]} of {values.shape[1]} rows: divide it by a constant or drop it"
+        )
+
+
 def feature_frame(names: Sequence[str], values: Matrix) -> pl.DataFrame:
     """Feature columns, float32, of a matrix (F, N) that is NaN where they are null.
 
     The columns are slices of one buffer: 1,920 buffers of their own take longer to make than the
     numbers in them.
+
+    Raises:
+        TableError: a value is beyond float32, as pycytominer's rule can make it.
     """
-    with np.errstate(over="ignore"):  # pycytominer's rule can leave the range of float32
+    with np.errstate(over="ignore"):
         whole = np.ascontiguousarray(values, np.float32)
     n = whole.shape[1]
+    if whole.size and not np.isfinite((whole.min(), whole.max())).all():
+        _refuse_what_is_too_large(names, whole, "the result")
     buffer = pl.Series("", whole.reshape(-1))
     columns = [buffer.slice(at * n, n).alias(name) for at, name in enumerate(names)]
     frame = pl.DataFrame(columns)
@@ -217,46 +285,6 @@ def refuse_nulls(profiles: Profiles, method: str) -> None:
         )
 
 
-def groups_of(
-    frame: pl.DataFrame, columns: Sequence[str], remedy: str = "name another with --by"
-) -> dict[str, Rows]:
-    """Rows of each group by what it is called, in the order in which groups first appear.
-
-    Args:
-        frame: metadata at least.
-        columns: whose values make a group; none for all rows together.
-        remedy: what an error tells to do.
-
-    Raises:
-        TableError: a column is missing.
-    """
-    return {
-        ", ".join(map(str, key)) if columns else "all rows": rows
-        for key, rows in keyed_groups(frame, columns, remedy).items()
-    }
-
-
-def keyed_groups(
-    frame: pl.DataFrame, columns: Sequence[str], remedy: str = "name another with --by"
-) -> dict[tuple[object, ...], Rows]:
-    """Like `groups_of`, by the values themselves, which may be null or of several types."""
-    for name in columns:
-        if name not in frame.columns:
-            raise TableError(f"column {name} is missing: {remedy}")
-    if not columns:
-        return {(): slice(0, frame.height)}
-    numbered = frame.select(columns).with_columns(pl.int_range(pl.len()).alias(ROW))
-    found = numbered.group_by(columns, maintain_order=True).agg(ROW)
-    keys = found.select(columns).rows()
-    return {key: _compact(rows.to_numpy()) for key, rows in zip(keys, found[ROW], strict=True)}
-
-
-def _compact(rows: NDArray[np.int64]) -> Rows:
-    if rows[-1] - rows[0] + 1 == len(rows):  # ascending, so nothing is left out
-        return slice(int(rows[0]), int(rows[-1]) + 1)
-    return rows
-
-
 def selected_rows(profiles: Profiles, samples: str | None) -> Mask:
     """Which rows fit a query on metadata or features as they are now (N,); all for None.
 
@@ -282,7 +310,10 @@ def within(rows: Rows, selected: Mask) -> Mask | None:
 
 def no_sample(group: str, samples: str | None) -> TableError:
     """The error for a group without a row that fits."""
-    return TableError(f"no row of {group} fits the samples {samples!r}: widen the query")
+    if samples is None:
+        return TableError("the table has no rows: give one that has")
+    place = "" if group == ALL_ROWS else f" of {group}"
+    return TableError(f"no row{place} fits the samples {samples!r}: widen the query")
 
 
 def blocks(n_features: int) -> list[slice]:
