@@ -77,9 +77,9 @@ def profile(
     --samples 'Metadata_Compound == "DMSO"'
     """
     from unidino_fast.profiles.recipe import read_recipe
+    from unidino_fast.tables import check_output
 
-    if out.exists() and wells.exists() and out.samefile(wells):
-        raise UsageError(f"--out {out} is the table that is read: name another file")
+    check_output(out, {"the table that is read": wells})
     typed = {
         "--method": method, "--samples": samples, "--by": by, "--select": select,
         "--consensus": consensus, "--statistic": statistic,
@@ -196,18 +196,12 @@ def _run(wells: Path, out: Path, recipe: Recipe, *, as_json: bool) -> dict[str, 
 
 
 def _of_cellprofiler(wells: Path) -> bool:
-    """Whether a Parquet file's features are told by CellProfiler's names, not by ours.
-
-    By those, any other column is metadata, so that a probe without `Metadata_` is renamed.
-    """
-    import polars as pl
+    """Whether a Parquet file's features are told by CellProfiler's names, not by ours."""
     import pyarrow.parquet as pq
 
-    from unidino_fast.evaluation.cellprofiler import as_profiles
+    from unidino_fast.evaluation.cellprofiler import known_features
 
-    probe = "\0probe"
-    names = pq.read_schema(wells).names
-    return probe not in as_profiles(pl.DataFrame(schema=dict.fromkeys([*names, probe], pl.Float32)))
+    return known_features(pq.read_schema(wells).names) is not None
 
 
 def _dropped_lines(report: Report) -> list[str]:
