@@ -90,11 +90,11 @@ def test_cells_of_a_table_never_steer_the_terminal(run: Run, tmp_path: Path) -> 
     by = f"Metadata_{evil}"
     calls = [
         ("profile", tmp_path / "t.parquet", "--out", tmp_path / "o.parquet", "--by", by),
-        ("profile", tmp_path / "t.parquet", "--out", tmp_path / "o.parquet", "--by", evil),
+        ("profile", tmp_path / "t.parquet", "--out", tmp_path / "o.parquet", "--by", f"q{evil}"),
         ("evaluate", tmp_path / "t.parquet", "--label", evil),
         ("evaluate", tmp_path / "t.parquet", "--label", evil, "--json"),
         ("evaluate", tmp_path / "t.parquet", "--label", "MoA"),
-        ("evaluate", tmp_path / "t.parquet", "--label", evil, "--not-same", "Plate"),
+        ("evaluate", tmp_path / "t.parquet", "--label", evil, "--not-same", "Well"),
     ]
     codes = []
     for call in calls:
