@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from unidino_fast.benchmarks.noise import cores
+from unidino_fast.cores import usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 """The checkout's folder; of an installed package, its own."""
@@ -48,7 +48,7 @@ def describe_environment(device: torch.device) -> Environment:
     """The environment as it is now."""
     return Environment(
         device=device_name(device),
-        cores=cores(),
+        cores=usable_cores(),
         threads=torch.get_num_threads(),
         python=platform.python_version(),
         torch=torch.__version__,

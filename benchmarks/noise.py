@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unidino_fast.cores import usable_cores
+
 if TYPE_CHECKING:
     from unidino_fast.benchmarks.measure import Samples
 
@@ -17,13 +19,6 @@ OTHERS = 0.1
 _STAT = Path("/proc/stat")
 _BUSY = (0, 1, 2, 5, 6, 7)
 """user, nice, system, irq, softirq, steal: the columns of /proc/stat that keep a core busy."""
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class Neighbours:
@@ -57,8 +52,8 @@ def describe_noise(samples: Samples, others: float) -> str:
         others: cores that other processes kept busy meanwhile.
     """
     reasons = []
-    if others > OTHERS * cores():
-        reasons.append(f"others used {others:.1f} of {cores()} cores")
+    if others > OTHERS * usable_cores():
+        reasons.append(f"others used {others:.1f} of {usable_cores()} cores")
     if samples.spread() > SPREAD:
         reasons.append(f"spread {samples.spread():.0%}")
     return ", ".join(reasons)

@@ -24,6 +24,7 @@ from unidino_fast.benchmarks.rows import Row, append_rows, rate_figures, ratio_f
 from unidino_fast.cluster.session import local_session
 from unidino_fast.config import EmbedOptions
 from unidino_fast.engines.spec import ModelSpec
+from unidino_fast.errors import UsageError
 from unidino_fast.pipeline import embed_to_folder
 from unidino_fast.planning import plan_plate
 
@@ -38,6 +39,8 @@ def bench_workers(spec: ModelSpec, n_wells: int, effort: Effort) -> Iterator[Row
     """Rates of 1 and 2 workers, and of this process, with a core each."""
     environment = describe_environment(torch.device("cpu"))
     cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2:
+        raise UsageError("one core is not enough to compare one worker with two: allow this two")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         plate = noise_plate(folder / "p.zarr", n_wells)

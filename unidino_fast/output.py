@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import re
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from unidino_fast.errors import OutputError
@@ -108,7 +109,7 @@ class OutputFolder:
         folder.path = path
         return folder
 
-    @property
+    @cached_property
     def made_by(self) -> str:
         """Digest of what decides the numbers: every part carries that of its own making."""
         return hashlib.sha256(json.dumps(deciding(self.provenance)).encode()).hexdigest()

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unidino_fast.benchmarks.noise import OTHERS, Neighbours, cores
+from unidino_fast.benchmarks.noise import OTHERS, Neighbours
+from unidino_fast.cores import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,7 @@ def gil_share(run: Callable[[], object], seconds: float, *, rounds: int = 3) -> 
     neighbours = Neighbours()
     held = [_gil_seconds(run) for _ in range(rounds)]
     known = [one for one in held if one is not None]
-    if not known or neighbours.busy_cores() > OTHERS * cores():
+    if not known or neighbours.busy_cores() > OTHERS * usable_cores():
         return None
     return min(float(np.median(known)) / seconds, 1.0)
 

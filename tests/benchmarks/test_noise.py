@@ -19,7 +19,7 @@ def test_steady_and_alone_is_no_noise() -> None:
 
 
 def test_spread_and_neighbours_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(noise, "cores", lambda: 4)
+    monkeypatch.setattr(noise, "usable_cores", lambda: 4)
     assert noise.describe_noise(Samples(1.0, (1.0, 1.5, 2.0)), 0.0).startswith("spread ")
     assert noise.describe_noise(STEADY, 1.26) == "others used 1.3 of 4 cores"
     assert noise.describe_noise(STEADY, 0.3) == ""

@@ -273,3 +273,20 @@ def test_a_rerun_does_not_drop_labels_in_silence(
     assert "Metadata_MoA" not in pl.read_parquet_schema(folder / "wells.parquet")
     assert run(*call, "--overwrite").code == 0
     assert "Metadata_Compound" not in pl.read_parquet_schema(folder / "wells.parquet")
+
+
+def test_no_scheduler(
+    run: Run, plate_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said before anything is made."""
+    monkeypatch.setattr("unidino_fast.cluster.session.CONNECT_SECONDS", 1)
+    out = tmp_path / "never"
+    shown = run(
+        *("embed", plate_path, "--out", out, "--weights", "random:0"),
+        *("--scheduler", "tcp://127.0.0.1:9"),
+    )
+    assert shown.code == 2
+    assert shown.err.splitlines()[-1].startswith(
+        "unidino-fast: scheduler tcp://127.0.0.1:9 does not answer"
+    )
+    assert not out.exists()

@@ -17,6 +17,7 @@ import dask
 import torch
 from distributed import Client, Nanny, Scheduler, Security, SpecCluster
 
+from unidino_fast.cores import usable_cores
 from unidino_fast.errors import ClusterError, first_line
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _worker_specs(n_workers: int, common: Mapping[str, Any]) -> dict[int, dict[s
     """Each with its share of the cores and, where there are GPUs, one of them."""
     options = {
         **common,
-        "nthreads": max(1, _n_cores() // n_workers),
+        "nthreads": max(1, usable_cores() // n_workers),
         "memory_limit": 0,
         "dashboard": False,
         "silence_logs": logging.CRITICAL,
@@ -127,10 +128,6 @@ def _visible_gpus() -> list[str]:
     if named is not None:
         return [name for name in named.split(",") if name]
     return [str(index) for index in range(torch.cuda.device_count())]
-
-
-def _n_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

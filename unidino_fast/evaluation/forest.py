@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from unidino_fast.cores import usable_cores
 from unidino_fast.errors import TableError
 from unidino_fast.evaluation.table import feature_matrix, find_column
 from unidino_fast.names import one_line
@@ -83,10 +83,7 @@ def in_threads(
     Trees grow without the GIL, so that a forest a thread keeps all cores busy; None is for one
     thread a core that this process may use.
     """
-    if n_threads is None:
-        affine = hasattr(os, "sched_getaffinity")
-        n_threads = len(os.sched_getaffinity(0)) if affine else os.cpu_count() or 1
-    pool = ThreadPoolExecutor(n_threads)
+    pool = ThreadPoolExecutor(n_threads or usable_cores())
     try:
         futures = [pool.submit(job) for job in jobs]
         results = []

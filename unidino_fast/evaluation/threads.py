@@ -6,11 +6,12 @@ product do at its end: on a machine that others use too, that waiting costs more
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from threadpoolctl import threadpool_limits
+
+from unidino_fast.cores import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -21,9 +22,7 @@ Result = TypeVar("Result")
 
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Results in the order of the items; a few more than there are cores are held at a time."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    cores = usable_cores()
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores) as pool:
         waiting = []
         for item in items:

@@ -6,7 +6,6 @@ side, as they do in Polars and Arrow and as sorting wants them.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import polars as pl
 
+from unidino_fast.cores import usable_cores
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.query import parse_query
 from unidino_fast.results import METADATA_PREFIX, feature_columns
@@ -327,17 +327,12 @@ def in_threads(work: Callable[..., Any], *arguments: Iterable[Any], size: int) -
 
     The work must spend its time where numpy holds no interpreter lock.
     """
-    if size < _VALUES_WORTH_THREADS or cores() == 1:
+    if size < _VALUES_WORTH_THREADS or usable_cores() == 1:
         return list(map(work, *arguments))
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         return list(pool.map(work, *arguments))
 
 
 def numbered(stem: str, count: int) -> list[str]:
     """Names of features that belong to no channel: `TVN_000`, `TVN_001` ..."""
     return [f"{stem}_{index:03d}" for index in range(count)]
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,7 @@
 """Typical variation normalisation (TVN): what controls do among themselves is noise.
 
-Letters: N rows, F features, n controls, V eigenvectors, s eigenvalues, C a covariance matrix of
-controls, I the identity. Ando et al. 2017, "Improving phenotypic measurements in high-content
+Letters: N rows, F features, n controls, V eigenvectors, s eigenvalues, C a matrix of second moments
+of controls, I the identity. Ando et al. 2017, "Improving phenotypic measurements in high-content
 imaging screens"; the two forms are those of uniDINO's released code and of the EFAAR benchmarks
 (Celik et al. 2024).
 
@@ -61,9 +61,8 @@ def tvn(
     values = np.empty_like(profiles.values)
     for rows in batches.values():
         white = whitening.T @ (profiles.values[:, rows] - centre[:, None])
-        controls = white[:, selected[rows]]
-        n_controls = controls.shape[1]
-        aligned = _divided_by_root(white, controls, n_controls, _RIDGE["tvn"])
+        own = white[:, selected[rows]]
+        aligned = _divided_by_root(white, own, own.shape[1], _RIDGE["tvn"])
         values[:, rows] = target[:, None] * aligned
     return profiles.with_features(numbered("TVN", len(values)), values)
 

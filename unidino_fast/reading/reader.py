@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from unidino_fast.cores import usable_cores
 from unidino_fast.errors import PixelError
 from unidino_fast.reading.buffers import FieldBuffers, Scratch
 from unidino_fast.reading.chunks import ChunkReader
@@ -71,7 +71,7 @@ class FieldReader:
     ) -> None:
         self._storage = storage
         self._n_threads = n_threads or (
-            _REMOTE_THREADS if storage.is_remote else min(_cores(), _LOCAL_THREADS)
+            _REMOTE_THREADS if storage.is_remote else min(usable_cores(), _LOCAL_THREADS)
         )
         self._most = max_in_flight or min(_MOST_IN_FLIGHT, memory_bytes() // 8)
         self._indices = Indices()
@@ -249,10 +249,3 @@ def _block_bytes(request: FieldRequest) -> int:
     field = request.field
     planes = request.n_bytes // len(request.channels) * min(chunk(field, "c"), field.length("c"))
     return 2 * chunk_bytes(field) + planes * min(chunk(field, "z"), field.length("z"))
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not told by this system
-        return os.cpu_count() or 1
