@@ -33,9 +33,9 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, processes: Processes) -> Tensor:
         ctx.processes = processes
-        found = tensor.new_empty(processes.count, *tensor.shape)
-        dist.all_gather_into_tensor(found, tensor.contiguous()[None])
-        return found
+        found = [torch.empty_like(tensor) for _ in range(processes.count)]
+        dist.all_gather(found, tensor.contiguous())
+        return torch.stack(found)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

@@ -103,7 +103,7 @@ def prepare(
     optimizer = build_optimizer(method.trained, processes.device)
     decides = {**config.what_decides(), "images": sizes, **decided}
     checkpoints = Checkpoints(out, decides, config.machine.keep)
-    watch = Watch()
+    watch = Watch(config.method)
     parts: dict[str, Stateful] = {"method": method, "optimizer": optimizer, "watch": watch}
     progress = checkpoints.load(parts, processes.device)
     network = compiled(method.trained) if config.machine.compile else method.trained
