@@ -19,6 +19,7 @@ from unidino_fast.training.sections import (
     DinoConfig,
     IbotConfig,
     MaeConfig,
+    MethodSection,
     NotNegative,
     Positive,
     Section,
@@ -262,50 +263,32 @@ class TrainConfig(Section):
                 f"optim.batch {self.optim.batch} is no multiple of machine.accumulate"
                 f" {self.machine.accumulate}"
             )
-        self._fits_method()
+        fault = self.section.fault(self)
+        if fault is not None:
+            raise ValueError(fault)
         return self
 
-    def _fits_method(self) -> None:
-        method, batch = self.method, self.optim.batch
-        if method in ("simclr", "supcon") and self.machine.accumulate > 1:
-            raise ValueError(
-                f"machine.accumulate {self.machine.accumulate} would leave each part of a batch its"
-                f" own negatives, which method {method} takes from the whole: set it to 1, and"
-                " lower optim.batch or use more processes to save memory"
-            )
-        if method == "simclr" and batch < 2:
-            raise ValueError(f"optim.batch {batch} has no negatives: raise it")
-        if method == "supcon" and batch % self.supcon.replicates:
-            raise ValueError(
-                f"optim.batch {batch} is no multiple of supcon.replicates {self.supcon.replicates}"
-            )
-        if method == "supcon":
-            for source in self.data:
-                if not source.has_labels:
-                    raise ValueError(
-                        f"dataset {source.name} has no labels, which method supcon needs: give it"
-                        " platemap and label, or a pattern with (?P<label>...)"
-                    )
-        if method == "mae" and self.model.dim % 4:
-            raise ValueError(f"dim {self.model.dim} is no multiple of 4, as method mae needs it")
-        if method == "mae" and self.mae.seen(self.views.global_size // self.model.patch) < 1:
-            raise ValueError(
-                f"mae.mask_share {self.mae.mask_share} hides all patches of a view: lower it"
-            )
+    @property
+    def section(self) -> MethodSection:
+        """The settings of the method."""
+        return self._of_methods()[self.method]
 
     def what_decides(self) -> dict[str, Any]:
         """The settings that decide what is learnt.
 
         These are all but the machine's, the data's places, and what other methods need.
         """
-        others = {"dino", "simclr", "supcon", "mae", "ibot"} - {self.method}
+        others = set(self._of_methods()) - {self.method}
         document = self.model_dump(mode="json", exclude={"machine", *others})
         for source in document["data"]:
-            for key in ("path", "platemap"):
-                del source[key]
-            if self.method != "supcon":
+            del source["path"], source["platemap"]
+            if not self.section.needs_labels:
                 del source["label"], source["pattern"]
         return document
+
+    def _of_methods(self) -> dict[str, MethodSection]:
+        sections = {name: getattr(self, name) for name in type(self).model_fields}
+        return {n: section for n, section in sections.items() if isinstance(section, MethodSection)}
 
 
 def load_config(

@@ -71,6 +71,7 @@ class Contrastive(ABC):
         head = ContrastiveHead(config.model.dim, settings.hidden_dim, settings.out_dim)
         self._backbone = backbone
         self.trained: nn.Module = Projected(backbone, head).to(processes.device)
+        self.networks: tuple[nn.Module, ...] = (self.trained,)
         # of positives, of negatives
         self._cosines = torch.full((2,), torch.nan)
 

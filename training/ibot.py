@@ -60,11 +60,12 @@ class Ibot:
         self._last_layer = head.last_layer
         self.trained: nn.Module = Student(student, head).to(processes.device)
         self.teacher = new_teacher(Teacher(student, head).to(processes.device))
+        self.networks: tuple[nn.Module, ...] = (self.trained, self.teacher)
         self._answer = compiled(self.teacher) if config.machine.compile else self.teacher
         self.centre = Centre(settings.out_dim, settings.centre_momentum).to(processes.device)
         self.patch_centre = Centre(settings.out_dim, settings.patch_centre_momentum)
         self.patch_centre.to(processes.device)
-        self._parts = torch.full((2,), torch.nan)  # mean losses of class token and patches
+        self._part_losses = torch.full((2,), torch.nan)  # mean losses of class token and patches
 
     def losses(self, trained: nn.Module, batch: Batch, step: int) -> Outcome:
         """DINO's loss of the class token, and that of the hidden patches."""
@@ -80,7 +81,7 @@ class Ibot:
         outputs, patch_outputs = trained(views, hidden)
         of_class = dino_loss(targets, outputs, settings.student_temperature)
         of_patches = patch_loss(patch_targets, patch_outputs, hidden, settings.student_temperature)
-        self._parts = torch.stack([of_class.detach().mean(), of_patches.detach().mean()])
+        self._part_losses = torch.stack([of_class.detach().mean(), of_patches.detach().mean()])
         return Outcome(
             losses=of_class + settings.patch_weight * of_patches,
             features=features.flatten(0, 1),
@@ -114,7 +115,7 @@ class Ibot:
         """Root mean squares of the centres, and both losses in the newest part of this process."""
         centres = {"centre_norm": self.centre, "patch_centre_norm": self.patch_centre}
         norms = {name: float(c.value.square().mean().sqrt()) for name, c in centres.items()}
-        of_class, of_patches = self._parts.tolist()
+        of_class, of_patches = self._part_losses.tolist()
         return {**norms, "class_loss": of_class, "patch_loss": of_patches}
 
     def exported(self) -> nn.Module:
@@ -123,14 +124,14 @@ class Ibot:
 
     def state_dict(self) -> dict[str, Any]:
         """Student, teacher and centres."""
-        return {name: part.state_dict() for name, part in self._networks().items()}
+        return {name: part.state_dict() for name, part in self._parts_of_state().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes them over."""
-        for name, part in self._networks().items():
+        for name, part in self._parts_of_state().items():
             part.load_state_dict(state[name])
 
-    def _networks(self) -> dict[str, nn.Module]:
+    def _parts_of_state(self) -> dict[str, nn.Module]:
         return {
             "student": self.trained,
             "teacher": self.teacher,

@@ -50,6 +50,7 @@ class Mae:
         self._encoder = encoder
         made = MaskedAutoencoder(encoder, config.mae, grid, config.model.patch, masks.n_seen)
         self.trained: nn.Module = made.to(processes.device)
+        self.networks: tuple[nn.Module, ...] = (self.trained,)
 
     def losses(self, trained: nn.Module, batch: Batch, step: int) -> Outcome:
         """Each image's mean squared error over the pixels of its hidden patches."""

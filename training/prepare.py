@@ -143,7 +143,7 @@ def _order(
     config: TrainConfig, sources: Sequence[Source], warn: Callable[[str], None]
 ) -> tuple[Order, dict[str, str]]:
     """Which image is the next; and what of it decides what is learnt, beside the settings."""
-    if config.method != "supcon":
+    if not config.section.needs_labels:
         return Mixture(tuple(len(source) for source in sources), config.seed), {}
     order, labels, complaints = replicates(config.data, sources, config.supcon, config.seed)
     for line in complaints:

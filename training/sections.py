@@ -5,9 +5,12 @@ What the methods share (backbone, views, optimiser) stands in `config`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    from unidino_fast.training.config import TrainConfig
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -21,7 +24,21 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class DinoConfig(Section):
+class MethodSection(Section):
+    """The table of a method, under its name.
+
+    Attributes:
+        needs_labels: whether each dataset must say what was done to its wells.
+    """
+
+    needs_labels: ClassVar[bool] = False
+
+    def fault(self, config: TrainConfig) -> str | None:
+        """What of the other settings does not fit the method, and what to do."""
+        return None
+
+
+class DinoConfig(MethodSection):
     """DINO (Caron et al. 2021): head, temperatures, centre, teacher.
 
     Attributes:
@@ -50,7 +67,7 @@ class DinoConfig(Section):
     freeze_last_layer_epochs: Annotated[int, Field(ge=0)] = 3
 
 
-class IbotConfig(Section):
+class IbotConfig(MethodSection):
     """iBOT (Zhou et al. 2022, ViT-S): DINO of the class token, and the same of hidden patches.
 
     One head serves class token and patches.
@@ -105,7 +122,7 @@ class IbotConfig(Section):
         return self
 
 
-class SimclrConfig(Section):
+class SimclrConfig(MethodSection):
     """SimCLR (Chen et al. 2020): two views of an image are to be more alike than any others.
 
     Negatives are the whole batch's, of all processes; hence `machine.accumulate` must be 1, for
@@ -122,8 +139,14 @@ class SimclrConfig(Section):
     out_dim: Positive = 128
     temperature: Above = 0.1
 
+    def fault(self, config: TrainConfig) -> str | None:
+        """See `MethodSection`."""
+        if config.optim.batch < 2:
+            return f"optim.batch {config.optim.batch} has no negatives: raise it"
+        return _parted(config)
 
-class SupconConfig(Section):
+
+class SupconConfig(MethodSection):
     """Weakly supervised contrastive learning with perturbation labels.
 
     The loss is that of supervised contrastive learning (Khosla et al. 2020, its outer sum). The
@@ -144,6 +167,8 @@ class SupconConfig(Section):
         temperature: of their cosines. Paper: 0.1.
     """
 
+    needs_labels: ClassVar[bool] = True
+
     positives: Literal["other-well", "other-plate"] = "other-well"
     replicates: Annotated[int, Field(ge=2)] = 2
     controls: tuple[str, ...] = ()
@@ -152,8 +177,23 @@ class SupconConfig(Section):
     out_dim: Positive = 128
     temperature: Above = 0.1
 
+    def fault(self, config: TrainConfig) -> str | None:
+        """See `MethodSection`."""
+        for source in config.data:
+            if not source.has_labels:
+                return (
+                    f"dataset {source.name} has no labels, which method supcon needs: give it"
+                    " platemap and label, or a pattern with (?P<label>...)"
+                )
+        if config.optim.batch % self.replicates:
+            return (
+                f"optim.batch {config.optim.batch} is no multiple of supcon.replicates"
+                f" {self.replicates}"
+            )
+        return _parted(config)
 
-class MaeConfig(Section):
+
+class MaeConfig(MethodSection):
     """Masked autoencoder (He et al. 2022): hidden patches are drawn from those that are seen.
 
     Attributes:
@@ -180,6 +220,25 @@ class MaeConfig(Section):
             )
         return self
 
+    def fault(self, config: TrainConfig) -> str | None:
+        """See `MethodSection`."""
+        if config.model.dim % 4:
+            return f"dim {config.model.dim} is no multiple of 4, as method mae needs it"
+        if self.seen(config.views.global_size // config.model.patch) < 1:
+            return f"mae.mask_share {self.mask_share} hides all patches of a view: lower it"
+        return None
+
     def seen(self, grid: int) -> int:
         """Patches of a view of `grid` x `grid` that the encoder sees."""
         return int(grid**2 * (1 - self.mask_share))
+
+
+def _parted(config: TrainConfig) -> str | None:
+    """Negatives come from the whole batch: parts would have their own alone."""
+    if config.machine.accumulate == 1:
+        return None
+    return (
+        f"machine.accumulate {config.machine.accumulate} would leave each part of a batch its own"
+        f" negatives, which method {config.method} takes from the whole: set it to 1, and lower"
+        " optim.batch or use more processes to save memory"
+    )
