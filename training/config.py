@@ -40,6 +40,7 @@ class SourceConfig(_Section):
             image from its 0.1 to its 99.9 percentile.
         channels: labels of a plate's channels to train on; all by default.
         exclude: patterns of image file names to leave out; ImageXpress thumbnails by default.
+        weight: its share of every batch beside the other datasets'. Paper: all the same.
     """
 
     name: Annotated[str, Field(min_length=1, pattern=r"^[^=\s]+$")]
@@ -48,6 +49,7 @@ class SourceConfig(_Section):
     intensity: Literal["dtype", "percentile"] = "dtype"
     channels: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ("*_thumb*",)
+    weight: Annotated[int, Field(ge=1, le=100)] = 1
 
 
 class ModelConfig(_Section):
@@ -59,6 +61,8 @@ class ModelConfig(_Section):
         heads: attention heads; `dim` must be a multiple. Paper: 6.
         mlp_ratio: width of a block's MLP over `dim`. Paper: 4.
         patch: edge of a patch in pixels. Paper: 16.
+        tile: edge of the tiles that the backbone is made for; `views.global_size` by default.
+            Smaller views learn faster; their position embedding is resampled from this size's.
         drop_path: stochastic depth of the last block of the student, rising linearly from 0.
             Paper: 0.1.
     """
@@ -68,6 +72,7 @@ class ModelConfig(_Section):
     heads: Positive = 6
     mlp_ratio: Positive = 4
     patch: Positive = 16
+    tile: Positive | None = None
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @model_validator(mode="after")
@@ -246,6 +251,10 @@ class TrainConfig(_Section):
             size = getattr(self.views, label)
             if size % self.model.patch:
                 raise ValueError(f"views.{label} {size} is no multiple of patch {self.model.patch}")
+        if self.model.tile is not None and self.model.tile % self.model.patch:
+            raise ValueError(
+                f"model.tile {self.model.tile} is no multiple of patch {self.model.patch}"
+            )
         if self.optim.batch % self.machine.accumulate:
             raise ValueError(
                 f"optim.batch {self.optim.batch} is no multiple of machine.accumulate"

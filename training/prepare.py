@@ -14,7 +14,7 @@ from unidino_fast.backbones.saving import save_backbone
 from unidino_fast.errors import UsageError
 from unidino_fast.provenance import device_name, software_versions
 from unidino_fast.training.checkpoint import Checkpoints, Progress
-from unidino_fast.training.data import ViewDataset, open_batches
+from unidino_fast.training.data import Mixture, ViewDataset, open_batches
 from unidino_fast.training.dino import Dino
 from unidino_fast.training.networks import as_backbone, compiled, vit_shape
 from unidino_fast.training.optim import build_optimizer
@@ -85,8 +85,9 @@ def prepare(
         warn(line)
     sizes = {source.name: len(source) for source in sources}
     torch.manual_seed(config.seed)
-    length = config.optim.images_per_epoch or max(sizes.values()) * len(sizes)
-    clock = _clock(config, length, processes)
+    weights = tuple(source.weight for source in config.data)
+    mixture = Mixture(tuple(sizes.values()), config.seed, weights)
+    clock = _clock(config, config.optim.images_per_epoch or mixture.epoch_length, processes)
     method = METHODS[config.method](config, clock, processes.device)
     optimizer = build_optimizer(method.trained, processes.device)
     decides = {**config.what_decides(), "images": sizes}
