@@ -3,7 +3,8 @@
 FOLDER holds CellProfiler's SBS example: 96 wells of a cytoplasm-to-nucleus translocation assay in
 two channels, two dose series (rows A-D and E-H), and a table of doses and controls. The plate is
 embedded and MAD-normalised as by `embed`, and asked for the separation of its controls, for its
-high doses, and for the order of its doses. 12 intensity statistics a well stand beside the weights.
+high doses, and for the order of its doses. 12 intensity statistics a well and a random ViT of the
+same size stand beside the weights.
 
 Letters: W wells, D features, R resamples.
 """
@@ -12,13 +13,17 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
+from unidino_fast.backbones import Backbone, open_backbone, save_backbone
+from unidino_fast.backbones.random_weights import random_vit
+from unidino_fast.backbones.vit import infer_shape, vit_heads
 from unidino_fast.convert import convert_plate
 from unidino_fast.engines import load_backbone
 from unidino_fast.errors import PixelError
@@ -44,6 +49,7 @@ LOW, HIGH = (0, 2), (5, 10)
 """Doses, least and greatest, that a neighbour has to tell apart."""
 PERCENTILES = (1, 50, 90, 99)
 RESAMPLES = 1000
+RANDOM = "random ViT, same size"
 _FIRST_HALF = "ABCD"
 
 
@@ -197,14 +203,29 @@ def profiles_by(weights: str, plate: Plate, intensity: Intensity) -> Array:
     return found
 
 
+@contextmanager
+def random_of_the_same_size(backbone: Backbone) -> Iterator[Path]:
+    """A file of a backbone of the same architecture with random weights."""
+    state = backbone.module.state_dict()
+    shape = infer_shape(state, backbone.name, heads=vit_heads(backbone.module))
+    random = replace(backbone, module=random_vit(0, shape), input_norm="identity")
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "random.safetensors"
+        save_backbone(random, path)
+        yield path
+
+
 def compare(
     folder: Path, weights: Sequence[str], intensity: Intensity, say: Callable[[str], None]
 ) -> pl.DataFrame:
     """A row for each weights and question: value, 95 % interval, and that of the gain.
 
-    The gain is over the last of `weights`, resampled together.
+    The gain is over a random ViT of the size of the first weights, resampled together.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        random_of_the_same_size(open_backbone(weights[0])) as random,
+    ):
         path = Path(scratch) / "sbs.zarr"
         convert_plate(folder / "images", path, layout="regex", pattern=PATTERN)
         plate = open_plate(str(path))
@@ -213,6 +234,7 @@ def compare(
         for name in weights:
             say(f"embedding with {name}")
             profiles[name] = profiles_by(name, plate, intensity)
+        profiles[RANDOM] = profiles_by(str(random), plate, intensity)
     answers = {name: vars(ask(values, wells)) for name, values in profiles.items()}
     drawn: dict[str, list[dict[str, float]]] = {name: [] for name in profiles}
     for chosen in resampled(wells, np.random.default_rng(0)):
@@ -222,7 +244,7 @@ def compare(
     for name, answer in answers.items():
         for question, value in answer.items():
             mine = np.array([one[question] for one in drawn[name]])
-            base = np.array([one[question] for one in drawn[weights[-1]]])
+            base = np.array([one[question] for one in drawn[RANDOM]])
             low, high = np.percentile(mine, (2.5, 97.5))
             gain_low, gain_high = np.percentile(mine - base, (2.5, 97.5))
             rows.append(
@@ -232,7 +254,7 @@ def compare(
                     "value": value,
                     "low": low,
                     "high": high,
-                    "gain": value - answers[weights[-1]][question],
+                    "gain": value - answers[RANDOM][question],
                     "gain_low": gain_low,
                     "gain_high": gain_high,
                 }
@@ -244,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table, and writes it as CSV if asked to."""
     parser = argparse.ArgumentParser(prog="python -m unidino_fast.benchmarks.held_out")
     parser.add_argument("folder", type=Path, help="of the SBS example, with images/ and its table")
-    parser.add_argument("weights", nargs="+", help="as for embed; gains are over the last")
+    parser.add_argument("weights", nargs="+", help="as for embed")
     parser.add_argument("--intensity", choices=["dtype", "percentile"], default="dtype")
     parser.add_argument("--out", type=Path, help="CSV file of the rows")
     options = parser.parse_args(arguments)
