@@ -69,7 +69,7 @@ def test_weights_stand_beside_statistics_and_random_ones(
     main([str(folder), str(tiny_weights)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "24 tiles of 2 stains"
-    assert lines[1] == "intensity statistics: 1.000"
+    assert float(lines[1].removeprefix("intensity statistics: ")) > 0.9  # by chance 0.5
     assert lines[2].startswith(f"{tiny_weights}: ")
     assert lines[3].startswith("random ViT, same size: ")
 
