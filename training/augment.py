@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from unidino_fast.training.config import ViewsConfig
+    from unidino_fast.training.masks import Masks
 
 _NUMBERS = 6  # y, x, two flips, shift, gamma
 
@@ -33,10 +34,12 @@ class ViewGroup:
     Attributes:
         count: V.
         size: s, their edge in pixels.
+        masks: how patches of theirs are hidden, for methods that want it.
     """
 
     count: int
     size: int
+    masks: Masks | None = None
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,13 @@ class ViewDraws:
         corners: (V, 2) int64, top and left edge.
         flips: (V, 2) bool, upside down and left to right.
         colours: (V, 2) float32, shift and gamma.
+        masks: (V, T) bool, hidden patches row by row; T is 0 where none are asked for.
     """
 
     corners: NDArray[np.int64]
     flips: NDArray[np.bool_]
     colours: NDArray[np.float32]
+    masks: NDArray[np.bool_]
 
 
 def dino_views(views: ViewsConfig) -> tuple[ViewGroup, ...]:
@@ -75,6 +80,7 @@ def draw_views(
     uniform = generator.random((group.count, _NUMBERS))
     room = np.array(shape) - group.size + 1
     span = views.gamma_high - views.gamma_low
+    masks = [group.masks.draw(generator) for _ in range(group.count)] if group.masks else []
     colours = [
         (2 * uniform[:, 4] - 1) * views.shift,
         views.gamma_low + span * uniform[:, 5],
@@ -83,6 +89,7 @@ def draw_views(
         corners=(uniform[:, :2] * room).astype(np.int64),
         flips=uniform[:, 2:4] < views.flip,
         colours=np.stack(colours, axis=1).astype(np.float32),
+        masks=np.array(masks, dtype=bool).reshape(group.count, -1),
     )
 
 

@@ -6,29 +6,33 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from unidino_fast.errors import UsageError
+from unidino_fast.training.sections import (
+    Above,
+    DinoConfig,
+    IbotConfig,
+    MaeConfig,
+    NotNegative,
+    Positive,
+    Section,
+    Share,
+    SimclrConfig,
+    SupconConfig,
+)
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-Above = Annotated[float, Field(gt=0)]
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SourceConfig(_Section):
+class SourceConfig(Section):
     """One dataset: an OME-Zarr plate, or a folder of single-channel TIFF and PNG files.
 
     Attributes:
@@ -41,6 +45,13 @@ class SourceConfig(_Section):
         channels: labels of a plate's channels to train on; all by default.
         exclude: patterns of image file names to leave out; ImageXpress thumbnails by default.
         weight: its share of every batch beside the other datasets'. Paper: all the same.
+        platemap: CSV or Parquet table of what is in each well, relative to the TOML file; for
+            methods that need labels. Where it has a column of plates, they are the plate's name.
+        label: its column that says what was done to a well; the same text in two datasets is the
+            same perturbation.
+        pattern: for folders of images and methods that need labels: a regular expression that is
+            searched in the paths of files below the folder, with a group `well` and, as needed,
+            `plate`, `channel`, and `label` instead of a platemap.
     """
 
     name: Annotated[str, Field(min_length=1, pattern=r"^[^=\s]+$")]
@@ -50,9 +61,30 @@ class SourceConfig(_Section):
     channels: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ("*_thumb*",)
     weight: Annotated[int, Field(ge=1, le=100)] = 1
+    platemap: str | None = None
+    label: str | None = None
+    pattern: str | None = None
+
+    @model_validator(mode="after")
+    def _sound_labels(self) -> SourceConfig:
+        if self.platemap is not None and self.label is None:
+            raise ValueError("platemap needs label, the name of its column of perturbations")
+        if self.pattern is not None:
+            try:
+                groups = re.compile(self.pattern).groupindex
+            except re.error as error:
+                raise ValueError(f"pattern is no regular expression: {error}") from error
+            if "well" not in groups:
+                raise ValueError(f"pattern {self.pattern} has no group (?P<well>...): add it")
+        return self
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether it is said where the labels of its images stand."""
+        return self.platemap is not None or "label" in re.compile(self.pattern or "").groupindex
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The backbone, a single-channel ViT.
 
     Attributes:
@@ -82,7 +114,7 @@ class ModelConfig(_Section):
         return self
 
 
-class ViewsConfig(_Section):
+class ViewsConfig(Section):
     """The crops of an image and how they are changed; each crop draws its own random numbers.
 
     Attributes:
@@ -115,36 +147,7 @@ class ViewsConfig(_Section):
         return self
 
 
-class DinoConfig(_Section):
-    """DINO (Caron et al. 2021): head, temperatures, centre, teacher.
-
-    Attributes:
-        out_dim: prototypes, the outputs of the head. Paper: 20000.
-        hidden_dim: width of the head's MLP. Paper: 2048.
-        bottleneck_dim: its output before the normalised last layer. Paper: 256.
-        student_temperature: Paper: 0.1.
-        teacher_temperature_start: at the first epoch. Paper: 0.01.
-        teacher_temperature: after the warm-up. Paper: 0.04.
-        teacher_temperature_epochs: of linear warm-up. Paper: 30.
-        centre_momentum: of the running mean of the teacher's outputs. Paper: 0.9.
-        teacher_momentum: of the teacher's weights at the start; a cosine brings it to 1.
-            Paper: 0.9995.
-        freeze_last_layer_epochs: epochs in which the head's last layer stays. Paper: 3.
-    """
-
-    out_dim: Annotated[int, Field(ge=2)] = 20_000
-    hidden_dim: Positive = 2048
-    bottleneck_dim: Positive = 256
-    student_temperature: Above = 0.1
-    teacher_temperature_start: Above = 0.01
-    teacher_temperature: Above = 0.04
-    teacher_temperature_epochs: Annotated[int, Field(ge=0)] = 30
-    centre_momentum: Share = 0.9
-    teacher_momentum: Share = 0.9995
-    freeze_last_layer_epochs: Annotated[int, Field(ge=0)] = 3
-
-
-class OptimConfig(_Section):
+class OptimConfig(Section):
     """AdamW, its schedules and the length of a run.
 
     Attributes:
@@ -184,7 +187,7 @@ class OptimConfig(_Section):
         return self.lr * self.batch / 256
 
 
-class MachineConfig(_Section):
+class MachineConfig(Section):
     """How a run uses its machine.
 
     None of it has a say in what is learnt beyond rounding, so all of it may change when a run goes
@@ -215,7 +218,7 @@ class MachineConfig(_Section):
     tensorboard: bool = False
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """A whole run.
 
     Attributes:
@@ -227,18 +230,26 @@ class TrainConfig(_Section):
         model: the backbone.
         views: crops and augmentations.
         dino: settings of the method `dino`.
+        simclr: settings of the method `simclr`.
+        supcon: settings of the method `supcon`.
+        mae: settings of the method `mae`.
+        ibot: settings of the method `ibot`.
         optim: optimiser and schedules.
         machine: what leaves the results as they are.
     """
 
     name: Annotated[str, Field(min_length=1)] = "backbone"
-    method: Literal["dino"] = "dino"
+    method: Literal["dino", "simclr", "supcon", "mae", "ibot"] = "dino"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     licence: str | None = None
     data: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
     model: ModelConfig = ModelConfig()
     views: ViewsConfig = ViewsConfig()
     dino: DinoConfig = DinoConfig()
+    simclr: SimclrConfig = SimclrConfig()
+    supcon: SupconConfig = SupconConfig()
+    mae: MaeConfig = MaeConfig()
+    ibot: IbotConfig = IbotConfig()
     optim: OptimConfig = OptimConfig()
     machine: MachineConfig = MachineConfig()
 
@@ -260,13 +271,49 @@ class TrainConfig(_Section):
                 f"optim.batch {self.optim.batch} is no multiple of machine.accumulate"
                 f" {self.machine.accumulate}"
             )
+        self._fits_method()
         return self
 
+    def _fits_method(self) -> None:
+        method, batch = self.method, self.optim.batch
+        if method in ("simclr", "supcon") and self.machine.accumulate > 1:
+            raise ValueError(
+                f"machine.accumulate {self.machine.accumulate} would leave each part of a batch its"
+                f" own negatives, which method {method} takes from the whole: set it to 1, and"
+                " lower optim.batch or use more processes to save memory"
+            )
+        if method == "simclr" and batch < 2:
+            raise ValueError(f"optim.batch {batch} has no negatives: raise it")
+        if method == "supcon" and batch % self.supcon.replicates:
+            raise ValueError(
+                f"optim.batch {batch} is no multiple of supcon.replicates {self.supcon.replicates}"
+            )
+        if method == "supcon":
+            for source in self.data:
+                if not source.has_labels:
+                    raise ValueError(
+                        f"dataset {source.name} has no labels, which method supcon needs: give it"
+                        " platemap and label, or a pattern with (?P<label>...)"
+                    )
+        if method == "mae" and self.model.dim % 4:
+            raise ValueError(f"dim {self.model.dim} is no multiple of 4, as method mae needs it")
+        if method == "mae" and self.mae.seen(self.views.global_size // self.model.patch) < 1:
+            raise ValueError(
+                f"mae.mask_share {self.mae.mask_share} hides all patches of a view: lower it"
+            )
+
     def what_decides(self) -> dict[str, Any]:
-        """The settings that decide what is learnt: all but the machine's and the data's places."""
-        document = self.model_dump(mode="json", exclude={"machine"})
+        """The settings that decide what is learnt.
+
+        These are all but the machine's, the data's places, and what other methods need.
+        """
+        others = {"dino", "simclr", "supcon", "mae", "ibot"} - {self.method}
+        document = self.model_dump(mode="json", exclude={"machine", *others})
         for source in document["data"]:
-            del source["path"]
+            for key in ("path", "platemap"):
+                del source[key]
+            if self.method != "supcon":
+                del source["label"], source["pattern"]
         return document
 
 
@@ -347,5 +394,8 @@ def _with_paths(config: TrainConfig, file: Path, given: dict[str, str]) -> Train
         if path is None and source.path is not None:
             is_url = "://" in source.path
             path = source.path if is_url else str(file.parent / Path(source.path).expanduser())
-        placed.append(source.model_copy(update={"path": path}))
+        platemap = source.platemap
+        if platemap is not None:
+            platemap = str(file.parent / Path(platemap).expanduser())
+        placed.append(source.model_copy(update={"path": path, "platemap": platemap}))
     return config.model_copy(update={"data": tuple(placed)})

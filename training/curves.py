@@ -18,6 +18,11 @@ _PANELS = (
     ("teacher_entropy", "teacher entropy / log K"),
     ("teacher_spread", "teacher spread (nats)"),
     ("centre_norm", "centre (rms)"),
+    ("patch_centre_norm", "centre of patches (rms)"),
+    ("class_loss", "loss of the class token"),
+    ("patch_loss", "loss of hidden patches"),
+    ("positive_cosine", "mean cosine of positives"),
+    ("negative_cosine", "mean cosine of negatives"),
     ("teacher_temperature", "teacher temperature"),
 )
 _BLUE, _PALE = "#0072B2", "#A6CDE3"

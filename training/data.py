@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -34,13 +34,18 @@ _ORDER = 1_000_003  # keeps the generators of orders apart from those of samples
 
 @dataclass(frozen=True)
 class Sample:
-    """One image's views: raw crops (V, s, s) and draws, a group a size; its dataset and range."""
+    """One image's views: raw crops (V, s, s) and draws, a group a size; its dataset and range.
+
+    Attributes:
+        identity: what it shows, from `Order.identity`.
+    """
 
     crops: list[NDArray[Any]]
     draws: list[ViewDraws]
     dataset: int
     low: float
     span: float
+    identity: tuple[int, ...] = ()
 
 
 @dataclass
@@ -54,6 +59,8 @@ class Batch:
         low: (B,) float32.
         span: (B,) float32.
         dataset: (B,) int64, number of each image's dataset.
+        masks: a group a size, (B, V, T) bool, hidden patches; T is 0 where none are asked for.
+        identity: (B, 4) int64, from `labels`; (B, 0) for methods that need no labels.
     """
 
     crops: list[Tensor]
@@ -62,6 +69,8 @@ class Batch:
     low: Tensor
     span: Tensor
     dataset: Tensor
+    masks: list[Tensor]
+    identity: Tensor
 
     def pin_memory(self) -> Batch:
         """In memory that a GPU copies from by itself; called by the loader."""
@@ -84,7 +93,26 @@ class Batch:
             low=change(self.low),
             span=change(self.span),
             dataset=change(self.dataset),
+            masks=[change(tensor) for tensor in self.masks],
+            identity=change(self.identity),
         )
+
+
+class Order(Protocol):
+    """Which image is the next; goes to other processes by pickling."""
+
+    @property
+    def epoch_length(self) -> int:
+        """Images of an epoch unless the settings say otherwise."""
+        ...
+
+    def pick(self, epoch: int, index: int) -> tuple[int, int]:
+        """Dataset and plane of a sample, by these two numbers alone."""
+        ...
+
+    def identity(self, dataset: int, plane: int) -> tuple[int, ...]:
+        """What an image shows, in numbers; empty where no label is needed."""
+        ...
 
 
 class Mixture:
@@ -133,6 +161,10 @@ class Mixture:
             held = self._held[dataset] = (epoch, cycle), order
         return dataset, int(held[1][place])
 
+    def identity(self, dataset: int, plane: int) -> tuple[int, ...]:
+        """See `Order`: without labels."""
+        return ()
+
 
 class ViewDataset(Dataset["Sample | UnidinoError"]):
     """Samples by (epoch, index).
@@ -141,14 +173,18 @@ class ViewDataset(Dataset["Sample | UnidinoError"]):
     """
 
     def __init__(
-        self, sources: Sequence[Source], groups: Sequence[ViewGroup], config: TrainConfig
+        self,
+        sources: Sequence[Source],
+        groups: Sequence[ViewGroup],
+        config: TrainConfig,
+        order: Order | None = None,
     ) -> None:
         self._sources = sources
         self._groups = groups
         self._views = config.views
         self._seed = config.seed
         sizes = tuple(len(source) for source in sources)
-        self.mixture = Mixture(sizes, config.seed, tuple(one.weight for one in config.data))
+        self._order = order or Mixture(sizes, config.seed, tuple(one.weight for one in config.data))
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | UnidinoError:
         try:
@@ -157,7 +193,7 @@ class ViewDataset(Dataset["Sample | UnidinoError"]):
             return error
 
     def _sample(self, epoch: int, index: int) -> Sample:
-        dataset, plane = self.mixture.pick(epoch, index)
+        dataset, plane = self._order.pick(epoch, index)
         source = self._sources[dataset]
         generator = sample_generator(self._seed, epoch, index)
         shape = source.shape(plane)
@@ -170,7 +206,8 @@ class ViewDataset(Dataset["Sample | UnidinoError"]):
         found = iter(source.crops(plane, boxes))
         crops = [np.stack([next(found) for _ in range(group.count)]) for group in self._groups]
         low, span = source.bounds(plane)
-        return Sample(crops, draws, dataset, low, span)
+        identity = self._order.identity(dataset, plane)
+        return Sample(crops, draws, dataset, low, span, identity)
 
 
 def collate(found: Sequence[Sample | UnidinoError]) -> Batch | UnidinoError:
@@ -195,6 +232,8 @@ def collate(found: Sequence[Sample | UnidinoError]) -> Batch | UnidinoError:
         low=low.clone(),
         span=span.clone(),
         dataset=torch.tensor([sample.dataset for sample in samples]),
+        masks=stacked(lambda sample, group: sample.draws[group].masks),
+        identity=torch.tensor([sample.identity for sample in samples], dtype=torch.int64),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from unidino_fast.training.augment import dino_views
 from unidino_fast.training.head import DinoHead
@@ -22,9 +22,8 @@ from unidino_fast.training.networks import (
 from unidino_fast.training.schedules import cosine, ramp
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from unidino_fast.training.config import TrainConfig
+    from unidino_fast.training.data import Batch
     from unidino_fast.training.processes import Processes
     from unidino_fast.training.schedules import Clock
 
@@ -38,10 +37,10 @@ class Dino:
     Args:
         config: of the run.
         clock: of the run.
-        device: where the networks go; they are drawn on the CPU, the same for every device.
+        processes: of the run; weights are drawn on the CPU, the same for every device.
     """
 
-    def __init__(self, config: TrainConfig, clock: Clock, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, clock: Clock, processes: Processes) -> None:
         self._settings = settings = config.dino
         self._clock = clock
         self.groups = dino_views(config.views)
@@ -49,14 +48,15 @@ class Dino:
         head = DinoHead(
             config.model.dim, settings.hidden_dim, settings.bottleneck_dim, settings.out_dim
         )
-        self.trained: nn.Module = Projected(student, head).to(device)
+        self.trained: nn.Module = Projected(student, head).to(processes.device)
         self._last_layer = head.last_layer
         self.teacher = new_teacher(self.trained)
         self._answer = compiled(self.teacher) if config.machine.compile else self.teacher
-        self.centre = Centre(settings.out_dim, settings.centre_momentum).to(device)
+        self.centre = Centre(settings.out_dim, settings.centre_momentum).to(processes.device)
 
-    def losses(self, trained: nn.Module, views: Sequence[Tensor], step: int) -> Outcome:
+    def losses(self, trained: nn.Module, batch: Batch, step: int) -> Outcome:
         """Cross-entropy of the teacher's answers to global views with the student's to all."""
+        views = batch.views()
         with torch.no_grad():
             features, answers = self._answer(views[:1])
         targets = teacher_targets(answers, self.centre.value, self._teacher_temperature(step))

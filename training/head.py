@@ -1,4 +1,4 @@
-"""The projection head of DINO: a three-layer MLP, L2 norm, and a weight-normed last layer."""
+"""Projection heads: DINO's, which ends in prototypes, and the small one of contrastive methods."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Prototypes(nn.Module):
 
 
 class DinoHead(nn.Module):
-    """Features (B, D) -> outputs (B, K).
+    """Features (B, D) -> outputs (B, K): a three-layer MLP, L2 norm, a weight-normed last layer.
 
     Args:
         n_in: D.
@@ -50,6 +50,30 @@ class DinoHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs (B, K) of features (B, D)."""
-        bottleneck: Tensor = self.mlp(x)
-        outputs: Tensor = self.last_layer(functional.normalize(bottleneck.float(), dim=-1))
+        outputs: Tensor = self.last_layer(self.bottleneck(x))
         return outputs
+
+    def bottleneck(self, x: Tensor) -> Tensor:
+        """What the last layer takes, of unit length, of features (B, D)."""
+        return functional.normalize(self.mlp(x).float(), dim=-1)
+
+
+class ContrastiveHead(nn.Module):
+    """Features (B, D) -> embeddings (B, E) by a layer of ReLU between two linear ones.
+
+    It is the head of SimCLR (Chen et al. 2020) as its formula has it, without batch norm.
+
+    Args:
+        n_in: D.
+        n_hidden: width of the layer between.
+        n_out: E.
+    """
+
+    def __init__(self, n_in: int, n_hidden: int, n_out: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(n_in, n_hidden), nn.ReLU(), nn.Linear(n_hidden, n_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embeddings (B, E), of any length, of features (B, D)."""
+        embeddings: Tensor = self.mlp(x)
+        return embeddings

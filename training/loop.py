@@ -175,7 +175,7 @@ def _step(run: Run, step: int, stop: Interruption) -> tuple[dict[str, float], bo
         _seed(config.seed, step, part, processes.rank)
         with _averaging(run, is_last=part + 1 == n_parts):
             with _precision(config, processes):
-                outcome = method.losses(run.network, batch.views(), step)
+                outcome = method.losses(run.network, batch, step)
             (outcome.losses.mean() / n_parts).backward()  # type: ignore[no-untyped-call]
         run.watch.add(outcome)
         losses = outcome.losses.detach()

@@ -16,10 +16,15 @@ from unidino_fast.provenance import device_name, software_versions
 from unidino_fast.training.checkpoint import Checkpoints, Progress
 from unidino_fast.training.data import Mixture, ViewDataset, open_batches
 from unidino_fast.training.dino import Dino
+from unidino_fast.training.ibot import Ibot
+from unidino_fast.training.labels import replicates
+from unidino_fast.training.mae import Mae
 from unidino_fast.training.networks import as_backbone, compiled, vit_shape
 from unidino_fast.training.optim import build_optimizer
 from unidino_fast.training.schedules import Clock
+from unidino_fast.training.simclr import Simclr
 from unidino_fast.training.sources import open_source
+from unidino_fast.training.supcon import Supcon
 from unidino_fast.training.survey import survey
 from unidino_fast.training.watch import Watch
 
@@ -31,15 +36,21 @@ if TYPE_CHECKING:
 
     from unidino_fast.training.checkpoint import Stateful
     from unidino_fast.training.config import TrainConfig
-    from unidino_fast.training.data import Batch
+    from unidino_fast.training.data import Batch, Order
     from unidino_fast.training.method import Method
     from unidino_fast.training.processes import Processes
     from unidino_fast.training.sources import Source
 
 
-Maker = Callable[["TrainConfig", Clock, torch.device], "Method"]
+Maker = Callable[["TrainConfig", Clock, "Processes"], "Method"]
 
-METHODS: dict[str, Maker] = {"dino": Dino}
+METHODS: dict[str, Maker] = {
+    "dino": Dino,
+    "ibot": Ibot,
+    "mae": Mae,
+    "simclr": Simclr,
+    "supcon": Supcon,
+}
 
 
 @dataclass
@@ -84,19 +95,19 @@ def prepare(
     for line in survey(sources, size=size) if processes.is_first else []:
         warn(line)
     sizes = {source.name: len(source) for source in sources}
+    order, decided = _order(config, sources, warn if processes.is_first else _silent)
     torch.manual_seed(config.seed)
-    weights = tuple(source.weight for source in config.data)
-    mixture = Mixture(tuple(sizes.values()), config.seed, weights)
-    clock = _clock(config, config.optim.images_per_epoch or mixture.epoch_length, processes)
-    method = METHODS[config.method](config, clock, processes.device)
+    length = config.optim.images_per_epoch or order.epoch_length
+    clock = _clock(config, length, processes)
+    method = METHODS[config.method](config, clock, processes)
     optimizer = build_optimizer(method.trained, processes.device)
-    decides = {**config.what_decides(), "images": sizes}
+    decides = {**config.what_decides(), "images": sizes, **decided}
     checkpoints = Checkpoints(out, decides, config.machine.keep)
-    watch = Watch()
+    watch = Watch(config.method)
     parts: dict[str, Stateful] = {"method": method, "optimizer": optimizer, "watch": watch}
     progress = checkpoints.load(parts, processes.device)
     network = compiled(method.trained) if config.machine.compile else method.trained
-    dataset = ViewDataset(sources, method.groups, config)
+    dataset = ViewDataset(sources, method.groups, config, order)
     return Run(
         config=config,
         processes=processes,
@@ -126,6 +137,23 @@ def export(run: Run, path: Path) -> None:
         "software": json.dumps(software_versions()),
     }
     save_backbone(backbone, path, provenance)
+
+
+def _order(
+    config: TrainConfig, sources: Sequence[Source], warn: Callable[[str], None]
+) -> tuple[Order, dict[str, str]]:
+    """Which image is the next; and what of it decides what is learnt, beside the settings."""
+    if config.method != "supcon":
+        sizes = tuple(len(source) for source in sources)
+        return Mixture(sizes, config.seed, tuple(one.weight for one in config.data)), {}
+    order, labels, complaints = replicates(config.data, sources, config.supcon, config.seed)
+    for line in complaints:
+        warn(line)
+    return order, {"labels": labels}
+
+
+def _silent(_: str) -> None:
+    pass
 
 
 def _clock(config: TrainConfig, length: int, processes: Processes) -> Clock:

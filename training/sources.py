@@ -6,6 +6,7 @@ taken, as `embed` does.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -18,6 +19,7 @@ import torch
 from unidino_fast import ops
 from unidino_fast.convert.images import is_image, quiet_tifffile, read_header, read_pixels
 from unidino_fast.errors import PlateError, TrainingError, UnidinoError
+from unidino_fast.names import parse_well
 from unidino_fast.plate import open_plate
 from unidino_fast.plate_model import Region
 from unidino_fast.preprocess import STRETCH, STRETCH_EPSILON
@@ -45,6 +47,24 @@ class Box:
     y: int
     x: int
     size: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a plane is from; what a folder's `pattern` does not say is empty.
+
+    Attributes:
+        plate: name of the plate; of the dataset where a pattern does not say it.
+        well: `A01`, or as a file's name has it.
+        channel: label, or as a file's name has it; with the number of the plane in a file of
+            several channels.
+        label: what was done to the well, where a file's name says it.
+    """
+
+    plate: str
+    well: str
+    channel: str
+    label: str | None = None
 
 
 class Source(Protocol):
@@ -76,6 +96,14 @@ class Source(Protocol):
 
     def describe(self, index: int) -> str:
         """How messages call a plane."""
+        ...
+
+    def place(self, index: int) -> Place:
+        """Where a plane is from.
+
+        Raises:
+            TrainingError: the name of its file does not say it.
+        """
         ...
 
 
@@ -138,10 +166,12 @@ class PlateSource:
                     f" {', '.join(plate.channels)}"
                 )
         self._storage: Storage = plate.storage
+        self._plate = plate.name
         self._fields: list[Field] = []
+        self._wells: list[str] = []
         self._planes: list[tuple[int, int, int]] = []  # field, time, channel
         self.n_small = 0
-        for field in plate.fields:
+        for name, field in ((well.name, field) for well in plate.wells for field in well.fields):
             channels = [i for i, c in enumerate(field.channels) if wanted is None or c in wanted]
             planes = [
                 (len(self._fields), time, channel)
@@ -152,6 +182,7 @@ class PlateSource:
                 self.n_small += len(planes)
                 continue
             self._fields.append(field)
+            self._wells.append(name)
             self._planes += planes
         self._bounds: dict[int, tuple[float, float]] = {}
         self._reader: FieldReader | None = None
@@ -198,6 +229,11 @@ class PlateSource:
         moment = f", time {time}" if field.length("t") > 1 else ""
         return f"{field.array_path}, channel {field.channels[channel]}{moment}"
 
+    def place(self, index: int) -> Place:
+        """See `Source`."""
+        number, _, channel = self._planes[index]
+        return Place(self._plate, self._wells[number], self._fields[number].channels[channel])
+
     def _read(self, requests: list[FieldRequest]) -> list[Pixels]:
         if self._reader is None:
             self._reader = FieldReader(self._storage, n_threads=1)
@@ -214,6 +250,8 @@ class ImageSource:
 
     def __init__(self, config: SourceConfig, smallest: int, cache_bytes: int) -> None:
         self.name = config.name
+        self._folder = config.path or ""
+        self._pattern = config.pattern
         self._intensity = config.intensity
         self._headers: list[tuple[str, Header]] = []
         self._planes: list[tuple[int, int]] = []  # file, plane of its T x C
@@ -258,6 +296,29 @@ class ImageSource:
         path, header = self._headers[number]
         several = header.planes[0] * header.planes[1] > 1
         return f"{path}{f', plane {plane}' if several else ''}"
+
+    def place(self, index: int) -> Place:
+        """See `Source`; by the groups `well`, `plate`, `channel` and `label` of the pattern."""
+        number, plane = self._planes[index]
+        path, header = self._headers[number]
+        name = Path(path).relative_to(self._folder).as_posix()
+        match = re.search(self._pattern or "", name)
+        found = match.groupdict() if match else {}
+        if not found.get("well"):
+            raise TrainingError(
+                f"dataset {self.name}: pattern {self._pattern} finds no well in {name}: correct it,"
+                " or leave such files out by exclude"
+            )
+        well = parse_well(found["well"])
+        channel, n_channels = found.get("channel") or "", header.planes[1]
+        if n_channels > 1:
+            channel = f"{channel}#{plane % n_channels}"
+        return Place(
+            plate=found.get("plate") or self.name,
+            well=str(well) if well else found["well"],
+            channel=channel,
+            label=found.get("label") or None,
+        )
 
     def plane(self, index: int) -> Pixels:
         """See `Source`."""

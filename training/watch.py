@@ -30,6 +30,7 @@ _LOW_RANK = 2.0
 _EVEN = 0.999
 _ALIKE = 0.01
 _LARGE_CENTRE = 0.5
+_ALIKE_COSINE = 0.99
 
 
 class Log:
@@ -91,9 +92,14 @@ def read_log(path: Path) -> list[dict[str, str]]:
 
 
 class Watch:
-    """Keeps the newest features and probabilities; measures and judges them when asked."""
+    """Keeps the newest features and probabilities; measures and judges them when asked.
 
-    def __init__(self) -> None:
+    Args:
+        section: of the settings that its advice is about.
+    """
+
+    def __init__(self, section: str = "dino") -> None:
+        self._section = section
         self._features: list[Tensor] = []
         self._entropies: list[Tensor] = []
         self._mean: list[Tensor] = []
@@ -158,7 +164,7 @@ class Watch:
                     "even",
                     "the teacher's answers are all but uniform (entropy"
                     f" {signs['teacher_entropy']:.4f} of its maximum): lower"
-                    " dino.teacher_temperature or dino.teacher_momentum",
+                    f" {self._section}.teacher_temperature or {self._section}.teacher_momentum",
                 )
             )
         elif signs.get("teacher_spread", 1.0) < _ALIKE:
@@ -166,11 +172,20 @@ class Watch:
                 (
                     "alike",
                     "the teacher gives all images one answer (spread"
-                    f" {signs['teacher_spread']:.4f} nats): lower dino.centre_momentum, raise"
-                    " dino.teacher_temperature_start, or lower optim.lr",
+                    f" {signs['teacher_spread']:.4f} nats): lower {self._section}.centre_momentum,"
+                    f" raise {self._section}.teacher_temperature_start, or lower optim.lr",
                 )
             )
-        centre = signs.get("centre_norm", 0.0)
+        alike = signs.get("negative_cosine", 0.0)
+        if alike > _ALIKE_COSINE:
+            found.append(
+                (
+                    "embeddings",
+                    f"embeddings of different images have a cosine of {alike:.3f}: lower optim.lr,"
+                    f" raise optim.warmup_epochs or lower {self._section}.temperature",
+                )
+            )
+        centre = max(signs.get("centre_norm", 0.0), signs.get("patch_centre_norm", 0.0))
         if centre > _LARGE_CENTRE:
             found.append(
                 (

@@ -72,3 +72,40 @@ def make_config(image_folders: dict[str, Path]) -> MakeConfig:
         return parse_config(document)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def labelled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images `PLATE/WELL_LABEL_FIELD.tif`: 3 perturbations in 2 wells of each of 2 plates.
+
+    A perturbation is how bright the images are, under blobs that each has to itself.
+    """
+    root = tmp_path_factory.mktemp("labelled")
+    generator = np.random.default_rng(7)
+    levels = {"dmso": 0.1, "a": 0.4, "b": 0.8}
+    for plate in ("p1", "p2"):
+        (root / plate).mkdir()
+        for row, (label, level) in zip("ABC", levels.items(), strict=True):
+            for well in ("01", "02"):
+                for field in range(2):
+                    image = 255 * level + 0.2 * blobs(generator, (40, 44), 255)
+                    name = f"{row}{well}_{label}_{field}.tif"
+                    tifffile.imwrite(root / plate / name, image.astype(np.uint8))
+    return root
+
+
+@pytest.fixture
+def make_labelled(make_config: MakeConfig, labelled_folder: Path) -> MakeConfig:
+    """`make_config` for labelled images and the method that needs them."""
+    data = {
+        "name": "labelled",
+        "path": str(labelled_folder),
+        "pattern": r"^(?P<plate>p\d)/(?P<well>[A-C]\d\d)_(?P<label>[a-z]+)_",
+    }
+
+    def make(**changes: Any) -> TrainConfig:
+        small = {"hidden_dim": 32, "out_dim": 16}
+        given = {"method": "supcon", "data": [data], "supcon": small, **changes}
+        return make_config(**given)
+
+    return make
