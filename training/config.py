@@ -295,6 +295,16 @@ class TrainConfig(Section):
                         f"dataset {source.name} has no labels, which method supcon needs: give it"
                         " platemap and label, or a pattern with (?P<label>...)"
                     )
+                if source.weight != 1:
+                    raise ValueError(
+                        f"weight {source.weight} of dataset {source.name} has no meaning in method"
+                        " supcon, which draws by perturbation: leave it out"
+                    )
+        if method in ("mae", "ibot") and self.model.tile not in (None, self.views.global_size):
+            raise ValueError(
+                f"model.tile {self.model.tile} differs from views.global_size, whose patches method"
+                f" {method} hides: leave it out"
+            )
         if method == "mae" and self.model.dim % 4:
             raise ValueError(f"dim {self.model.dim} is no multiple of 4, as method mae needs it")
         if method == "mae" and self.mae.seen(self.views.global_size // self.model.patch) < 1:
