@@ -35,6 +35,8 @@ OPS = (
     "tile_signal",
     "segment_mean",
     "quantize_rows",
+    "norm_linear",
+    "attention",
     "mlp",
 )
 KERNEL, REFERENCE = "kernel", "torch reference"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from unidino_fast.benchmarks.measure import Candidate
@@ -43,6 +44,22 @@ def matrix_product(device: torch.device, precision: Precision) -> Candidate:
     left, right = left.to(DTYPES[precision]), right.to(DTYPES[precision])
     out = torch.empty_like(left)
     return Candidate(name, lambda: torch.matmul(left, right, out=out), work)
+
+
+def matrix_products(device: torch.device, precision: Precision) -> list[Candidate]:
+    """Ways to make that product, the fastest of which is the limit.
+
+    On the CPU in float32 that may be numpy's: torch's library is tuned for one maker's processors,
+    and networks that other libraries run would exceed a limit set by it.
+    """
+    own = matrix_product(device, precision)
+    if device.type != "cpu" or precision != "fp32":
+        return [own]
+    edge = MATRIX_EDGE[device.type]
+    left, right = np.random.default_rng(0).standard_normal((2, edge, edge), dtype=np.float32)
+    out = np.empty_like(left)
+    by_numpy = Candidate(f"{own.name} by numpy", lambda: np.matmul(left, right, out=out), own.work)
+    return [own, by_numpy]
 
 
 def copy(device: torch.device) -> Candidate:

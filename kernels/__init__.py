@@ -5,6 +5,7 @@ then its Triton kernel, then the launcher, which has the op's name. `unidino_fas
 This package imports torch and triton alone, nothing of the rest.
 """
 
+from unidino_fast.kernels.attention import attention, attention_reference
 from unidino_fast.kernels.intensity_range import (
     IntensityStatistics,
     intensity_range,
@@ -13,6 +14,12 @@ from unidino_fast.kernels.intensity_range import (
     intensity_statistics_reference,
 )
 from unidino_fast.kernels.mlp import MlpWeights, fold_mlp, mlp, mlp_reference
+from unidino_fast.kernels.norm_linear import (
+    NormLinearWeights,
+    fold_norm_linear,
+    norm_linear,
+    norm_linear_reference,
+)
 from unidino_fast.kernels.quantize_rows import quantize_rows, quantize_rows_reference
 from unidino_fast.kernels.segment_mean import segment_mean, segment_mean_reference
 from unidino_fast.kernels.tile_normalize import tile_normalize, tile_normalize_reference
@@ -21,13 +28,19 @@ from unidino_fast.kernels.tile_signal import tile_signal, tile_signal_reference
 __all__ = [
     "IntensityStatistics",
     "MlpWeights",
+    "NormLinearWeights",
+    "attention",
+    "attention_reference",
     "fold_mlp",
+    "fold_norm_linear",
     "intensity_range",
     "intensity_range_reference",
     "intensity_statistics",
     "intensity_statistics_reference",
     "mlp",
     "mlp_reference",
+    "norm_linear",
+    "norm_linear_reference",
     "quantize_rows",
     "quantize_rows_reference",
     "segment_mean",

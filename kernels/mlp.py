@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch.nn import functional
 
+from unidino_fast.kernels.norm_linear import fold_norm_linear
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -27,8 +29,7 @@ _INVERSE_SQRT2 = tl.constexpr(0.7071067811865476)
 class MlpWeights(NamedTuple):
     """Weights of a block's MLP, with the norm's scale and shift in those of fc1.
 
-    Of `norm(x) = (x - mean) / sd * scale + shift` the kernel leaves `x` as it is and corrects the
-    product: `fc1(norm(x)) = (x @ weight1.T - mean * slope) / sd + bias1`.
+    The kernel corrects the first product for what was left undone: see `NormLinearWeights`.
     """
 
     weight1: Tensor
@@ -68,11 +69,11 @@ def fold_mlp(
         epsilon: of the norm.
         dtype: bfloat16 or float16, that of the rows to come.
     """
-    folded = (weight1.double() * norm_weight.double()).to(dtype)
+    first = fold_norm_linear(norm_weight, norm_bias, weight1, bias1, epsilon=epsilon, dtype=dtype)
     return MlpWeights(
-        weight1=folded.contiguous(),
-        slope=folded.double().sum(dim=1).float(),
-        bias1=(bias1.double() + weight1.double() @ norm_bias.double()).float(),
+        weight1=first.weight,
+        slope=first.slope,
+        bias1=first.bias,
         weight2=weight2.to(dtype).contiguous(),
         bias2=bias2.float().contiguous(),
         epsilon=epsilon,

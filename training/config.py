@@ -45,6 +45,7 @@ class SourceConfig(Section):
             image from its 0.1 to its 99.9 percentile.
         channels: labels of a plate's channels to train on; all by default.
         exclude: patterns of image file names to leave out; ImageXpress thumbnails by default.
+        weight: its share of every batch beside the other datasets'. Paper: all the same.
         platemap: CSV or Parquet table of what is in each well, relative to the TOML file; for
             methods that need labels. Where it has a column of plates, they are the plate's name.
         label: its column that says what was done to a well; the same text in two datasets is the
@@ -60,6 +61,7 @@ class SourceConfig(Section):
     intensity: Literal["dtype", "percentile"] = "dtype"
     channels: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ("*_thumb*",)
+    weight: Annotated[int, Field(ge=1, le=100)] = 1
     platemap: str | None = None
     label: str | None = None
     pattern: str | None = None
@@ -92,6 +94,8 @@ class ModelConfig(Section):
         heads: attention heads; `dim` must be a multiple. Paper: 6.
         mlp_ratio: width of a block's MLP over `dim`. Paper: 4.
         patch: edge of a patch in pixels. Paper: 16.
+        tile: edge of the tiles that the backbone is made for; `views.global_size` by default.
+            Smaller views learn faster; their position embedding is resampled from this size's.
         drop_path: stochastic depth of the last block of the student, rising linearly from 0.
             Paper: 0.1.
     """
@@ -101,6 +105,7 @@ class ModelConfig(Section):
     heads: Positive = 6
     mlp_ratio: Positive = 4
     patch: Positive = 16
+    tile: Positive | None = None
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @model_validator(mode="after")
@@ -258,6 +263,10 @@ class TrainConfig(Section):
             size = getattr(self.views, label)
             if size % self.model.patch:
                 raise ValueError(f"views.{label} {size} is no multiple of patch {self.model.patch}")
+        if self.model.tile is not None and self.model.tile % self.model.patch:
+            raise ValueError(
+                f"model.tile {self.model.tile} is no multiple of patch {self.model.patch}"
+            )
         if self.optim.batch % self.machine.accumulate:
             raise ValueError(
                 f"optim.batch {self.optim.batch} is no multiple of machine.accumulate"

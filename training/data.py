@@ -116,31 +116,44 @@ class Order(Protocol):
 
 
 class Mixture:
-    """Several datasets cycled so that each weighs the same.
+    """Several datasets cycled so that each has its share of every batch, by default the same.
 
-    Sample i of an epoch is of dataset i mod D, so that every batch holds its share of each. A
-    dataset's planes come in a random order, each once before any comes again.
+    Datasets take turns in a pattern as long as the sum of their weights, each dataset's turns
+    spread over it. A dataset's planes come in a random order, each once before any comes again.
 
     Args:
         sizes: planes of each dataset.
         seed: of the orders.
+        weights: turns of each dataset in a pattern; one by default.
     """
 
-    def __init__(self, sizes: tuple[int, ...], seed: int) -> None:
+    def __init__(
+        self, sizes: tuple[int, ...], seed: int, weights: tuple[int, ...] | None = None
+    ) -> None:
         self._sizes = sizes
         self._seed = seed
+        self._weights = weights or (1,) * len(sizes)
+        turns = [
+            ((turn + 0.5) / weight, dataset, turn)
+            for dataset, weight in enumerate(self._weights)
+            for turn in range(weight)
+        ]
+        self._pattern = [(dataset, turn) for _, dataset, turn in sorted(turns)]
         # the order in use of each dataset: to draw one takes a second for very many planes
         self._held: dict[int, tuple[tuple[int, int], NDArray[np.int64]]] = {}
 
     @property
     def epoch_length(self) -> int:
-        """Images of an epoch: all datasets cycled to the length of the largest."""
-        return max(self._sizes) * len(self._sizes)
+        """Images of an epoch: patterns until every dataset was seen whole."""
+        pairs = zip(self._sizes, self._weights, strict=True)
+        return max(-(-size // weight) for size, weight in pairs) * len(self._pattern)
 
     def pick(self, epoch: int, index: int) -> tuple[int, int]:
         """Dataset and plane of a sample."""
-        turn, dataset = divmod(index, len(self._sizes))
-        cycle, place = divmod(turn, self._sizes[dataset])
+        pattern, place = divmod(index, len(self._pattern))
+        dataset, turn = self._pattern[place]
+        nth = pattern * self._weights[dataset] + turn
+        cycle, place = divmod(nth, self._sizes[dataset])
         held = self._held.get(dataset)
         if held is None or held[0] != (epoch, cycle):
             seeds = np.random.SeedSequence([self._seed, _ORDER, epoch, dataset, cycle])
@@ -170,7 +183,8 @@ class ViewDataset(Dataset["Sample | UnidinoError"]):
         self._groups = groups
         self._views = config.views
         self._seed = config.seed
-        self._order = order or Mixture(tuple(len(source) for source in sources), config.seed)
+        sizes = tuple(len(source) for source in sources)
+        self._order = order or Mixture(sizes, config.seed, tuple(one.weight for one in config.data))
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | UnidinoError:
         try:

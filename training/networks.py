@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def vit_shape(config: TrainConfig) -> VitShape:
-    """The backbone's architecture; its tiles are the global views."""
+    """The backbone's architecture; its tiles are the global views, or as large as is asked for."""
     model = config.model
     return VitShape(
         dim=model.dim,
@@ -27,7 +27,7 @@ def vit_shape(config: TrainConfig) -> VitShape:
         mlp_dim=model.dim * model.mlp_ratio,
         patch_size=model.patch,
         in_chans=1,
-        image_size=config.views.global_size,
+        image_size=model.tile or config.views.global_size,
         qkv_bias=True,
     )
 

@@ -144,7 +144,8 @@ def _order(
 ) -> tuple[Order, dict[str, str]]:
     """Which image is the next; and what of it decides what is learnt, beside the settings."""
     if not config.section.needs_labels:
-        return Mixture(tuple(len(source) for source in sources), config.seed), {}
+        sizes = tuple(len(source) for source in sources)
+        return Mixture(sizes, config.seed, tuple(one.weight for one in config.data)), {}
     order, labels, complaints = replicates(config.data, sources, config.supcon, config.seed)
     for line in complaints:
         warn(line)

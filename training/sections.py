@@ -121,6 +121,10 @@ class IbotConfig(MethodSection):
             )
         return self
 
+    def fault(self, config: TrainConfig) -> str | None:
+        """See `MethodSection`."""
+        return _resampled(config)
+
 
 class SimclrConfig(MethodSection):
     """SimCLR (Chen et al. 2020): two views of an image are to be more alike than any others.
@@ -185,6 +189,11 @@ class SupconConfig(MethodSection):
                     f"dataset {source.name} has no labels, which method supcon needs: give it"
                     " platemap and label, or a pattern with (?P<label>...)"
                 )
+            if source.weight != 1:
+                return (
+                    f"weight {source.weight} of dataset {source.name} has no meaning in method"
+                    " supcon, which draws by perturbation: leave it out"
+                )
         if config.optim.batch % self.replicates:
             return (
                 f"optim.batch {config.optim.batch} is no multiple of supcon.replicates"
@@ -226,11 +235,21 @@ class MaeConfig(MethodSection):
             return f"dim {config.model.dim} is no multiple of 4, as method mae needs it"
         if self.seen(config.views.global_size // config.model.patch) < 1:
             return f"mae.mask_share {self.mask_share} hides all patches of a view: lower it"
-        return None
+        return _resampled(config)
 
     def seen(self, grid: int) -> int:
         """Patches of a view of `grid` x `grid` that the encoder sees."""
         return int(grid**2 * (1 - self.mask_share))
+
+
+def _resampled(config: TrainConfig) -> str | None:
+    """Masks are of the patches of a global view, for which the backbone must be made."""
+    if config.model.tile in (None, config.views.global_size):
+        return None
+    return (
+        f"model.tile {config.model.tile} differs from views.global_size, whose patches method"
+        f" {config.method} hides: leave it out"
+    )
 
 
 def _parted(config: TrainConfig) -> str | None:

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from unidino_fast.backbones import Backbone, open_backbone, save_backbone
-from unidino_fast.errors import OutputError
+from unidino_fast.errors import OutputError, WeightsError
 
 
 @pytest.fixture
@@ -99,3 +99,26 @@ def test_writing_is_whole_or_not_at_all(
     save_backbone(backbone, path)
     assert open_backbone(path).digest == backbone.digest
     assert path.stat().st_mode & stat.S_IRUSR
+
+
+def test_half_is_half_the_size_and_loads_as_the_rounded_weights(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    save_backbone(backbone, whole)
+    save_backbone(backbone, half, half=True)
+    assert half.stat().st_size < 0.55 * whole.stat().st_size
+    again = open_backbone(half)
+    before, after = backbone.module.state_dict(), again.module.state_dict()
+    assert all(value.dtype == torch.float32 for value in after.values())
+    assert all(torch.equal(after[name], before[name].half().float()) for name in before)
+    assert again.digest != backbone.digest  # other numbers
+    save_backbone(again, half, half=True)
+    assert open_backbone(half).digest == again.digest
+
+
+def test_half_refuses_weights_that_it_cannot_hold(backbone: Backbone, tmp_path: Path) -> None:
+    with torch.no_grad():
+        backbone.module.norm.weight[0] = 1e6  # type: ignore[union-attr,operator]
+    with pytest.raises(WeightsError, match=r"norm\.weight holds weights above 65504"):
+        save_backbone(backbone, tmp_path / "x", half=True)

@@ -56,6 +56,11 @@ def test_bytes_are_inputs_once_and_outputs_once() -> None:
         394 * (384 * 5 + 4),
         394 * (1536 * 3 + 4),
     ]
+    assert [(one.n_bytes, one.flops) for one in cases("norm_linear")] == [
+        (2 * (197 * 384 + 197 * n + (384 + 1) * n + 2 * 384), 2 * 197 * 384 * n)
+        for n in (1152, 1536)
+    ]
+    assert [(one.n_bytes, one.flops) for one in cases("attention")] == [(2 * 197 * 384 * 8, None)]
     weights = 2 * (2 * 384 * 1536 + 3 * 384 + 1536)
     assert [(one.n_bytes, one.flops) for one in cases("mlp")] == [
         (394 * 384 * 4 + weights, 4 * 394 * 384 * 1536)
@@ -67,7 +72,8 @@ def test_rows_on_the_cpu_are_the_references(environment: Environment, short: Eff
     assert {row.benchmark for row in rows} == {f"kernels/{op}" for op in OPS}
     for row in rows:
         assert row.value is not None
-        assert row.unit == ("TFLOP/s" if row.benchmark == "kernels/mlp" else "GB/s")
+        products = ("kernels/mlp", "kernels/norm_linear")
+        assert row.unit == ("TFLOP/s" if row.benchmark in products else "GB/s")
         assert row.is_limit or row.candidate == REFERENCE
         assert row.is_limit == (row.note == "")
         assert row.is_limit or "no kernel of ours runs there" in row.note

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from unidino_fast.benchmarks.candidates import BASELINE, Setting, builders, plai
 from unidino_fast.benchmarks.model import ModelJob, bench_model
 from unidino_fast.benchmarks.planes import bench_planes, planes_job
 from unidino_fast.benchmarks.prepare import agreement, prepare_all
+from unidino_fast.benchmarks.roofline import matrix_products
 from unidino_fast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
     from unidino_fast.backbones import Backbone
     from unidino_fast.benchmarks.environment import Environment
-    from unidino_fast.benchmarks.measure import Effort
+    from unidino_fast.benchmarks.measure import Candidate, Effort
     from unidino_fast.benchmarks.rows import Row
 
 CPU = torch.device("cpu")
@@ -103,6 +106,27 @@ def test_rows_of_a_setting(
     assert {row.ratio for row in rows if row.candidate == BASELINE} == {1.0}
     assert sum(row.is_limit for row in rows) == 4
     assert "model in bf16, batch 5" in said
+
+
+@pytest.mark.parametrize("slow", ["limit: matrix product of 64 in fp32", "by numpy"])
+def test_the_limit_is_the_faster_of_two_products(
+    identity: Backbone,
+    short: Effort,
+    environment: Environment,
+    in_seconds: None,
+    monkeypatch: pytest.MonkeyPatch,
+    slow: str,
+) -> None:
+    def products(*arguments: Any) -> list[Candidate]:
+        return [
+            replace(one, run=lambda: time.sleep(0.01)) if one.name.endswith(slow) else one
+            for one in matrix_products(*arguments)
+        ]
+
+    monkeypatch.setattr(model, "matrix_products", products)
+    rows = bench_model(ModelJob(identity, CPU, (), ("fp32",), (2,), short), environment, quiet)
+    (limit,) = {row.limit or row.candidate for row in rows}
+    assert not limit.endswith(slow)
 
 
 def test_shares_and_rates_fit_together(

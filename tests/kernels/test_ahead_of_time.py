@@ -16,6 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
+from unidino_fast.kernels.attention import attention_kernel, plan_attention
 from unidino_fast.kernels.intensity_range import (
     histogram_kernel,
     order_statistics_kernel,
@@ -23,6 +24,7 @@ from unidino_fast.kernels.intensity_range import (
     plan_order_statistics,
 )
 from unidino_fast.kernels.mlp import mlp_kernel, plan_mlp
+from unidino_fast.kernels.norm_linear import norm_linear_kernel, plan_norm_linear
 from unidino_fast.kernels.quantize_rows import plan_quantize_rows, quantize_rows_kernel
 from unidino_fast.kernels.segment_mean import plan_segment_mean, segment_mean_kernel
 from unidino_fast.kernels.tile_normalize import plan_tile_normalize, tile_normalize_kernel
@@ -43,8 +45,12 @@ TYPES = {
     torch.uint32: "u32",
     torch.uint8: "u8",
 }
-ALIGNED = ("tile_stride", "row_stride", "dim", "n_columns")
+ALIGNED = (
+    *("tile_stride", "row_stride", "dim", "n_columns"),
+    *("n_outputs", "span", "token_stride"),
+)
 LOAD_16, STORE_16 = r"ld\.global[.\w]*\.v4\.b32", r"st\.global[.\w]*\.v4\.b32"
+COPY_16, COPY_LESS = r"cp\.async\.cg\.shared\.global [^;]*, 0x10, ", r"cp\.async\.ca\."
 LOAD_8 = r"ld\.global[.\w]*\.v2\.b32"
 NARROW_LOAD = r"ld\.global[.\w]*?(?<!v4)(?<!v2)\.b(8|16|32) "
 NARROW_STORE = r"st\.global[.\w]*?(?<!v4)(?<!v2)\.b(8|16|32) "
@@ -85,6 +91,15 @@ def spilled(ptx: str, capability: int, folder: Any) -> list[int]:
     found = re.findall(r"(\d+) bytes spill (?:stores|loads)", done.stderr)
     assert len(found) == 2, done.stderr
     return [int(value) for value in found]
+
+
+def check_product(kernel: Any, capability: int, folder: Any) -> None:
+    """Nothing is spilled, a program fits the GPU, and its matrix units multiply."""
+    assert spilled(kernel.asm["ptx"], capability, folder) == [0, 0]
+    assert kernel.metadata.shared <= SHARED_MEMORY[capability]
+    assert (kernel.metadata.tmem_size or 0) <= TENSOR_MEMORY
+    product = {90: r"wgmma\.mma_async", 100: r"tcgen05\.mma"}.get(capability, r"mma\.sync")
+    assert re.search(product, kernel.asm["ptx"])
 
 
 def compiled_tile_normalize(
@@ -257,11 +272,58 @@ class TestCompiled:
             **dict.fromkeys(("row_stride", "n_rows"), "i32"),
             epsilon="fp32",
         )
-        assert spilled(kernel.asm["ptx"], capability, tmp_path) == [0, 0]
-        assert kernel.metadata.shared <= SHARED_MEMORY[capability]
-        assert (kernel.metadata.tmem_size or 0) <= TENSOR_MEMORY
-        product = {90: r"wgmma\.mma_async", 100: r"tcgen05\.mma"}.get(capability, r"mma\.sync")
-        assert re.search(product, kernel.asm["ptx"])
+        check_product(kernel, capability, tmp_path)
+
+    @pytest.mark.parametrize(
+        ("value", "dim", "outputs", "gelu"),
+        [
+            (torch.bfloat16, 384, 1536, True),
+            (torch.float16, 192, 576, False),
+            (torch.bfloat16, 768, 2304, False),
+        ],
+        ids=["bf16-384-gelu", "fp16-192", "bf16-768"],
+    )
+    def test_norm_linear(self, value, dim, outputs, gelu, capability, tmp_path):
+        kernel = compiled_kernel(
+            norm_linear_kernel,
+            plan_norm_linear(dim=dim, capability=divmod(capability, 10)) | {"GELU": gelu},
+            capability,
+            **dict.fromkeys(("x_ptr", "weight_ptr", "out_ptr"), f"*{TYPES[value]}"),
+            **dict.fromkeys(("slope_ptr", "bias_ptr"), "*fp32"),
+            **dict.fromkeys(("row_stride", "n_rows", "n_outputs", "span"), "i32"),
+            epsilon="fp32",
+        )
+        check_product(kernel, capability, tmp_path)
+        ptx = kernel.asm["ptx"]
+        assert re.search(LOAD_16, ptx)  # rows
+        assert re.search(COPY_16, ptx)  # weights
+        assert re.search(STORE_16, ptx)
+        for narrow in (NARROW_LOAD, NARROW_STORE, COPY_LESS):
+            assert not re.search(narrow, ptx)
+
+    @pytest.mark.parametrize(
+        ("value", "tokens", "head_dim"),
+        [(torch.bfloat16, 197, 64), (torch.float16, 257, 32)],
+        ids=["bf16-197-64", "fp16-257-32"],
+    )
+    def test_attention(self, value, tokens, head_dim, capability, tmp_path):
+        kernel = compiled_kernel(
+            attention_kernel,
+            plan_attention(
+                tokens=tokens, heads=6, head_dim=head_dim, capability=divmod(capability, 10)
+            ),
+            capability,
+            **dict.fromkeys(("qkv_ptr", "out_ptr"), f"*{TYPES[value]}"),
+            **dict.fromkeys(("tile_stride", "token_stride"), "i32"),
+            scale="fp32",
+        )
+        check_product(kernel, capability, tmp_path)
+        ptx = kernel.asm["ptx"]
+        assert re.search(COPY_16, ptx)  # whole blocks of keys and values
+        assert re.search(LOAD_16, ptx)  # queries
+        assert re.search(STORE_16, ptx)
+        for narrow in (NARROW_LOAD, NARROW_STORE, COPY_LESS):
+            assert not re.search(narrow, ptx)
 
 
 @pytest.mark.parametrize("columns", [384, 1536])

@@ -42,6 +42,17 @@ def test_the_tiny_config_is_valid() -> None:
         ({"optim": {"batch": 7}, "machine": {"accumulate": 2}}, "multiple of machine.accumulate"),
         ({"data": [{"name": "a"}, {"name": "a"}]}, "two datasets have the same name"),
         ({"data": []}, "data [] is not allowed"),
+        ({"model": {"tile": 100}}, "model.tile 100 is no multiple of patch 16"),
+        ({"method": "mae", "model": {"tile": 96}}, "model.tile 96 differs from views.global_size"),
+        ({"method": "ibot", "model": {"tile": 96}}, "model.tile 96 differs from views.global_size"),
+        ({"data": [{"name": "a", "weight": 0}]}, "data.0.weight 0 is not allowed"),
+        (
+            {
+                "method": "supcon",
+                "data": [{"name": "a", "weight": 2, "platemap": "m.csv", "label": "L"}],
+            },
+            "weight 2 of dataset a has no meaning in method supcon",
+        ),
         ({"method": "magic"}, "method 'magic' is not allowed"),
     ],
 )  # fmt: skip

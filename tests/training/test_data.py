@@ -62,6 +62,22 @@ def test_every_dataset_weighs_the_same(sizes: tuple[int, ...]) -> None:
             assert sorted(batch) == list(range(len(sizes)))
 
 
+def test_a_dataset_of_weight_three_has_three_turns_for_one_spread_over_the_pattern() -> None:
+    sizes, weights = (7, 2, 10), (3, 1, 2)
+    mixture = Mixture(sizes, 5, weights)
+    assert mixture.epoch_length == 5 * 6  # 10 planes in twos
+    picked = [mixture.pick(0, index) for index in range(mixture.epoch_length)]
+    for start in range(0, len(picked), 6):
+        turns = [which for which, _ in picked[start : start + 6]]
+        assert sorted(turns) == [0, 0, 0, 1, 2, 2]
+        assert turns[1:3] != [0, 0]
+    for dataset, (size, weight) in enumerate(zip(sizes, weights, strict=True)):
+        counts = Counter(plane for which, plane in picked if which == dataset)
+        assert counts.total() == 5 * weight
+        assert set(counts) == set(range(size))
+        assert max(counts.values()) - min(counts.values()) <= 1
+
+
 def test_orders_are_random_and_depend_on_nothing_but_seed_and_epoch() -> None:
     def order(seed: int, epoch: int) -> list[tuple[int, int]]:
         mixture = Mixture((30, 30), seed)

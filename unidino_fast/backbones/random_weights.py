@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from unidino_fast.backbones.vit import VIT_SMALL_16, build_vit
+from unidino_fast.backbones.vit import VIT_SMALL_16, VitShape, build_vit
 from unidino_fast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _SQRT3 = math.sqrt(3.0)  # half-width of a uniform distribution of unit standard deviation
 
 
-def random_vit(seed: int) -> torch.nn.Module:
-    """A single-channel ViT-S/16 with random weights.
+def random_vit(seed: int, shape: VitShape = VIT_SMALL_16) -> torch.nn.Module:
+    """A ViT, by default a single-channel ViT-S/16, with random weights.
 
     Linear weights and the position embedding are uniform with standard deviation 0.02, the class
     token with 1e-6 (as timm initialises it); the patch convolution and its bias are uniform within
@@ -37,7 +37,7 @@ def random_vit(seed: int) -> torch.nn.Module:
     """
     if not 0 <= seed < 2**63:
         raise UsageError(f"seed {seed} is out of range: use random:SEED with 0 <= SEED < 2**63")
-    module = build_vit(VIT_SMALL_16)
+    module = build_vit(shape)
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     module.load_state_dict(
         {name: torch.from_numpy(_parameter(name, shapes, seed)) for name in shapes}

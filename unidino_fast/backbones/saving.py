@@ -23,6 +23,8 @@ from unidino_fast.errors import OutputError, WeightsError, first_line
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import Tensor
+
     from unidino_fast.backbones.backbone import Backbone, InputNorm
 
 FORMAT = "unidino_fast.backbone"
@@ -45,6 +47,8 @@ def save_backbone(
     backbone: Backbone,
     path: str | os.PathLike[str],
     provenance: Mapping[str, str] | None = None,
+    *,
+    half: bool = False,
 ) -> None:
     """Writes a backbone as one safetensors file, whole or not at all.
 
@@ -55,8 +59,11 @@ def save_backbone(
         backbone: what to write.
         path: the file; one that is there is replaced.
         provenance: anything worth knowing later, such as training data and commit.
+        half: store float16, half the size; the digest is then that of the rounded weights, which
+            are float32 again when they are loaded.
 
     Raises:
+        WeightsError: `half` of weights that are too large for float16.
         OutputError: the place cannot be written.
     """
     path = Path(path)
@@ -64,6 +71,8 @@ def save_backbone(
         name: tensor.detach().cpu().contiguous()
         for name, tensor in backbone.module.state_dict().items()
     }
+    if half:
+        state = {name: _rounded(name, tensor) for name, tensor in state.items()}
     heads = vit_heads(backbone.module)
     header = {
         "format": FORMAT,
@@ -76,7 +85,8 @@ def save_backbone(
         "notes": list(backbone.notes),
         "provenance": dict(provenance or {}),
     }
-    content = safetensors.torch.save(state, metadata={_KEY: json.dumps(header, sort_keys=True)})
+    stored = {name: tensor.half() for name, tensor in state.items()} if half else state
+    content = safetensors.torch.save(stored, metadata={_KEY: json.dumps(header, sort_keys=True)})
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(content)
@@ -87,6 +97,14 @@ def save_backbone(
             f"{path} cannot be written ({error.strerror or first_line(error)}): "
             "choose another place for the weights"
         ) from error
+
+
+def _rounded(name: str, tensor: Tensor) -> Tensor:
+    """Float32 weights that float16 holds exactly."""
+    rounded = tensor.half().float()
+    if not rounded.isfinite().all():
+        raise WeightsError(f"{name} holds weights above 65504: save it without half")
+    return rounded
 
 
 def read_header(metadata: Mapping[str, str], label: str) -> SavedHeader | None:
