@@ -129,14 +129,6 @@ class Contrastive(ABC):
         self.trained.load_state_dict(state["student"])
 
 
-def numbered(batch: Batch, n_views: int, processes: Processes) -> tuple[Tensor, Tensor]:
-    """Numbers of the images (N,) and (M,) that embeddings are of, and so of this process's rows."""
-    n = len(batch.dataset)
-    images = torch.arange(processes.count * n, device=batch.dataset.device).reshape(-1, 1, n)
-    every = images.expand(-1, n_views, -1)  # (R, V, B)
-    return every[processes.rank].flatten(), every.flatten()
-
-
 def _mean(cosines: Tensor, chosen: Tensor) -> Tensor:
     return (cosines.detach() * chosen).sum() / chosen.sum()
 

@@ -8,7 +8,7 @@ Plates and wells are those of one dataset.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -168,27 +168,16 @@ class Replicates:
         self._settings = settings
         self._seed = seed
         across_plates = settings.positives == "other-plate"
-        # class (label, channel) -> place (plate, well; or plate alone) -> planes (dataset, plane)
-        members: dict[tuple[int, int], dict[tuple[int, ...], list[tuple[int, int]]]]
-        members = defaultdict(lambda: defaultdict(list))
-        for dataset, rows in enumerate(identities):
-            for plane, (label, channel, plate, well) in enumerate(rows.tolist()):
-                if label >= 0:
-                    place = (plate,) if across_plates else (plate, well)
-                    members[label, channel][place].append((dataset, plane))
-        self._members = {
-            key: dict(places) for key, places in sorted(members.items()) if len(places) > 1
-        }
-        self._of_dataset: list[list[tuple[int, int]]] = []
-        self._sizes: list[int] = []
-        for dataset, name in enumerate(names):
-            of_class = {
-                key: sum(d == dataset for planes in places.values() for d, _ in planes)
-                for key, places in self._members.items()
-            }
-            self._of_dataset.append([key for key, count in of_class.items() if count])
-            self._sizes.append(sum(of_class.values()))
-            if not self._of_dataset[-1]:
+        self._members = _by_class(identities, across_plates=across_plates)
+        self._of_dataset: list[list[tuple[int, int]]] = [[] for _ in names]
+        self._sizes = [0] * len(names)
+        for key, places in self._members.items():
+            counts = Counter(dataset for planes in places.values() for dataset, _ in planes)
+            for dataset, count in counts.items():
+                self._of_dataset[dataset].append(key)
+                self._sizes[dataset] += count
+        for name, classes in zip(names, self._of_dataset, strict=True):
+            if not classes:
                 places_in_words = "on two plates" if across_plates else "in two wells"
                 raise TrainingError(
                     f"dataset {name} has no positives: no label of it is {places_in_words} in one"
@@ -238,6 +227,23 @@ class Replicates:
 
     def _generator(self, *place: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence([self._seed, _GROUPS, *place]))
+
+
+def _by_class(
+    identities: Sequence[Identities], *, across_plates: bool
+) -> dict[tuple[int, int], dict[tuple[int, ...], list[tuple[int, int]]]]:
+    """Planes (dataset, plane) by class (label, channel) and place, of classes in several places.
+
+    A place is a plate and well, or a plate alone.
+    """
+    members: dict[tuple[int, int], dict[tuple[int, ...], list[tuple[int, int]]]]
+    members = defaultdict(lambda: defaultdict(list))
+    for dataset, rows in enumerate(identities):
+        for plane, (label, channel, plate, well) in enumerate(rows.tolist()):
+            if label >= 0:
+                place = (plate,) if across_plates else (plate, well)
+                members[label, channel][place].append((dataset, plane))
+    return {key: dict(places) for key, places in sorted(members.items()) if len(places) > 1}
 
 
 def replicates(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from unidino_fast.training.contrastive import Contrastive, numbered
+from unidino_fast.training.contrastive import Contrastive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +31,11 @@ class Simclr(Contrastive):
 
     def pairs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """See `Contrastive`."""
-        n_views = self.groups[0].count
-        own, every = numbered(batch, n_views, self._processes)
-        row = torch.arange(len(own), device=own.device) + self._processes.rank * len(own)
-        met = row[:, None] != torch.arange(len(every), device=own.device)
-        return (own[:, None] == every) & met, met
+        n_views, n_images = self.groups[0].count, len(batch.dataset)
+        count, rank = self._processes.count, self._processes.rank
+        columns = torch.arange(count * n_views * n_images, device=batch.dataset.device)
+        # the image that each embedding is of: columns are (R, V, B)
+        images = columns // (n_views * n_images) * n_images + columns % n_images
+        rows = columns.reshape(count, -1)[rank]
+        met = rows[:, None] != columns  # all but itself
+        return (images[rows][:, None] == images) & met, met
