@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +33,13 @@ from unidino_fast.kernels.tile_signal import plan_tile_signal, tile_signal_kerne
 
 CAPABILITIES = [80, 90, 100, 120]
 SHARED_MEMORY = {80: 166_912, 90: 232_448, 100: 232_448, 120: 101_376}
-"""Bytes that one program may have."""
+"""Bytes that one program may have; a processor has 1024 more, and keeps as many for each."""
+THREADS = {80: 2048, 90: 2048, 100: 2048, 120: 1536}
+REGISTERS = 65_536
+"""Of a processor; threads get them by eights."""
+README = Path(__file__).parents[2] / "kernels" / "README.md"
+README_TRITON = "3.8.0"
+"""Other versions use other registers."""
 TENSOR_MEMORY = 512
 """Columns of it."""
 EDGE = 1080
@@ -78,6 +85,13 @@ def compiled_kernel(kernel: Any, constants: dict[str, Any], capability: int, **t
 
 def spilled(ptx: str, capability: int, folder: Any) -> list[int]:
     """Bytes of spill stores and loads that the assembler reports."""
+    found = re.findall(r"(\d+) bytes spill (?:stores|loads)", assembled(ptx, capability, folder))
+    assert len(found) == 2
+    return [int(value) for value in found]
+
+
+def assembled(ptx: str, capability: int, folder: Any) -> str:
+    """What the assembler that Triton ships says of a kernel."""
     path = folder / "kernel.ptx"
     path.write_text(ptx)
     target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)
@@ -88,9 +102,24 @@ def spilled(ptx: str, capability: int, folder: Any) -> list[int]:
         text=True,
         check=True,
     )
-    found = re.findall(r"(\d+) bytes spill (?:stores|loads)", done.stderr)
-    assert len(found) == 2, done.stderr
-    return [int(value) for value in found]
+    return done.stderr
+
+
+def used(kernel: Any, capability: int, folder: Any) -> str:
+    """Cells of the README's table: warps, registers, memory, programs that share a processor."""
+    about, warps = kernel.metadata, kernel.metadata.num_warps
+    report = assembled(kernel.asm["ptx"], capability, folder)
+    registers = int(re.findall(r"Used (\d+) registers", report)[0])
+    programs = min(
+        REGISTERS // (-(-registers // 8) * 8 * 32 * warps),
+        (SHARED_MEMORY[capability] + 1024) // (about.shared + 1024),
+        THREADS[capability] // (32 * warps),
+    )
+    columns = about.tmem_size or 0
+    if columns:
+        programs = min(programs, TENSOR_MEMORY // columns)
+    cells = (warps, registers, f"{about.shared / 1e3:.1f}", columns or "", programs)
+    return " | ".join(map(str, cells))
 
 
 def check_product(kernel: Any, capability: int, folder: Any) -> None:
@@ -295,6 +324,10 @@ class TestCompiled:
         )
         check_product(kernel, capability, tmp_path)
         ptx = kernel.asm["ptx"]
+        plan = plan_norm_linear(dim=dim, capability=divmod(capability, 10))
+        shape = f"{plan['ROWS']} x {plan['COLUMNS']}"
+        row = f"| {dim} | sm_{capability} | {shape} | {used(kernel, capability, tmp_path)} |"
+        assert triton.__version__ != README_TRITON or row in README.read_text().splitlines()
         assert re.search(LOAD_16, ptx)  # rows
         assert re.search(COPY_16, ptx)  # weights
         assert re.search(STORE_16, ptx)
@@ -319,6 +352,12 @@ class TestCompiled:
         )
         check_product(kernel, capability, tmp_path)
         ptx = kernel.asm["ptx"]
+        plan = plan_attention(
+            tokens=tokens, heads=6, head_dim=head_dim, capability=divmod(capability, 10)
+        )
+        shape = f"{plan['QUERIES']} x {plan['KEYS']}"
+        row = f"| {head_dim} | sm_{capability} | {shape} | {used(kernel, capability, tmp_path)} |"
+        assert triton.__version__ != README_TRITON or row in README.read_text().splitlines()
         assert re.search(COPY_16, ptx)  # whole blocks of keys and values
         assert re.search(LOAD_16, ptx)  # queries
         assert re.search(STORE_16, ptx)
