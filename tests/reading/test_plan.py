@@ -145,3 +145,33 @@ def test_a_broken_chunk_within_a_row_is_named(tmp_path: Path) -> None:
     found = list(reader.stream(map(request, fields)))
     assert [isinstance(each, PixelError) for each in found] == [False, True, False]
     assert "chunk 1/0.0.1.3 cannot be read (it holds 5 bytes of pixels, not 126)" in str(found[1])
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_rows_across_shards(codec: str, tmp_path: Path) -> None:
+    """Five chunks wide on shards of two, some of them absent, their chunks in any order."""
+    array = zarr.create_array(
+        tmp_path / "0",
+        shape=(2, 14, 45),
+        chunks=(1, 7, 9),
+        shards=(1, 14, 18),
+        dtype="uint16",
+        compressors=None if codec == "none" else zarr.codecs.ZstdCodec(),
+        fill_value=7,
+    )
+    random = np.random.default_rng(0)
+    written = random.integers(1, 2**16, array.shape, np.uint16)
+    written[1, :7, 9:18] = 7  # not stored, in a shard that is
+    array[...] = written
+    (tmp_path / "0/c/0/0/1").unlink()
+    written[0, :, 18:36] = 7
+    facts = parse_array(json.loads((tmp_path / "0/zarr.json").read_text()), 3)
+    field = Field("0", "0", "cyx", facts, ("a", "b"), None, None)
+    reader = FieldReader(FolderStorage(tmp_path, location="here"), n_threads=2)
+    np.testing.assert_array_equal(reader.read(field, time=0, channels=(0, 1), z="max"), written)
+    broken = tmp_path / "0/c/1/0/2"
+    content = bytearray(broken.read_bytes())
+    content[:40] = bytes(40)  # pixels of the first chunk, or the head of its frame
+    broken.write_bytes(content[:-1] if codec == "none" else content)
+    with pytest.raises(PixelError, match=r"chunk 0/c/1/0/2 cannot be read \("):
+        reader.read(field, time=0, channels=(1,), z="max")

@@ -171,6 +171,8 @@ def test_an_error_of_ours_is_not_hidden(plates: ModuleType, tmp_path: Path) -> N
         def fetch(self, *_: object) -> None:
             raise MemoryError
 
+        grab = fetch
+
     reader = FieldReader(Broken())  # type: ignore[arg-type]
     [first, *_] = reader.stream(requests_of(plate))
     assert "field A/1/0/0 of 45 x 51 px does not fit in memory" in str(first)

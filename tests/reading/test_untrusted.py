@@ -12,6 +12,7 @@ import tracemalloc
 import zlib
 from typing import TYPE_CHECKING, Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from numcodecs import Blosc, Delta, Zstd
@@ -135,6 +136,17 @@ def test_what_decodes_well(codec: str) -> None:
     out = np.zeros(3000, np.uint8)
     decode(memoryview(encode(data)), out)
     assert out.tobytes() == data
+
+
+@pytest.mark.parametrize("version", [2, 5])
+def test_chunks_of_blosc2_are_no_pixels(version: int) -> None:
+    """One of them says that its pixels are whatever stands in the buffer."""
+    header = struct.pack("<4B3I", version, 1, 5, 2, PIXELS, PIXELS, 32) + bytes(15) + b"\x40"
+    out = np.full(PIXELS, 7, np.uint8)
+    assert len(imagecodecs.blosc2_decode(b"\5" + header[1:], out=out)) == PIXELS
+    for stored in (header, imagecodecs.blosc2_encode(bytes(PIXELS))):
+        with pytest.raises((ValueError, RuntimeError)):
+            ours.blosc_into(memoryview(stored), out)
 
 
 def test_an_open_zstd_frame_of_the_right_size() -> None:

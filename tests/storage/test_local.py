@@ -58,6 +58,20 @@ def test_spans_of_objects(tmp_path: Path) -> None:
         assert storage.read("object/none") is None
 
 
+def test_parts_of_objects_come_into_ready_buffers(tmp_path: Path) -> None:
+    (tmp_path / "object").write_bytes(b"0123456789")
+    storage = open_storage(tmp_path)
+    one, two, three = memoryview(bytearray(4)), memoryview(bytearray(2)), memoryview(bytearray(3))
+    assert storage.grab("object", [(1, (one, two)), (9, (three,))]) == 4 + 2 + 1
+    assert (bytes(one), bytes(two), bytes(three)) == (b"1234", b"56", b"9\0\0")
+    assert storage.grab("object", [(10, (one,))]) == 0
+    for key in ("none", "object/none", ".", "nul\0"):
+        assert storage.grab(key, [(0, (one,))]) is None
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as file:
+        file.write(tmp_path / "object", "object")
+    assert open_storage(tmp_path / "p.zip").grab("object", [(0, (one,))]) is None
+
+
 def test_stamps_change_with_the_pixels(plates: ModuleType, tmp_path: Path) -> None:
     plates.write_plate(tmp_path / "p", WELLS)
     storage = open_storage(tmp_path / "p")

@@ -63,13 +63,18 @@ def test_only_touched_chunks_are_read(
     plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, chunks=(1, 10, 10))
     source = opened(tmp_path / "p")
     keys: list[str] = []
-    fetch = FolderStorage.fetch
+    grab, fetch = FolderStorage.grab, FolderStorage.fetch
 
-    def counted(self: FolderStorage, key: str, *others: Any) -> Any:
+    def grabbed(self: FolderStorage, key: str, *others: Any) -> Any:
+        keys.append(key)
+        return grab(self, key, *others)
+
+    def fetched(self: FolderStorage, key: str, *others: Any) -> Any:
         keys.append(key)
         return fetch(self, key, *others)
 
-    monkeypatch.setattr(FolderStorage, "fetch", counted)
+    monkeypatch.setattr(FolderStorage, "grab", grabbed)
+    monkeypatch.setattr(FolderStorage, "fetch", fetched)
     boxes = [Box(4, 9, 12), Box(0, 12, 16), Box(29, 35, 16)]
     source.crops(1, boxes)
     touched = {

@@ -13,10 +13,12 @@ import numpy as np
 from unidino_fast.reading.codecs import checked
 from unidino_fast.reading.faults import chunk_error
 from unidino_fast.reading.plan import AXES, chunk
-from unidino_fast.reading.shards import Indices, parse_index, span_of
+from unidino_fast.reading.shards import Indices, is_meant, parse_index, span_of
 from unidino_fast.storage import StorageFault
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from numpy.typing import NDArray
 
     from unidino_fast.plate_model import Field
@@ -24,11 +26,15 @@ if TYPE_CHECKING:
     from unidino_fast.reading.codecs import Bytes
     from unidino_fast.reading.formats import ArrayFormat, ShardFormat
     from unidino_fast.reading.shards import Index
-    from unidino_fast.storage import Storage
+    from unidino_fast.storage import Grab, Storage
 
     Pixels = NDArray[Any]
 
 EMPTY = "it is empty: its writing was interrupted"
+_BEYOND = memoryview(bytearray(1))
+"""Takes a byte that should not be there; nobody looks at it."""
+_MOST_VIEWS = 256
+"""That a system fills in one step; Linux takes 1,024."""
 
 
 class ChunkReader:
@@ -52,6 +58,7 @@ class ChunkReader:
         self.block_shape = tuple(chunk(field, axis) for axis in AXES)
         self._absent = np.broadcast_to(form.fill, self.block_shape)
         self._is_raw = form.encoding.decompress is None and not form.encoding.has_crc
+        self._has_rows = field.axes.endswith("x")
         self._most = form.encoding.most
         self._index_bytes = 0 if form.shard is None else form.shard.n_bytes
         self.n_bytes = form.encoding.n_bytes
@@ -86,27 +93,107 @@ class ChunkReader:
         if not self._filled(index, out, scratch):
             out.view(self._form.dtype)[...] = self._form.fill
 
+    def put_row(self, first: tuple[int, ...], scratch: Scratch, outs: Sequence[Bytes]) -> None:
+        """As `put`, for chunks side by side along x from `first` on."""
+        *others, x = first
+        shard = self._form.shard
+        if not self._has_rows:
+            for number, out in enumerate(outs, x):
+                self.put((*others, number), scratch, out)
+        elif shard is None:
+            start = self._key((*self._own(first)[:-1], ""))
+            for number, out in enumerate(outs, x):
+                if not self._grab(f"{start}{number}", out, scratch):
+                    self.put((*others, number), scratch, out)
+        else:
+            self._put_inner_row(first, shard, scratch, outs)
+
+    def _put_inner_row(
+        self, first: tuple[int, ...], shard: ShardFormat, scratch: Scratch, outs: Sequence[Bytes]
+    ) -> None:
+        *others, x = first
+        start = 0
+        while start < len(outs):  # a shard at a time
+            stop = start + shard.grid[-1] - (x + start) % shard.grid[-1]
+            part = outs[start:stop]
+            if not self._grab_inner((*others, x + start), shard, part, scratch):
+                for number, out in enumerate(part, x + start):
+                    self.put((*others, number), scratch, out)
+            start = stop
+
+    def _key(self, stored: Iterable[int | str]) -> str:
+        """Of an object, by its place in the grid of objects."""
+        return self._prefix + self._form.separator.join(map(str, stored))
+
     def _filled(self, index: tuple[int, ...], out: Bytes, scratch: Scratch) -> bool:
         """Fills `out` with a decoded chunk; False where the chunk is absent."""
         own = self._own(index)
-        form = self._form
-        shard = form.shard
-        stored = own if shard is None else map(floordiv, own, shard.grid)
-        key = self._prefix + form.separator.join(map(str, stored))
+        shard = self._form.shard
+        key = self._key(own if shard is None else map(floordiv, own, shard.grid))
         try:
-            if shard is None:
-                return self._decode(key, None, None, out, scratch)
-            return self._decode_inner(key, own, shard, out, scratch)
+            if shard is not None:
+                return self._decode_inner(key, own, shard, out, scratch)
+            if self._grab(key, out, scratch):
+                return True
+            return self._decode(key, None, None, out, scratch)
         except MemoryError:
             raise
         except Exception as error:  # codecs raise whatever they like
             raise chunk_error(key, error) from error
 
+    def _grab(self, key: str, out: Bytes, scratch: Scratch) -> bool:
+        """Fills `out` from an object that is a chunk, in the fewest steps, if it is sound.
+
+        A chunk that is cut short, if only while it is read, is no sound one in any encoding.
+        """
+        if self._is_raw:
+            return self._storage.grab(key, [(0, (out.data, _BEYOND))]) == out.size
+        buffer = scratch.bytes("stored", self._most + 1).data
+        n_bytes = self._storage.grab(key, [(0, (buffer,))]) or 0
+        return 0 < n_bytes <= self._most and self._is_sound(buffer[:n_bytes], out)
+
+    def _grab_inner(
+        self, first: tuple[int, ...], shard: ShardFormat, outs: Sequence[Bytes], scratch: Scratch
+    ) -> bool:
+        """Fills all of `outs` from chunks of one row of a shard, likewise, if all are sound."""
+        own = self._own(first)
+        key = self._key(map(floordiv, own, shard.grid))
+        inner = tuple(map(mod, own, shard.grid))
+        try:
+            table = self._table(key, shard)
+        except Exception:
+            return False  # each of the chunks says it
+        if table is None:
+            return False
+        row = table[(*inner[:-1], slice(inner[-1], inner[-1] + len(outs)))].tolist()
+        n_bytes = sum(length for _, length in row)
+        if not all(is_meant(offset, length, self._most) for offset, length in row):
+            return False
+        if self._is_raw:
+            if any(length != out.size for (_, length), out in zip(row, outs, strict=True)):
+                return False
+            views = [out.data for out in outs]
+        else:
+            views = _cut(scratch.bytes("stored", n_bytes).data, [length for _, length in row])
+        if self._storage.grab(key, _grabs([offset for offset, _ in row], views)) != n_bytes:
+            return False
+        return self._is_raw or all(map(self._is_sound, views, outs))
+
+    def _is_sound(self, found: memoryview, out: Bytes) -> bool:
+        """Whether the stored bytes of a chunk can be decoded; `out` then holds its pixels."""
+        try:
+            self._unpack(found, out)
+        except MemoryError:
+            raise
+        except Exception:
+            return False  # fetched once more, the chunk says why
+        return True
+
     def _decode_inner(
         self, key: str, own: tuple[int, ...], shard: ShardFormat, out: Bytes, scratch: Scratch
     ) -> bool:
         """As `_decode`, of a chunk in a shard."""
-        table = self._indices.get(key, lambda: self._index(key, shard), self._index_bytes)
+        table = self._table(key, shard)
         if table is None:
             return False
         inner = tuple(map(mod, own, shard.grid))
@@ -117,7 +204,6 @@ class ChunkReader:
         self, key: str, start: int | None, stop: int | None, out: Bytes, scratch: Scratch
     ) -> bool:
         """Fills `out` with a decoded chunk; False where the chunk is absent."""
-        encoding = self._form.encoding
         target = out.data
 
         def room(n_bytes: int) -> memoryview:
@@ -136,15 +222,24 @@ class ChunkReader:
             raise ValueError(EMPTY)
         if start is not None and stop is not None and len(found) != stop - start:
             raise ValueError(f"it ends before byte {stop}: it is truncated")
+        self._unpack(found, out)
+        return True
+
+    def _unpack(self, found: memoryview, out: Bytes) -> None:
+        """Decodes the stored bytes of a chunk."""
+        encoding = self._form.encoding
         if encoding.has_crc:
             found = checked(found)
         if encoding.decompress is not None:
             encoding.decompress(found, out)
         elif len(found) != out.size:
             raise ValueError(f"it holds {len(found)} bytes of pixels, not {out.size}")
-        elif found.obj is not target.obj:
+        elif found.obj is not out.data.obj:
             out[:] = np.frombuffer(found, np.uint8)
-        return True
+
+    def _table(self, key: str, shard: ShardFormat) -> Index | None:
+        """The index of a shard, fetched where it is not at hand."""
+        return self._indices.get(key, lambda: self._index(key, shard), self._index_bytes)
 
     def _index(self, key: str, shard: ShardFormat) -> Index | None:
         """The index of a shard; None where the shard is absent."""
@@ -155,3 +250,25 @@ class ChunkReader:
         if found is not None and len(found) == 0:
             raise ValueError(EMPTY)
         return None if found is None else parse_index(found, shard)
+
+
+def _cut(buffer: memoryview, lengths: Sequence[int]) -> list[memoryview]:
+    """Parts of a buffer, one after another."""
+    found, start = [], 0
+    for length in lengths:
+        found.append(buffer[start : start + length])
+        start += length
+    return found
+
+
+def _grabs(offsets: Sequence[int], views: Sequence[memoryview]) -> list[Grab]:
+    """What to read for each view; what stands side by side is read in one step."""
+    found: list[tuple[int, list[memoryview]]] = []
+    end = -1
+    for offset, view in zip(offsets, views, strict=True):
+        if offset == end and len(found[-1][1]) < _MOST_VIEWS:
+            found[-1][1].append(view)
+        else:
+            found.append((offset, [view]))
+        end = offset + len(view)
+    return list(found)

@@ -70,8 +70,8 @@ class PileReader:
         shape = (self._n_channels, *(span.stop for span in self._everything))
         blocks = decoded.view(planes.dtype).reshape(len(places), *shape)  # (N, C, Y, X)
         for number, (layer, _) in enumerate(self._layers):
-            for (t, c, y, x), out in zip(places, decoded, strict=True):
-                self._chunks.put((t, c, layer, y, x), scratch, out)
+            t, c, y, x = places[0]
+            self._chunks.put_row((t, c, layer, y, x), scratch, list(decoded))
             for position, offset in target.channels:
                 source = blocks[:, offset, target.of[0]].transpose(1, 0, 2)  # (Y, N, X)
                 pixels = planes[position][target.to].reshape(source.shape)  # a view still

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _MOST_IN_FLIGHT = 2**28
 _LOCAL_THREADS = 8
-_JOB_BYTES = 2**20
+_JOB_BYTES = 2**21
 """Pixels that a thread reads in one go, in chunks smaller than that."""
 _REMOTE_THREADS = 32
 """Fetches that run side by side: each waits for its trip."""
@@ -183,7 +183,7 @@ class FieldReader:
     def _runs(self, requests: list[FieldRequest], *, joins: bool) -> list[Run]:
         """The plan, which is that of the fields before where they were alike, as in most plates."""
         # a trip each where reads are trips; else enough that a job costs little beside them
-        most = 1 if self._storage.is_remote else 1 + _JOB_BYTES // chunk_bytes(requests[0].field)
+        most = 1 if self._storage.is_remote else _piles_a_job(requests[0].field)
         alike = (most, joins, *map(geometry, requests))
         known = self._planned
         if known is None or known[0] != alike:
@@ -204,6 +204,13 @@ class FieldReader:
                 field.array_path,
                 reason,
             )
+
+
+def _piles_a_job(field: Field) -> int:
+    """Chunks of some two megabytes, in whole rows of the field where these are shorter."""
+    n = 1 + _JOB_BYTES // chunk_bytes(field)
+    n_columns = -(-field.width // chunk(field, "x"))
+    return -(-n // n_columns) * n_columns if n_columns <= n else n
 
 
 def _read_strips(
@@ -237,8 +244,8 @@ def _outcome(slot: Slot) -> Pixels | PixelError:
 
 
 def _run_bytes(request: FieldRequest, run: Run) -> int:
-    """What a thread holds while it reads a run: a chunk, stored; a strip, decoded; and sums."""
-    n_bytes = (1 + run.n_places) * chunk_bytes(request.field)
+    """What a thread holds while it reads a run: a strip, stored and decoded; and sums."""
+    n_bytes = 2 * run.n_places * chunk_bytes(request.field)
     if request.z == "mean":
         n_bytes += 8 * run.n_targets * chunk_bytes(request.field)
     return n_bytes

@@ -52,9 +52,14 @@ def span_of(index: Index, inner: tuple[int, ...], most: int) -> Span | None:
     offset, length = index[inner].tolist()
     if offset == length == _ABSENT:
         return None
-    if not 0 < length <= most or offset >= 2**62:
+    if not is_meant(offset, length, most):
         raise ValueError(f"its index claims {length} bytes at {offset} for chunk {inner}")
     return Span(offset, offset + length)
+
+
+def is_meant(offset: int, length: int, most: int) -> bool:
+    """Whether a chunk of at most so many bytes can stand there."""
+    return 0 < length <= most and offset < 2**62
 
 
 class Indices:

@@ -15,6 +15,7 @@ from pathlib import Path
 from unidino_fast.errors import PlateError, first_line
 from unidino_fast.storage.base import (
     FetchResult,
+    Grab,
     ReadResult,
     Room,
     ServerError,
@@ -27,6 +28,7 @@ from unidino_fast.storage.local import FolderStorage, ZipStorage
 __all__ = [
     "FetchResult",
     "FolderStorage",
+    "Grab",
     "ReadResult",
     "Room",
     "ServerError",

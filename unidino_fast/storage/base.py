@@ -45,6 +45,8 @@ Room: TypeAlias = "Callable[[int], memoryview]"
 
 Asked once; again for more while an object comes whose size was not known before.
 """
+Grab: TypeAlias = "tuple[int, Sequence[memoryview]]"
+"""A first byte, and buffers that are filled one after another from there on."""
 Stamp = tuple[str, int, int]
 
 DOCUMENT_BYTES = 2**26
@@ -101,6 +103,18 @@ class Storage(Protocol):
 
         Raises:
             Exception: whatever `room` raises.
+        """
+        ...
+
+    def grab(self, key: str, grabs: Sequence[Grab]) -> int | None:
+        """Parts of one object into ready buffers, for small chunks: nothing is asked or checked.
+
+        What has the bytes at hand does it in as few steps as can be. The caller judges what came:
+        by `fetch` it learns what is wrong with an object.
+
+        Returns:
+            Bytes read in all, fewer than there is room for where the object ends before (a
+            directory or device may give any); None where the storage cannot, or has no such object.
         """
         ...
 

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
     from zarr.abc.store import Store as ZarrStore
 
-    from unidino_fast.storage.base import FetchResult, ReadResult, Room, Stamp
+    from unidino_fast.storage.base import FetchResult, Grab, ReadResult, Room, Stamp
 
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+"""A pipe without a writer would have a plain open wait for ever."""
 _BROKEN_ZIP = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError,
     OSError, ValueError,
@@ -47,8 +49,7 @@ class FolderStorage:
     ) -> FetchResult:
         """See `Storage`."""
         try:
-            # a pipe without a writer would have a plain open wait for ever
-            file = os.open(self._prefix + key, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            file = os.open(self._prefix + key, _FLAGS)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
@@ -74,6 +75,22 @@ class FolderStorage:
             return _fault(error)
         finally:
             os.close(file)
+
+    def grab(self, key: str, grabs: Sequence[Grab]) -> int | None:
+        """See `Storage`."""
+        try:
+            file = os.open(self._prefix + key, _FLAGS)
+        except (OSError, ValueError):
+            return None
+        try:
+            n_read = 0
+            for start, buffers in grabs:
+                n_read += os.preadv(file, buffers, start)
+        except OSError:
+            return None
+        finally:
+            os.close(file)
+        return n_read
 
     def read_many(self, keys: Sequence[str]) -> list[ReadResult]:
         """See `Storage`."""
@@ -160,6 +177,10 @@ class ZipStorage:
             return StorageFault(first_line(error), is_of_server=True)
         except _BROKEN_ZIP as error:
             return StorageFault(first_line(error))
+
+    def grab(self, key: str, grabs: Sequence[Grab]) -> int | None:
+        """See `Storage`."""
+        return None
 
     def read_many(self, keys: Sequence[str]) -> list[ReadResult]:
         """See `Storage`."""

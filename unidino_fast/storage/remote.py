@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from zarr.abc.store import Store as ZarrStore
 
-    from unidino_fast.storage.base import FetchResult, ReadResult, Room, Stamp
+    from unidino_fast.storage.base import FetchResult, Grab, ReadResult, Room, Stamp
 
 Outcome: TypeAlias = Answer | StorageFault | None
 """None where the object is absent."""
@@ -101,6 +101,10 @@ class RemoteStorage:
                 for watcher in self._watchers:
                     watcher.add(key)
         return found.content if isinstance(found, Answer) else found
+
+    def grab(self, key: str, grabs: Sequence[Grab]) -> int | None:
+        """See `Storage`."""
+        return None
 
     def answer(
         self, key: str, room: Room, start: int | None = None, stop: int | None = None
