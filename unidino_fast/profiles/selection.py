@@ -17,11 +17,11 @@ from unidino_fast.profiles.table import (
     ALL_ROWS,
     Dropped,
     blocks,
-    in_threads,
     no_sample,
     selected_rows,
     take_apart,
 )
+from unidino_fast.threads import in_threads, threads_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,7 +153,7 @@ def by_frequency(values: Matrix, freq_cut: float, unique_cut: float) -> Mask:
             drop[at] = _is_monotonous(ordered[at], freq_cut, unique_cut)
         return drop
 
-    found = in_threads(work, blocks(len(values)), size=values.size)
+    found = in_threads(work, blocks(len(values)), threads_for(values.size))
     return np.concatenate([np.empty(0, dtype=bool), *found])
 
 
