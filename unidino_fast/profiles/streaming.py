@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unidino_fast.errors import TableError, first_line
+from unidino_fast.heap import HeapTrimmer
 from unidino_fast.profiles.footers import Footer, joined, last_footer
 from unidino_fast.profiles.groups import keyed_groups
 from unidino_fast.profiles.table import Report, take_apart
@@ -106,7 +107,7 @@ def stream_recipe(
     columns = recipe.group_columns()
     if columns is None:
         raise ValueError(f"{recipe.summary()} does not keep to groups")
-    report = Report()
+    report, trimmer = Report(), HeapTrimmer()
     n_rows = 0
     reader = _Reader(wells)
     make_folder(out.parent)
@@ -116,6 +117,7 @@ def stream_recipe(
             profiles = recipe.apply(take_apart(table), report)
             n_rows += profiles.height
             writer.write(profiles.frame())
+            trimmer.trim()
     return Outline(n_rows, writer.columns), report
 
 
