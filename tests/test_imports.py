@@ -35,7 +35,7 @@ LAYERS = [
     "preprocess",
     "backbones",
     "engines",
-    "clock heap results upload",
+    "clock heap results threads upload",
     "tables",
     "query",
     "platemap profiles",

@@ -221,8 +221,8 @@ def silhouettes(features: NDArray[Any], labels: Codes) -> NDArray[np.float64]:
         features: (N, D), finite.
         labels: codes 0 ... C - 1 (N,), each in use.
     """
-    scales = unit_rows(features)[1]
-    units = features / scales.largest / scales.length  # (N, D) float64
+    rows = unit_rows(features)
+    units = features / rows.largest / rows.length  # (N, D) float64
     sizes = np.bincount(labels)
     totals = sizes * (1 - units @ group_means(units, labels).T)  # (N, C) distances, added up
     own = np.arange(len(labels)), labels
@@ -238,7 +238,7 @@ def silhouettes(features: NDArray[Any], labels: Codes) -> NDArray[np.float64]:
 
 def _neighbour_score(features: NDArray[Any], batches: Codes, groups: Codes | None) -> Score:
     excluded = () if groups is None else (groups,)
-    row = nearest_rows(features, excluded).row
+    row = nearest_rows(unit_rows(features), excluded).row
     found = row >= 0
     if not found.any():
         return Score(math.nan, math.nan, 0)

@@ -15,10 +15,11 @@ import numpy as np
 import polars as pl
 
 from unidino_fast.errors import TableError, UsageError
-from unidino_fast.evaluation.forest import forest_features, in_threads, matching_columns
+from unidino_fast.evaluation.forest import forest_features, matching_columns
 from unidino_fast.evaluation.table import check_complete, find_column, tidy
 from unidino_fast.names import one_line
 from unidino_fast.results import METADATA_PREFIX
+from unidino_fast.threads import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -173,8 +174,12 @@ def cell_health(
     for task in tasks:
         _check_task(task, folds)
     smallest = _RELEASED_SMALLEST_LEAF if rule == "released" else 1
-    jobs = [partial(_fold_scores, task, folds, trees, smallest, seed) for task in tasks]
-    found = in_threads(jobs, n_jobs, on_readout)
+    score = partial(_fold_scores, folds=folds, trees=trees, smallest_leaf=smallest, seed=seed)
+    found = []
+    for r2 in in_threads(score, tasks, n_jobs):
+        found.append(r2)
+        if on_readout is not None:
+            on_readout(len(found), len(tasks))
     scores = tuple(
         ReadoutScore(
             task.cell_line,

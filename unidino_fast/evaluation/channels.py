@@ -7,14 +7,13 @@ C channels, G groups.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from unidino_fast.errors import TableError, UsageError
-from unidino_fast.evaluation.forest import forest_features, in_threads
+from unidino_fast.evaluation.forest import forest_features
 from unidino_fast.evaluation.holdout import GroupIntervals, HeldOut
 from unidino_fast.evaluation.table import (
     average,
@@ -28,6 +27,7 @@ from unidino_fast.evaluation.table import (
 )
 from unidino_fast.names import one_line
 from unidino_fast.results import feature_columns
+from unidino_fast.threads import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -277,7 +277,7 @@ def _top_counts(
         return importance
 
     classes = sorted(set(names))
-    found = in_threads([partial(importance_of, name) for name in classes], n_jobs)
+    found = in_threads(importance_of, classes, n_jobs)
     counts, n_rows = {}, {}
     for name, importance in zip(classes, found, strict=True):
         best = np.argsort(-importance, kind="stable")[:top]

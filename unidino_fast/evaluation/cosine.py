@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from unidino_fast.evaluation.threads import in_threads
+from unidino_fast.threads import in_threads, threads_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,6 +28,16 @@ _TILES = 8  # along an edge: more leave less to do twice on the diagonal, larger
 _SMALLEST_STRIP = 64
 _STRIPS = 128  # that keep the best product of each row: more leave less to multiply again
 _GATHER_ELEMENTS = 1 << 21  # of the rows compared in float64 at a time: 16 MiB
+_CACHED_ELEMENTS = 1 << 16  # of rows that are made of length 1: they stay in a core's own cache
+
+
+class UnitRows(NamedTuple):
+    """Rows, and what makes them of length 1 without leaving the range of float64."""
+
+    features: NDArray[Any]  # (N, D) as given
+    units: NDArray[np.float32]  # (N, D) of length 1, zero rows kept
+    largest: NDArray[np.float64]  # (N, 1) largest absolute value, 1 for a row of zeros
+    length: NDArray[np.float64]  # (N, 1) of the row divided by it, 1 for a row of zeros
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,107 +45,128 @@ class Neighbours:
     """The nearest allowed row of each row."""
 
     row: NDArray[np.int64]  # (N,), -1 where no row is allowed
-    similarity: NDArray[np.float64]  # (N,) cosine with that row, NaN where there is none
+    product: NDArray[np.float32]  # (N,) cosine with it, rounded as float32 products are; or -inf
 
 
-class _Scales(NamedTuple):
-    """What makes rows of length 1 of rows of any size, without leaving the range of float64."""
+def unit_rows(features: NDArray[Any]) -> UnitRows:
+    """Rows (N, D), finite, of length 1; each row's does not depend on the others."""
+    n, width = features.shape
+    rows = UnitRows(features, np.empty((n, width), np.float32), np.ones((n, 1)), np.ones((n, 1)))
 
-    largest: NDArray[np.float64]  # (N, 1) largest absolute value, 1 for a row of zeros
-    length: NDArray[np.float64]  # (N, 1) of the row divided by it, 1 for a row of zeros
+    def look(part: slice) -> None:
+        exact = features[part].astype(np.float64)
+        largest = np.maximum(exact.max(axis=1, initial=0.0), -exact.min(axis=1, initial=0.0))
+        largest[largest == 0] = 1.0
+        exact /= largest[:, None]
+        length = np.sqrt(np.einsum("ij,ij->i", exact, exact))
+        length[length == 0] = 1.0
+        np.divide(exact, length[:, None], out=rows.units[part], casting="same_kind")
+        rows.largest[part, 0], rows.length[part, 0] = largest, length
+
+    for _ in in_threads(look, _parts(n, width, _CACHED_ELEMENTS), threads_for(n * width)):
+        pass
+    return rows
 
 
-def nearest_rows(features: NDArray[Any], excluded: Sequence[Codes] = ()) -> Neighbours:
+def nearest_rows(rows: UnitRows, excluded: Sequence[Codes] = ()) -> Neighbours:
     """Nearest allowed row of each row by cosine distance; the lowest row wins ties.
 
     Products are float32, tile by tile. A first pass keeps the best product of each row in each
     narrow strip of columns; a second one returns to the strips whose best comes within rounding
-    error of the row's, and compares what is so close in float64. A row without length (all zeros)
-    has distance 1 to every row, as in scikit-learn.
+    error of the row's. What is so close there is compared in float64, unless it is alone. A row
+    without length (all zeros) has distance 1 to every row, as in scikit-learn.
 
     Args:
-        features: (N, D), finite.
+        rows: N of them.
         excluded: codes (N,) each; rows that share a code of any of them may not match. No row
             matches itself.
     """
-    n = len(features)
-    found = Neighbours(np.full(n, -1, dtype=np.int64), np.full(n, np.nan))
-    units, scales = unit_rows(features)
-    margin = product_margin(features.shape[1])
+    n = len(rows.units)
     strip = max(-(-n // _STRIPS), _SMALLEST_STRIP)
-    best = _best_of_strips(units, excluded, strip)  # (N, S)
-    least = best.max(axis=1, initial=-np.inf) - margin  # (N,) -inf where no row is allowed
+    best = _best_of_strips(rows.units, excluded, strip)  # (N, S)
+    found = _Best(n, best.max(axis=1, initial=-np.inf))
+    least = found.product - product_margin(rows.units.shape[1])  # (N,) -inf where none is allowed
+    close = (best >= least[:, None]) & (least > -np.inf)[:, None]
+    in_one_strip = np.count_nonzero(close, axis=1) == 1
 
     def look(part: tuple[NDArray[np.int64], slice]) -> tuple[NDArray[Any], ...]:
         queries, columns = part
-        products = units[queries] @ units[columns].T
+        products = rows.units[queries] @ rows.units[columns].T
         _exclude(products, queries, columns, excluded)
-        asked, places = np.nonzero(products >= least[queries, None])
-        rows = places + columns.start
-        return queries[asked], rows, similarities(features, scales, queries[asked], rows)
+        places, others = np.nonzero(products >= least[queries, None])
+        asked, others = queries[places], others + columns.start
+        alone = in_one_strip[asked] & (np.bincount(places)[places] == 1)
+        exact = np.ones(len(asked))
+        exact[~alone] = similarities(rows, asked[~alone], others[~alone])
+        return asked, others, exact
 
     def parts() -> Iterator[tuple[NDArray[np.int64], slice]]:
         for index in range(best.shape[1]):
-            close = np.flatnonzero((best[:, index] >= least) & (least > -np.inf))
-            for start in range(0, len(close), _SMALLEST_TILE):
-                columns = slice(index * strip, min((index + 1) * strip, n))
-                yield close[start : start + _SMALLEST_TILE], columns
+            queries = np.flatnonzero(close[:, index])
+            columns = slice(index * strip, min((index + 1) * strip, n))
+            for start in range(0, len(queries), _SMALLEST_TILE):
+                yield queries[start : start + _SMALLEST_TILE], columns
 
-    for queries, rows, exact in in_threads(look, parts()):
-        _keep_better(found, queries, rows, exact)
-    return found
+    for asked, others, exact in in_threads(look, parts()):
+        found.add(asked, others, exact)
+    return Neighbours(found.row, found.product)
 
 
-def lowest_similarity(features: NDArray[Any]) -> float:
+def at_largest_distance(rows: UnitRows, neighbours: Neighbours) -> NDArray[np.bool_]:
+    """Rows (N,) whose neighbour is as far as any two rows of the table are.
+
+    All distances are looked at only where it is in doubt: mostly the row whose neighbour is
+    farthest has a row that is farther still, so that no neighbour is at the largest distance.
+    """
+    found = np.flatnonzero(neighbours.row >= 0)
+    farthest = np.zeros(len(neighbours.row), dtype=np.bool_)
+    if not len(found):
+        return farthest
+    margin = product_margin(rows.units.shape[1])
+    products = neighbours.product[found]
+    last = found[products.argmin()]
+    if (rows.units @ rows.units[last]).min() < products.min() - margin:
+        return farthest
+    lowest = lowest_similarity(rows)
+    near = found[products <= lowest + margin]
+    exact = similarities(rows, near, neighbours.row[near])
+    farthest[near] = exact <= lowest + TIE
+    return farthest
+
+
+def lowest_similarity(rows: UnitRows) -> float:
     """The smallest cosine between any two rows: 1 minus the largest distance."""
-    units, scales = unit_rows(features)
-    margin = product_margin(features.shape[1])
+    units = rows.units
+    margin = product_margin(units.shape[1])
     lowest = 1.0
 
     def look(tile: tuple[slice, slice]) -> float:
-        rows, columns = tile
-        products = units[rows] @ units[columns].T
-        if rows == columns:
+        down, across = tile
+        products = units[down] @ units[across].T
+        if down == across:
             np.fill_diagonal(products, 1.0)
         least = min(float(products.min()), lowest)
         one, other = np.nonzero(products <= least + margin)
-        one, other = one + rows.start, other + columns.start
+        one, other = one + down.start, other + across.start
         apart = one < other  # each pair once: a tile on the diagonal holds it twice
-        exact = similarities(features, scales, one[apart], other[apart])
+        exact = similarities(rows, one[apart], other[apart])
         return float(exact.min(initial=1.0))
 
-    for value in in_threads(look, _upper(_tiles(len(features), 1))):
+    for value in in_threads(look, _upper(_tiles(len(units), 1))):
         lowest = min(lowest, value)
     return lowest
 
 
-def unit_rows(features: NDArray[Any]) -> tuple[NDArray[np.float32], _Scales]:
-    """Rows of length 1 as float32 (N, D), zero rows kept, and what they were divided by."""
-    n, width = features.shape
-    units = np.empty((n, width), dtype=np.float32)
-    scales = _Scales(np.ones((n, 1)), np.ones((n, 1)))
-    for part in _parts(n, width):
-        exact = features[part].astype(np.float64)
-        largest = np.abs(exact).max(axis=1, keepdims=True, initial=0.0)
-        scales.largest[part] = np.where(largest > 0, largest, 1.0)
-        exact /= scales.largest[part]
-        length = np.sqrt(np.einsum("ij,ij->i", exact, exact))[:, None]
-        scales.length[part] = np.where(length > 0, length, 1.0)
-        units[part] = exact / scales.length[part]
-    return units, scales
-
-
 def similarities(
-    features: NDArray[Any], scales: _Scales, one: NDArray[np.int64], other: NDArray[np.int64]
+    rows: UnitRows, one: NDArray[np.int64], other: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Cosine in float64 of pairs of rows (P,), (P,); equal pairs give equal bits."""
+    features, _, largest, length = rows
     exact = np.empty(len(one))
-    for part in _parts(len(one), features.shape[1]):
+    for part in _parts(len(one), features.shape[1], _GATHER_ELEMENTS):
         a, b = one[part], other[part]
-        products = np.einsum(
-            "ij,ij->i", features[a] / scales.largest[a], features[b] / scales.largest[b]
-        )
-        exact[part] = products / (scales.length[a] * scales.length[b])[:, 0]
+        products = np.einsum("ij,ij->i", features[a] / largest[a], features[b] / largest[b])
+        exact[part] = products / (length[a] * length[b])[:, 0]
     return exact
 
 
@@ -180,25 +211,29 @@ def _exclude(
     products[own, queries[own] - columns.start] = -np.inf
 
 
-def _keep_better(
-    found: Neighbours,
-    queries: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    exact: NDArray[np.float64],
-) -> None:
-    """Takes the best of some candidates, sorted by query and row, where it beats the known one."""
-    if not len(queries):
-        return
-    firsts = np.flatnonzero(np.diff(queries, prepend=-1))
-    sizes = np.diff(firsts, append=len(queries))
-    best = np.repeat(np.maximum.reduceat(exact, firsts), sizes)
-    tied = np.flatnonzero(exact >= best - TIE)
-    asked, places = np.unique(queries[tied], return_index=True)
-    winners = tied[places]
-    known = found.similarity[asked]
-    better = np.isnan(known) | (exact[winners] > known + TIE)
-    found.row[asked[better]] = rows[winners[better]]
-    found.similarity[asked[better]] = exact[winners[better]]
+class _Best:
+    """The best candidate so far of each of N rows."""
+
+    def __init__(self, n: int, product: NDArray[np.float32]) -> None:
+        self.row = np.full(n, -1, dtype=np.int64)
+        self.product = product
+        self._similarity = np.full(n, -np.inf)
+
+    def add(
+        self, queries: NDArray[np.int64], rows: NDArray[np.int64], exact: NDArray[np.float64]
+    ) -> None:
+        """Candidates (P,) of some queries, sorted by query and row, above all rows before them."""
+        if not len(queries):
+            return
+        firsts = np.flatnonzero(np.diff(queries, prepend=-1))
+        sizes = np.diff(firsts, append=len(queries))
+        best = np.repeat(np.maximum.reduceat(exact, firsts), sizes)
+        tied = np.flatnonzero(exact >= best - TIE)
+        asked, places = np.unique(queries[tied], return_index=True)
+        winners = tied[places]
+        better = exact[winners] > self._similarity[asked] + TIE
+        self.row[asked[better]] = rows[winners[better]]
+        self._similarity[asked[better]] = exact[winners[better]]
 
 
 def _tiles(n: int, strip: int) -> list[slice]:
@@ -215,7 +250,7 @@ def _upper(tiles: Sequence[slice]) -> Iterator[tuple[slice, slice]]:
             yield rows, columns
 
 
-def _parts(n: int, width: int) -> Iterator[slice]:
-    """Rows 0 to n in parts that fit the scratch memory."""
-    size = max(_GATHER_ELEMENTS // max(width, 1), 1)
+def _parts(n: int, width: int, n_elements: int) -> Iterator[slice]:
+    """Rows 0 to n in parts of so many numbers."""
+    size = max(n_elements // max(width, 1), 1)
     return (slice(start, min(start + size, n)) for start in range(0, n, size))

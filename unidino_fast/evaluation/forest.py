@@ -1,14 +1,12 @@
-"""What random forests need: float32 features, columns named by patterns, and threads."""
+"""What random forests need: float32 features, and columns named by patterns."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unidino_fast.cores import usable_cores
 from unidino_fast.errors import TableError
 from unidino_fast.evaluation.table import feature_matrix, find_column
 from unidino_fast.names import one_line
@@ -16,13 +14,12 @@ from unidino_fast.results import METADATA_PREFIX, feature_columns
 from unidino_fast.tables import check_polars
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import polars as pl
     from numpy.typing import NDArray
 
 _WILD = "*?["
-Result = TypeVar("Result")
 
 
 def forest_features(rows: pl.DataFrame) -> NDArray[np.float32]:
@@ -71,26 +68,3 @@ def fits(name: str, pattern: str) -> bool:
     """Whether a column's name, with or without its prefix, is of a pattern."""
     bare = pattern.removeprefix(METADATA_PREFIX)
     return fnmatchcase(name.removeprefix(METADATA_PREFIX), bare)
-
-
-def in_threads(
-    jobs: Sequence[Callable[[], Result]],
-    n_threads: int | None = None,
-    on_done: Callable[[int, int], None] | None = None,
-) -> list[Result]:
-    """Results in the order of the jobs; what has not begun is dropped when one fails.
-
-    Trees grow without the GIL, so that a forest a thread keeps all cores busy; None is for one
-    thread a core that this process may use.
-    """
-    pool = ThreadPoolExecutor(n_threads or usable_cores())
-    try:
-        futures = [pool.submit(job) for job in jobs]
-        results = []
-        for done, future in enumerate(futures, start=1):
-            results.append(future.result())
-            if on_done is not None:
-                on_done(done, len(jobs))
-        return results
-    finally:
-        pool.shutdown(cancel_futures=True)

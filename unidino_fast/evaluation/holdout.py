@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unidino_fast.evaluation.forest import in_threads
+from unidino_fast.threads import in_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,15 +52,16 @@ class HeldOut:
         """Share of repeats (N,) in which a row's label is told by the features at some places."""
         chosen = np.ascontiguousarray(self.features[:, places])
         splits = [split for repeat in self._splits for split in repeat]
-        jobs = [partial(self._hits, chosen, train, test) for train, test in splits]
         told = np.zeros(len(self.labels))
-        for (_, test), hits in zip(splits, in_threads(jobs, self._n_jobs), strict=True):
+        found = in_threads(partial(self._hits, chosen), splits, self._n_jobs)
+        for (_, test), hits in zip(splits, found, strict=True):
             told[test] += hits
         return told / len(self._splits)
 
-    def _hits(self, chosen: NDArray[np.float32], train: Places, test: Places) -> NDArray[np.bool_]:
+    def _hits(self, chosen: NDArray[np.float32], split: tuple[Places, Places]) -> NDArray[np.bool_]:
         from sklearn.ensemble import RandomForestClassifier
 
+        train, test = split
         forest = RandomForestClassifier(**self._forest).fit(chosen[train], self.labels[train])
         hits: NDArray[np.bool_] = forest.predict(chosen[test]) == self.labels[test]
         return hits

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from unidino_fast.errors import TableError, UsageError
-from unidino_fast.evaluation.cosine import TIE, lowest_similarity, nearest_rows
+from unidino_fast.evaluation.cosine import at_largest_distance, nearest_rows, unit_rows
 from unidino_fast.evaluation.counting import count_allowed, share_interval
 from unidino_fast.evaluation.table import (
     average,
@@ -274,12 +274,12 @@ class _Found(NamedTuple):
 
 def _ask(features: NDArray[Any], labels: Codes, excluded: Sequence[Codes], rule: Rule) -> _Found:
     """Asks each row for its neighbour by one of the rules."""
-    neighbours = nearest_rows(features, excluded)
+    rows = unit_rows(features)
+    neighbours = nearest_rows(rows, excluded)
     chosen, found = neighbours.row, neighbours.row >= 0
     counted = found
     if rule == "seed":
-        farthest = neighbours.similarity <= lowest_similarity(features) + TIE
-        chosen = np.where(found & ~farthest, chosen, 0)
+        chosen = np.where(found & ~at_largest_distance(rows, neighbours), chosen, 0)
         counted = np.ones_like(found)
     correct = counted & (labels[chosen] == labels)
     n_allowed = count_allowed(excluded, len(labels))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unidino_fast.evaluation.cosine import TIE
-from unidino_fast.evaluation.threads import in_threads
+from unidino_fast.threads import in_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -71,7 +71,7 @@ def find_column(profiles: pl.DataFrame, name: str, needed_by: str = "") -> str:
 
 def _plain(profiles: pl.DataFrame, column: str) -> str:
     """The column, whose values must be such as can be compared and counted."""
-    dtype = profiles.schema[column]
+    dtype = profiles[column].dtype
     if dtype.is_nested() or dtype in (pl.Object, pl.Binary):
         raise TableError(
             f"{one_line(column)} holds {dtype}: labels and groups are text, numbers or dates, name"
@@ -164,10 +164,10 @@ def numeric_features(rows: pl.DataFrame) -> list[str]:
     columns = feature_columns(rows)
     if not columns:
         raise TableError("the profiles have no feature columns: every column begins with Metadata_")
-    for column in columns:
-        if not rows[column].dtype.is_numeric():
+    for column, dtype in zip(rows.columns, rows.dtypes, strict=True):
+        if not (column.startswith(METADATA_PREFIX) or dtype.is_numeric()):
             raise TableError(
-                f"column {column} holds {rows[column].dtype}, but a column without the "
+                f"column {column} holds {dtype}, but a column without the "
                 f"{METADATA_PREFIX} prefix is a feature and must be a number: rename it to "
                 f"{METADATA_PREFIX}{column}"
             )
@@ -180,19 +180,28 @@ def feature_matrix(rows: pl.DataFrame) -> NDArray[Any]:
     Raises:
         TableError: no features, or text, null, NaN or infinity among them.
     """
-    columns = numeric_features(rows)
-    features = rows.select(columns)
+    known = set(numeric_features(rows))
+    features = rows.drop(name for name in rows.columns if name not in known)
+    matrix = features.to_numpy(order="c")  # rows are gathered
+    if matrix.dtype == object:  # decimals
+        matrix = features.cast(pl.Float64).to_numpy(order="c")
+    if not np.isfinite(matrix).all():
+        raise _not_finite(features)
+    return matrix
+
+
+def _not_finite(features: pl.DataFrame) -> TableError:
+    """The error for a table (N, D) with null, NaN or infinity in it."""
     bad = features.select((~pl.all().cast(pl.Float64).is_finite().fill_null(False)).sum()).row(0)
-    faulty = [(column, count) for column, count in zip(columns, bad, strict=True) if count]
-    if faulty:
-        column, count = faulty[0]
-        others = f" (and {len(faulty) - 1} more features)" if len(faulty) > 1 else ""
-        kind = "null" if features[column].null_count() == len(rows) else "null, NaN or infinite"
-        raise TableError(
-            f"feature {column}{others} is {kind} in {count} of {len(rows)} rows: leave its channel "
-            f"out (embed --channels), or give a table without such columns or rows"
-        )
-    return features.to_numpy(order="c")  # rows are gathered
+    faulty = [name for name, count in zip(features.columns, bad, strict=True) if count]
+    column, n = faulty[0], len(features)
+    others = f" (and {len(faulty) - 1} more features)" if len(faulty) > 1 else ""
+    kind = "null" if features[column].null_count() == n else "null, NaN or infinite"
+    return TableError(
+        f"feature {column}{others} is {kind} in {bad[features.columns.index(column)]} of"
+        f" {n} rows: leave its channel out (embed --channels), or give a table without such columns"
+        " or rows"
+    )
 
 
 def group_means(features: NDArray[Any], groups: NDArray[np.int32]) -> NDArray[np.float64]:

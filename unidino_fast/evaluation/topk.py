@@ -38,7 +38,7 @@ class TopK:
 
     def __init__(self, queries: NDArray[np.float32], k: int) -> None:
         self._k = k
-        self._units = unit_rows(queries)[0]  # (Q, D)
+        self._units = unit_rows(queries).units  # (Q, D)
         self._exact = _unit(queries)  # (Q, D) float64
         self._margin = product_margin(queries.shape[1])
         nothing = Nearest(np.empty(0, np.int64), np.empty(0))
@@ -110,7 +110,7 @@ def _cosines(
                 f"row {start + bad[0]} has features that are null, NaN or infinite: leave their"
                 " channel out (embed --channels), or give a table without such columns or rows"
             )
-        products[odd] = unit_rows(block[odd])[0] @ units.T
+        products[odd] = unit_rows(block[odd]).units @ units.T
     return products
 
 

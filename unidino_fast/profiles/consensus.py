@@ -15,7 +15,8 @@ from unidino_fast.profiles.aggregate import constant_columns
 from unidino_fast.profiles.groups import keyed_groups, metadata_names
 from unidino_fast.profiles.options import Statistic
 from unidino_fast.profiles.statistics import mean_of, median, weighted_mean
-from unidino_fast.profiles.table import Profiles, in_threads, take_apart
+from unidino_fast.profiles.table import Profiles, take_apart
+from unidino_fast.threads import in_threads, threads_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +66,8 @@ def consensus_of(profiles: Profiles, columns: Sequence[str], statistic: Statisti
     def work(index: int) -> None:
         values[:, index] = _of_replicates(profiles.values[:, groups[index]], statistic)
 
-    in_threads(work, range(len(groups)), size=profiles.values.size)
+    for _ in in_threads(work, range(len(groups)), threads_for(profiles.values.size)):
+        pass
     kept = constant_columns(profiles.metadata, columns, but=(REPLICATES,))
     metadata = profiles.metadata.group_by(columns, maintain_order=True).agg(
         pl.len().cast(pl.Int64).alias(REPLICATES), *[pl.col(name).first() for name in kept]
@@ -110,7 +112,7 @@ def replicate_correlation(
             return (np.nan, np.nan, np.nan)
         return (float(pairs.mean()), float(np.median(pairs)), float(pairs.min()))
 
-    found = np.array(in_threads(work, groups, size=table.values.size)).reshape(-1, 3)
+    found = np.array(list(in_threads(work, groups, threads_for(table.values.size)))).reshape(-1, 3)
     keys = table.metadata.group_by(columns, maintain_order=True).agg(
         pl.len().cast(pl.Int64).alias(REPLICATES)
     )

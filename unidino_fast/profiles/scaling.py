@@ -12,7 +12,8 @@ import numpy as np
 
 from unidino_fast.errors import TableError
 from unidino_fast.profiles.statistics import mean, median, median_absolute, standard_deviation
-from unidino_fast.profiles.table import Neutralised, blocks, in_threads, no_sample, within
+from unidino_fast.profiles.table import Neutralised, blocks, no_sample, within
+from unidino_fast.threads import in_threads, threads_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +65,7 @@ def scale(
         profiles.values[portion, rows] = scaled
         return flat, unknown
 
-    done = in_threads(work, jobs, size=profiles.values.size)
+    done = list(in_threads(work, jobs, threads_for(profiles.values.size)))
     neutralised = []
     for at, group in enumerate(groups):
         parts = done[at * len(portions) : (at + 1) * len(portions)]

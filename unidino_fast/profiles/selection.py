@@ -17,16 +17,17 @@ from unidino_fast.profiles.table import (
     ALL_ROWS,
     Dropped,
     blocks,
-    in_threads,
     no_sample,
     selected_rows,
     take_apart,
 )
+from unidino_fast.threads import in_threads, threads_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import polars as pl
+    from numpy.typing import NDArray
 
     from unidino_fast.profiles.table import Mask, Matrix, Profiles
 
@@ -153,7 +154,7 @@ def by_frequency(values: Matrix, freq_cut: float, unique_cut: float) -> Mask:
             drop[at] = _is_monotonous(ordered[at], freq_cut, unique_cut)
         return drop
 
-    found = in_threads(work, blocks(len(values)), size=values.size)
+    found = in_threads(work, blocks(len(values)), threads_for(values.size))
     return np.concatenate([np.empty(0, dtype=bool), *found])
 
 
@@ -187,14 +188,25 @@ def by_correlation(values: Matrix, threshold: float) -> Mask:
     Negative correlations do not count. Where both correlate alike the later one goes.
     """
     correlation = correlation_matrix(values)
-    total = np.nansum(np.abs(correlation), axis=0)
+    portions = blocks(len(correlation))
+
+    def work(portion: slice) -> tuple[Matrix, NDArray[np.int64], NDArray[np.int64]]:
+        part = correlation[portion]
+        size = np.abs(part)
+        total: Matrix = size.sum(axis=1)
+        unknown = np.isnan(total)
+        total[unknown] = np.nansum(size[unknown], axis=1)
+        one, other = np.nonzero(part[:, : portion.stop] > threshold)
+        one += portion.start
+        return total, one[other < one], other[other < one]
+
+    found = list(in_threads(work, portions, threads_for(correlation.size)))
+    total = np.concatenate([np.empty(0), *(part[0] for part in found)])
     rank = np.empty(len(total), dtype=np.int64)
     rank[np.argsort(total, kind="stable")] = np.arange(len(total))
     drop = np.zeros(len(total), dtype=bool)
-    for at, row in enumerate(correlation):
-        partners = np.flatnonzero(row[:at] > threshold)
-        goes = np.where(rank[at] > rank[partners], at, partners)
-        drop[goes] = True
+    for _, one, other in found:
+        drop[np.where(rank[one] > rank[other], one, other)] = True
     return drop
 
 
@@ -221,11 +233,14 @@ def correlation_matrix(values: Matrix) -> Matrix:
         deviation = np.sqrt(np.diagonal(product))
         floor = np.finfo(np.float64).eps * n * np.abs(centre)
         deviation = np.where(deviation > floor, deviation, np.nan)
-        correlation: Matrix = product / deviation[:, None] / deviation
+        correlation: Matrix = product
+        for portion in blocks(n_features):
+            correlation[portion] /= deviation[portion, None]
+            correlation[portion] /= deviation
     else:
         correlation = _of_sums(product, *sums[:3])
     np.fill_diagonal(correlation, np.where(np.isnan(np.diagonal(correlation)), np.nan, 1))
-    return np.clip(correlation, -1, 1)
+    return np.clip(correlation, -1, 1, out=correlation)
 
 
 def _of_sums(product: Matrix, common: Matrix, one: Matrix, square: Matrix) -> Matrix:

@@ -7,7 +7,9 @@ Letters: N rows, n sample rows, F features, r the rank of the centred samples. K
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +25,7 @@ from unidino_fast.profiles.table import (
     refuse_nulls,
     within,
 )
+from unidino_fast.threads import in_threads, products_on_one_core
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
 
 _ROWS_AT_ONCE = 4096
 """Rows of float64 copies: memory grows with the features, not with the table."""
+_ROWS_A_THREAD = 256
+"""Rows that are whitened at a time."""
+_WORTH_TWO_CORES = 512
+"""Smaller matrices are factorized faster by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,9 @@ def principal_axes(samples: Matrix, *, correlation: bool) -> Axes:
         triangle = np.concatenate([triangle, portion])
         if len(triangle) > n_features and n > step:
             triangle = np.asarray(np.linalg.qr(triangle, mode="r"))
-    axes_in_columns, singular, _ = np.linalg.svd(triangle.T, full_matrices=False)
+    small = min(triangle.shape) < _WORTH_TWO_CORES
+    with products_on_one_core() if small else nullcontext():
+        axes_in_columns, singular, _ = np.linalg.svd(triangle.T, full_matrices=False)
     return Axes(centre, scale, flat, *_without_noise(singular, axes_in_columns.T, n), n)
 
 
@@ -150,13 +159,13 @@ def spherize(
         if fitted.flat.any():
             flat = tuple(names[index] for index in np.flatnonzero(fitted.flat))
             neutralised.append(Neutralised(group, flat))
-        for at in range(0, known.shape[1], _ROWS_AT_ONCE):
-            part = known[:, at : at + _ROWS_AT_ONCE]
-            white = _whitened(fitted, part, epsilon, turns_back=turns_back)
+        parts = [slice(at, at + _ROWS_A_THREAD) for at in range(0, known.shape[1], _ROWS_A_THREAD)]
+        white = partial(_whitened, fitted, known, epsilon=epsilon, turns_back=turns_back)
+        for part, done in zip(parts, in_threads(white, parts), strict=True):
             if turns_back:
-                known[:, at : at + _ROWS_AT_ONCE] = white
+                known[:, part] = done
             else:
-                results.append((group, white))
+                results.append((group, done))
         if turns_back:
             whole[there] = known
             profiles.values[:, rows] = whole
@@ -177,10 +186,12 @@ def _fitted(reference: Matrix, group: str, samples: str | None, *, correlation: 
     return fitted
 
 
-def _whitened(fitted: Axes, values: Matrix, epsilon: float, *, turns_back: bool) -> Matrix:
-    """(F, N) -> (F, N) turned back, or else components (r, N)."""
-    standard = fitted.standardised(values)
-    components = fitted.axes @ standard  # (r, N)
+def _whitened(
+    fitted: Axes, values: Matrix, part: slice, *, epsilon: float, turns_back: bool
+) -> Matrix:
+    """Some rows n of (F, N) -> (F, n) turned back, or else components (r, n)."""
+    standard = fitted.standardised(values[:, part])
+    components = fitted.axes @ standard  # (r, n)
     factor = np.sqrt(fitted.n - 1) / (fitted.singular + epsilon)
     if not turns_back:
         scaled: Matrix = components * factor[:, None]

@@ -3,6 +3,7 @@
 Where every step keeps to groups (plates), portions of whole groups go through the recipe one after
 the other, each like a table of its own, while the portion before is written. What is held is a few
 portions, whatever the file's length; the row groups of the file that is read bound it from below.
+Of the descriptions of row groups only those in use are more than bytes: see `footers`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unidino_fast.errors import TableError, first_line
+from unidino_fast.heap import HeapTrimmer
+from unidino_fast.profiles.footers import Footer, joined, last_footer
 from unidino_fast.profiles.groups import keyed_groups
 from unidino_fast.profiles.table import Report, take_apart
 from unidino_fast.results import METADATA_PREFIX
@@ -33,11 +36,8 @@ if TYPE_CHECKING:
     from unidino_fast.profiles.recipe import Recipe
 
 _PORTION_BYTES = 64 << 20
-"""Features of a portion, as float32; some twenty plates of 384 wells x 1,920 features.
-
-Each becomes a row group, of which Parquet keeps a description until the file is closed (about 1 MB
-for 1,920 columns), so that smaller portions would cost more memory in the end, not less.
-"""
+"""Features of a portion, as float32; some twenty plates of 384 wells x 1,920 features, which become
+a row group."""
 _SCATTERED_BYTES = 512 << 20
 """The same where groups lie scattered: each portion then costs a pass over the file."""
 _WORTH_BYTES = 256 << 20
@@ -70,8 +70,7 @@ def streams(wells: Path, out: Path, recipe: Recipe) -> bool:
     if recipe.group_columns() is None or not wells.is_file():
         return False
     try:
-        with pq.ParquetFile(wells) as file:
-            return _outline(file).n_bytes >= _WORTH_BYTES
+        return _outline(Footer.of(wells)).n_bytes >= _WORTH_BYTES
     except (pa.ArrowException, OSError):
         return False  # whatever is wrong with it, the reader of tables says it
 
@@ -108,16 +107,17 @@ def stream_recipe(
     columns = recipe.group_columns()
     if columns is None:
         raise ValueError(f"{recipe.summary()} does not keep to groups")
-    report = Report()
+    report, trimmer = Report(), HeapTrimmer()
     n_rows = 0
-    with _Reader(wells) as reader:
-        make_folder(out.parent)
-        plan = _plan(reader, columns, (portion_bytes, scattered_bytes), report)
-        with atomic_table(out) as temporary, _Writer(temporary, provenance) as writer:
-            for table in reader.portions(plan):
-                profiles = recipe.apply(take_apart(table), report)
-                n_rows += profiles.height
-                writer.write(profiles.frame())
+    reader = _Reader(wells)
+    make_folder(out.parent)
+    plan = _plan(reader, columns, (portion_bytes, scattered_bytes), report)
+    with atomic_table(out) as temporary, _Writer(temporary, provenance) as writer:
+        for table in reader.portions(plan):
+            profiles = recipe.apply(take_apart(table), report)
+            n_rows += profiles.height
+            writer.write(profiles.frame())
+            trimmer.trim()
     return Outline(n_rows, writer.columns), report
 
 
@@ -135,9 +135,10 @@ class _Plan:
     portion: NDArray[np.int32] | None
 
 
-def _outline(file: pq.ParquetFile) -> Outline:
-    names = tuple(name for name in file.schema_arrow.names if not PANDAS_INDEX.fullmatch(name))
-    return Outline(file.metadata.num_rows, names)
+def _outline(footer: Footer) -> Outline:
+    metadata = footer.metadata()
+    names = metadata.schema.to_arrow_schema().names
+    return Outline(metadata.num_rows, tuple(n for n in names if not PANDAS_INDEX.fullmatch(n)))
 
 
 def _plan(
@@ -179,14 +180,8 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._faults():
-            self._file = pq.ParquetFile(path)
-        self.outline = _outline(self._file)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+            self._footer = Footer.of(path)
+            self.outline = _outline(self._footer)
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
@@ -200,8 +195,10 @@ class _Reader:
 
     def columns(self, names: list[str]) -> pl.DataFrame:
         """Whole columns."""
-        with self._faults():
-            return pl.DataFrame(self._file.read(names)) if names else pl.DataFrame()
+        batches = list(self._batches(_SCAN_ROWS, names)) if names else []
+        if not batches:
+            return pl.DataFrame({name: [] for name in names})
+        return pl.DataFrame(pa.Table.from_batches(batches))
 
     def portions(self, plan: _Plan) -> Iterator[pl.DataFrame]:
         """The portions in turn."""
@@ -210,7 +207,7 @@ class _Reader:
             return
         for index in range(len(plan.lengths)):
             at, chosen = 0, []
-            for batch in self._batches(_SCAN_ROWS):
+            for batch in self._batches(_SCAN_ROWS, self.outline.columns):
                 rows = np.flatnonzero(plan.portion[at : at + batch.num_rows] == index)
                 at += batch.num_rows
                 if len(rows):
@@ -218,7 +215,7 @@ class _Reader:
             yield pl.DataFrame(pa.Table.from_batches(chosen))
 
     def _in_order(self, lengths: list[int]) -> Iterator[pl.DataFrame]:
-        batches = self._batches(max(lengths, default=1))
+        batches = self._batches(max(lengths, default=1), self.outline.columns)
         held: list[pa.RecordBatch] = []
         for length in lengths:
             while sum(batch.num_rows for batch in held) < length:
@@ -227,25 +224,32 @@ class _Reader:
             held = table.slice(length).to_batches()
             yield pl.DataFrame(table.slice(0, length))
 
-    def _batches(self, n_rows: int) -> Iterator[pa.RecordBatch]:
-        names = list(self.outline.columns)
-        for group in range(self._file.num_row_groups):  # one by one: each is let go of after it
-            batches = self._file.iter_batches(n_rows, row_groups=[group], columns=names)
-            while True:
-                with self._faults():
-                    batch = next(batches, None)
-                if batch is None:
-                    break
-                yield batch
+    def _batches(self, n_rows: int, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        for group in range(self._footer.n_groups):  # one by one: each is let go of after it
+            with self._faults():
+                metadata = self._footer.metadata(group, group + 1)
+                file = pq.ParquetFile(self._path, metadata=metadata)
+            with file:
+                batches = file.iter_batches(n_rows, columns=list(names))
+                while True:
+                    with self._faults():
+                        batch = next(batches, None)
+                    if batch is None:
+                        break
+                    yield batch
 
 
 class _Writer:
-    """Appends tables to a Parquet file, a row group each, while the next one is computed."""
+    """Appends tables to a Parquet file, a row group each, while the next one is computed.
+
+    Each is written as a file that begins where the one before ends, whose footer is taken off and
+    kept as bytes. Together they make the footer of the whole.
+    """
 
     def __init__(self, path: Path, provenance: Mapping[str, Any]) -> None:
-        self._path = path
+        self._file = path.open("w+b")
         self._metadata = {PROVENANCE_KEY: json.dumps(provenance, sort_keys=True)}
-        self._file: pq.ParquetWriter | None = None
+        self._footers: list[bytes] = []
         self._thread = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
         self.columns: tuple[str, ...] = ()
@@ -253,13 +257,14 @@ class _Writer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             self._wait()
+            if kind is None and self._footers:
+                joined(self._footers).write_metadata_file(self._file)
         finally:
             self._thread.shutdown()
-            if self._file is not None:
-                self._file.close()
+            self._file.close()
 
     def write(self, frame: pl.DataFrame) -> None:
         """Appends a table as soon as the one before is written."""
@@ -272,15 +277,19 @@ class _Writer:
             pending.result()
 
     def _append(self, frame: pl.DataFrame) -> None:
-        table = frame.to_arrow()
-        if self._file is None:
-            self.columns = tuple(frame.columns)
-            names = [name for name in frame.columns if name.startswith(METADATA_PREFIX)]
-            self._file = pq.ParquetWriter(
-                self._path,
-                table.schema.with_metadata(self._metadata),
-                compression="zstd",
-                use_dictionary=names,  # features hardly repeat, and nobody asks for their range
-                write_statistics=names,
-            )
-        self._file.write_table(table.replace_schema_metadata(self._metadata), frame.height)
+        table = frame.to_arrow().replace_schema_metadata(self._metadata)
+        self.columns = tuple(frame.columns)
+        names = [name for name in frame.columns if name.startswith(METADATA_PREFIX)]
+        begins = self._file.tell()  # Arrow takes it for the begin of the file
+        pq.write_table(
+            table,
+            self._file,
+            row_group_size=max(frame.height, 1),
+            compression="zstd",
+            use_dictionary=names,  # features hardly repeat, and nobody asks for their range
+            write_statistics=names,
+        )
+        footer, ends = last_footer(self._file)
+        self._footers.append(Footer(footer).moved(begins))
+        self._file.seek(ends)
+        self._file.truncate()

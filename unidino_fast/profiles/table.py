@@ -6,20 +6,18 @@ side, as they do in Polars and Arrow and as sorting wants them.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import polars as pl
 
-from unidino_fast.cores import usable_cores
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.query import parse_query
 from unidino_fast.results import METADATA_PREFIX, feature_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -35,7 +33,6 @@ ROW = "\0row"
 """A column name that no table has."""
 _FEATURES_A_BLOCK = 128
 """What one thread takes at a time: its values and their copies stay in the processor's cache."""
-_VALUES_WORTH_THREADS = 4_000_000
 _LARGEST = float(np.finfo(np.float32).max)
 _LARGEST_SQUARED = 1e18
 """Sums of squares of larger values leave the range of float32."""
@@ -320,17 +317,6 @@ def blocks(n_features: int) -> list[slice]:
     """Features in portions that stay in the processor's cache."""
     step = _FEATURES_A_BLOCK
     return [slice(at, min(at + step, n_features)) for at in range(0, n_features, step)]
-
-
-def in_threads(work: Callable[..., Any], *arguments: Iterable[Any], size: int) -> list[Any]:
-    """`map` over threads, in order, where the job of `size` values is worth them.
-
-    The work must spend its time where numpy holds no interpreter lock.
-    """
-    if size < _VALUES_WORTH_THREADS or usable_cores() == 1:
-        return list(map(work, *arguments))
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        return list(pool.map(work, *arguments))
 
 
 def numbered(stem: str, count: int) -> list[str]:
