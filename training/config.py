@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from unidino_fast.errors import UsageError
+from unidino_fast.training.config_labels import ProbeConfig
 
 if TYPE_CHECKING:
     import os
@@ -22,6 +23,8 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Above = Annotated[float, Field(gt=0)]
+_PROBE = ("probe", "probe.platemap")
+"""What `--data` calls the probe's plate and its platemap."""
 
 
 class _Section(BaseModel):
@@ -224,6 +227,9 @@ class TrainConfig(_Section):
         dino: settings of the method `dino`.
         optim: optimiser and schedules.
         machine: what leaves the results as they are.
+        init: weights to begin with, as `--weights` takes them; their architecture is that of
+            `model`. Only the backbone is taken: heads and optimiser begin afresh.
+        probe: a labelled plate to look at every few epochs.
     """
 
     name: Annotated[str, Field(min_length=1)] = "backbone"
@@ -236,12 +242,16 @@ class TrainConfig(_Section):
     dino: DinoConfig = DinoConfig()
     optim: OptimConfig = OptimConfig()
     machine: MachineConfig = MachineConfig()
+    init: str | None = None
+    probe: ProbeConfig | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> TrainConfig:
         names = [source.name for source in self.data]
         if len(set(names)) < len(names):
             raise ValueError("two datasets have the same name: name them apart")
+        if self.probe is not None and set(names) & set(_PROBE):
+            raise ValueError(f"a dataset is named as the probe is ({_PROBE[0]}): rename it")
         for label in ("global_size", "local_size"):
             size = getattr(self.views, label)
             if size % self.model.patch:
@@ -254,8 +264,11 @@ class TrainConfig(_Section):
         return self
 
     def what_decides(self) -> dict[str, Any]:
-        """The settings that decide what is learnt: all but the machine's and the data's places."""
-        document = self.model_dump(mode="json", exclude={"machine"})
+        """The settings that decide what is learnt: all but the machine's and the data's places.
+
+        The probe only looks on. Of `init` the digest decides, which `prepare` adds.
+        """
+        document = self.model_dump(mode="json", exclude={"machine", "probe", "init"})
         for source in document["data"]:
             del source["path"]
         return document
@@ -325,18 +338,41 @@ def _keys_at(place: tuple[int | str, ...]) -> list[str]:
 
 def _with_paths(config: TrainConfig, file: Path, given: dict[str, str]) -> TrainConfig:
     names = [source.name for source in config.data]
+    known = [*names, *(_PROBE if config.probe else ())]
     for name in given:
-        if name not in names:
-            raise UsageError(f"--data {name} names no dataset of {file}: use {', '.join(names)}")
+        if name not in known:
+            raise UsageError(f"--data {name} names no dataset of {file}: use {', '.join(known)}")
     placed = []
     for source in config.data:
-        path = given.get(source.name)
-        if path is None and source.path is None:
-            raise UsageError(
-                f"dataset {source.name} of {file} has no path: add --data {source.name}=PATH"
-            )
-        if path is None and source.path is not None:
-            is_url = "://" in source.path
-            path = source.path if is_url else str(file.parent / Path(source.path).expanduser())
+        what = f"dataset {source.name}"
+        path = _place(source.path, given.get(source.name), file, what, source.name)
         placed.append(source.model_copy(update={"path": path}))
-    return config.model_copy(update={"data": tuple(placed)})
+    found: dict[str, Any] = {"data": tuple(placed)}
+    if config.probe is not None:
+        plate, table = _PROBE
+        found["probe"] = config.probe.model_copy(
+            update={
+                "plate": _place(config.probe.plate, given.get(plate), file, "the probe", plate),
+                "platemap": _place(
+                    config.probe.platemap, given.get(table), file, "the probe's platemap", table
+                ),
+            }
+        )
+    if config.init is not None:
+        found["init"] = _weights(config.init, file)
+    return config.model_copy(update=found)
+
+
+def _place(own: str | None, given: str | None, file: Path, what: str, name: str) -> str:
+    """A path: the one that was typed, else the file's own, which is relative to it."""
+    if given is not None:
+        return given
+    if own is None:
+        raise UsageError(f"{what} of {file} has no path: add --data {name}=PATH")
+    return own if "://" in own else str(file.parent / Path(own).expanduser())
+
+
+def _weights(text: str, file: Path) -> str:
+    """Weights as `--weights` takes them; a file is looked for beside the configuration first."""
+    beside = file.parent / Path(text).expanduser()
+    return str(beside) if beside.is_file() else text

@@ -16,9 +16,10 @@ import torch
 
 from unidino_fast.errors import TrainingError
 from unidino_fast.lock import FolderLock
+from unidino_fast.training import probe as probing
 from unidino_fast.training.interruption import Interruption
 from unidino_fast.training.optim import clip_gradients, set_rates
-from unidino_fast.training.prepare import Run, export, prepare
+from unidino_fast.training.prepare import Run, export, exported, prepare
 from unidino_fast.training.processes import joined
 from unidino_fast.training.schedules import learning_rate, weight_decay
 from unidino_fast.training.watch import Log
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from unidino_fast.training.config import TrainConfig
+    from unidino_fast.training.probe import Probe
     from unidino_fast.training.processes import Processes
 
 WEIGHTS = "teacher.safetensors"
@@ -37,6 +39,7 @@ _REMEDY = (
     "the last checkpoint is kept; look at these images, or lower optim.lr and set"
     " optim.clip_norm = 3"
 )
+_PROBED = probing.COLUMNS[0]
 _STEPS = 7_368_787  # keeps the generators of steps apart from those of samples
 
 
@@ -51,6 +54,8 @@ class StepReport:
     loss: float
     images_per_s: float
     seconds_left: float
+    probe: float | None = None
+    """Accuracy of the probe, after the steps that it is measured at."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +143,12 @@ def _steps(
                 for line in run.watch.judge(signs) if clock.epoch(step) > 0 else []:
                     warn(f"step {step + 1}: {line}")
             is_best = progress.add(loss, ends_epoch=(step + 1) % clock.steps_per_epoch == 0)
+            if run.probe is not None:
+                values |= _probed(run, run.probe, step)
+                is_best = progress.rate(values.get(_PROBED, -np.inf))
             if log is not None:
                 log.write(step, values)
-                report(_report(run, loss, rate))
+                report(_report(run, loss, rate, values.get(_PROBED)))
                 if is_best or time.monotonic() - saved > 60 * machine.checkpoint_minutes:
                     run.checkpoints.save(progress, run.parts, best=is_best)
                     saved = time.monotonic()
@@ -199,6 +207,14 @@ def _step(run: Run, step: int, stop: Interruption) -> tuple[dict[str, float], bo
     return values | method.settings(step), told > 0
 
 
+def _probed(run: Run, probe: Probe, step: int) -> dict[str, float]:
+    """What the probe says at the end of some epochs; at other steps nothing."""
+    epoch, within = divmod(step + 1, run.clock.steps_per_epoch)
+    if within or not probe.is_due(epoch - 1, run.clock.epochs):
+        return {}
+    return probe(exported(run))
+
+
 def _seed(seed: int, *place: int) -> None:
     """Seeds what the networks draw (stochastic depth) by step, part and rank.
 
@@ -228,7 +244,7 @@ def _diverged(run: Run, step: int, bad: list[float]) -> TrainingError:
     return TrainingError(f"step {step + 1}: the loss is not finite, {whose}: {_REMEDY}")
 
 
-def _report(run: Run, loss: float, rate: float) -> StepReport:
+def _report(run: Run, loss: float, rate: float, probe: float | None) -> StepReport:
     progress, clock = run.progress, run.clock
     left = (clock.total - progress.step) * run.config.optim.batch / rate
     return StepReport(
@@ -239,11 +255,14 @@ def _report(run: Run, loss: float, rate: float) -> StepReport:
         loss=loss,
         images_per_s=rate,
         seconds_left=left,
+        probe=probe,
     )
 
 
 def _log(run: Run, out: Path) -> Log:
     columns = (*_COLUMNS, *run.method.settings(0), *_SIGNS, *run.method.signs())
+    if run.probe is not None:
+        columns = (*columns, *probing.COLUMNS)
     tensorboard = run.config.machine.tensorboard
     return Log(out, columns, run.progress.step, tensorboard=tensorboard)
 

@@ -16,8 +16,10 @@ from unidino_fast.provenance import device_name, software_versions
 from unidino_fast.training.checkpoint import Checkpoints, Progress
 from unidino_fast.training.data import ViewDataset, open_batches
 from unidino_fast.training.dino import Dino
+from unidino_fast.training.initial import begin_with, open_initial
 from unidino_fast.training.networks import as_backbone, compiled, vit_shape
 from unidino_fast.training.optim import build_optimizer
+from unidino_fast.training.probe import Probe
 from unidino_fast.training.schedules import Clock
 from unidino_fast.training.sources import open_source
 from unidino_fast.training.survey import survey
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from unidino_fast.backbones import Backbone
     from unidino_fast.training.checkpoint import Stateful
     from unidino_fast.training.config import TrainConfig
     from unidino_fast.training.data import Batch
@@ -51,6 +54,8 @@ class Run:
         parts: what a checkpoint keeps.
         batches: from the next step on.
         progress: steps done.
+        initial: weights that the run began with, if it was not from scratch.
+        probe: in the first process, if there is one.
     """
 
     config: TrainConfig
@@ -65,6 +70,8 @@ class Run:
     checkpoints: Checkpoints
     batches: Iterator[Batch]
     progress: Progress
+    initial: Backbone | None = None
+    probe: Probe | None = None
 
 
 def prepare(
@@ -73,8 +80,9 @@ def prepare(
     """Opens and checks the data, builds the networks, goes on from the newest checkpoint.
 
     Raises:
-        UsageError: batch, epoch and processes do not fit each other.
-        TrainingError: a dataset cannot be trained on.
+        UsageError: batch, epoch and processes do not fit each other, or `init` the model.
+        WeightsError: `init` cannot be loaded.
+        TrainingError: a dataset cannot be trained on, or the probe's plate not be used.
         OutputError: the folder holds another run.
     """
     size = config.views.global_size
@@ -88,8 +96,12 @@ def prepare(
     length = config.optim.images_per_epoch or max(sizes.values()) * len(sizes)
     clock = _clock(config, length, processes)
     method = METHODS[config.method](config, clock, processes.device)
-    optimizer = build_optimizer(method.trained, processes.device)
+    initial = open_initial(config)
     decides = {**config.what_decides(), "images": sizes}
+    if initial is not None:
+        begin_with(method, initial)
+        decides["init"] = initial.digest
+    optimizer = build_optimizer(method.trained, processes.device)
     checkpoints = Checkpoints(out, decides, config.machine.keep)
     watch = Watch()
     parts: dict[str, Stateful] = {"method": method, "optimizer": optimizer, "watch": watch}
@@ -109,13 +121,23 @@ def prepare(
         checkpoints=checkpoints,
         batches=open_batches(dataset, config, clock, processes, progress.step),
         progress=progress,
+        initial=initial,
+        probe=Probe(config.probe, processes.device)
+        if config.probe is not None and processes.is_first
+        else None,
     )
+
+
+def exported(run: Run) -> Backbone:
+    """A copy of the network to embed with, as it is now."""
+    config = run.config
+    return as_backbone(run.method.exported(), vit_shape(config), config.name, config.licence)
 
 
 def export(run: Run, path: Path) -> None:
     """Writes the network to embed with as the package's own weights file."""
     config = run.config
-    backbone = as_backbone(run.method.exported(), vit_shape(config), config.name, config.licence)
+    backbone = exported(run)
     provenance: dict[str, Any] = {
         "unidino_fast": __version__,
         "config": json.dumps(config.what_decides(), sort_keys=True),
@@ -124,6 +146,8 @@ def export(run: Run, path: Path) -> None:
         "device": device_name(run.processes.device),
         "software": json.dumps(software_versions()),
     }
+    if run.initial is not None:
+        provenance["init"] = f"{run.initial.name} {run.initial.digest}"
     save_backbone(backbone, path, provenance)
 
 

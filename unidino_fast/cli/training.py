@@ -75,12 +75,14 @@ class _Lines:
 
     def __call__(self, report: StepReport) -> None:
         now = time.monotonic()
-        if now - self._said < _SECONDS_BETWEEN_LINES and report.step < report.n_steps:
+        is_late = now - self._said >= _SECONDS_BETWEEN_LINES
+        if not is_late and report.step < report.n_steps and report.probe is None:
             return
         self._said = now
+        probed = "" if report.probe is None else f", probe 1-NN {report.probe:.3f}"
         say(
             f"step {report.step}/{report.n_steps} (epoch {report.epoch}/{report.n_epochs}):"
-            f" loss {report.loss:.4f}, {report.images_per_s:.1f} images/s,"
+            f" loss {report.loss:.4f}{probed}, {report.images_per_s:.1f} images/s,"
             f" {_duration(report.seconds_left)} left"
         )
 
