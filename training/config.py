@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from unidino_fast.errors import UsageError
-from unidino_fast.training.config_labels import ProbeConfig
+from unidino_fast.training.config_labels import LoraConfig, ProbeConfig
 
 if TYPE_CHECKING:
     import os
@@ -43,6 +43,9 @@ class SourceConfig(_Section):
             image from its 0.1 to its 99.9 percentile.
         channels: labels of a plate's channels to train on; all by default.
         exclude: patterns of image file names to leave out; ImageXpress thumbnails by default.
+        platemap: table of what is in a plate's wells, for methods that need labels; relative to
+            the TOML file, or by `--data NAME.platemap=FILE`.
+        label: its column of labels; the same text in two datasets is the same label.
     """
 
     name: Annotated[str, Field(min_length=1, pattern=r"^[^=\s]+$")]
@@ -51,6 +54,8 @@ class SourceConfig(_Section):
     intensity: Literal["dtype", "percentile"] = "dtype"
     channels: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ("*_thumb*",)
+    platemap: str | None = None
+    label: str | None = None
 
 
 class ModelConfig(_Section):
@@ -225,6 +230,7 @@ class TrainConfig(_Section):
         model: the backbone.
         views: crops and augmentations.
         dino: settings of the method `dino`.
+        lora: settings of the method `lora`.
         optim: optimiser and schedules.
         machine: what leaves the results as they are.
         init: weights to begin with, as `--weights` takes them; their architecture is that of
@@ -233,13 +239,14 @@ class TrainConfig(_Section):
     """
 
     name: Annotated[str, Field(min_length=1)] = "backbone"
-    method: Literal["dino"] = "dino"
+    method: Literal["dino", "lora"] = "dino"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     licence: str | None = None
     data: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
     model: ModelConfig = ModelConfig()
     views: ViewsConfig = ViewsConfig()
     dino: DinoConfig = DinoConfig()
+    lora: LoraConfig = LoraConfig()
     optim: OptimConfig = OptimConfig()
     machine: MachineConfig = MachineConfig()
     init: str | None = None
@@ -261,6 +268,11 @@ class TrainConfig(_Section):
                 f"optim.batch {self.optim.batch} is no multiple of machine.accumulate"
                 f" {self.machine.accumulate}"
             )
+        if self.method == "lora":
+            labels = {source.name: source.label for source in self.data}
+            fault = self.lora.fault(labels, has_weights=self.init is not None)
+            if fault is not None:
+                raise ValueError(fault)
         return self
 
     def what_decides(self) -> dict[str, Any]:
@@ -268,9 +280,12 @@ class TrainConfig(_Section):
 
         The probe only looks on. Of `init` the digest decides, which `prepare` adds.
         """
-        document = self.model_dump(mode="json", exclude={"machine", "probe", "init"})
+        unused = {"lora", "dino"} - {self.method}
+        document = self.model_dump(mode="json", exclude={"machine", "probe", "init", *unused})
         for source in document["data"]:
-            del source["path"]
+            del source["path"], source["platemap"]
+            if self.method != "lora":
+                del source["label"]
         return document
 
 
@@ -338,7 +353,8 @@ def _keys_at(place: tuple[int | str, ...]) -> list[str]:
 
 def _with_paths(config: TrainConfig, file: Path, given: dict[str, str]) -> TrainConfig:
     names = [source.name for source in config.data]
-    known = [*names, *(_PROBE if config.probe else ())]
+    tables = {source.name: f"{source.name}.platemap" for source in config.data if source.label}
+    known = [*names, *tables.values(), *(_PROBE if config.probe else ())]
     for name in given:
         if name not in known:
             raise UsageError(f"--data {name} names no dataset of {file}: use {', '.join(known)}")
@@ -346,7 +362,11 @@ def _with_paths(config: TrainConfig, file: Path, given: dict[str, str]) -> Train
     for source in config.data:
         what = f"dataset {source.name}"
         path = _place(source.path, given.get(source.name), file, what, source.name)
-        placed.append(source.model_copy(update={"path": path}))
+        table = source.platemap
+        if source.label is not None:
+            key = tables[source.name]
+            table = _place(table, given.get(key), file, f"the platemap of {what}", key)
+        placed.append(source.model_copy(update={"path": path, "platemap": table}))
     found: dict[str, Any] = {"data": tuple(placed)}
     if config.probe is not None:
         plate, table = _PROBE

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from unidino_fast.choices import Intensity
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class ProbeConfig(BaseModel):
@@ -31,3 +34,65 @@ class ProbeConfig(BaseModel):
     not_same: tuple[str, ...] = ()
     intensity: Intensity = "dtype"
     channels: tuple[str, ...] | None = None
+
+
+class LoraConfig(BaseModel):
+    """Fine-tuning by low-rank adapters (Hu et al. 2021) on the labelled wells of plates.
+
+    The adapters sit on the products of attention (`qkv` and `proj`); all other weights stay.
+
+    Attributes:
+        rank: of each adapter; 8 is usual.
+        alpha: the adapters' product is scaled by alpha / rank.
+        dropout: share of an adapter's inputs that is dropped while training.
+        hold_out: names of datasets that nothing is learnt from, to be told at the end.
+        hold_out_rows: in place of them, rows of wells (`A`) to hold out on every plate.
+        hold_out_columns: in place of them, columns of wells (1) to hold out on every plate.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: Annotated[int, Field(ge=1)] = 8
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    hold_out: tuple[str, ...] = ()
+    hold_out_rows: tuple[Annotated[str, Field(pattern=r"^[A-Z]{1,2}$")], ...] = ()
+    hold_out_columns: tuple[Annotated[int, Field(ge=1)], ...] = ()
+
+    @property
+    def holds_out_wells(self) -> bool:
+        """Whether wells of the training plates are held out, not plates."""
+        return bool(self.hold_out_rows or self.hold_out_columns)
+
+    def described(self) -> str:
+        """What is held out, in words."""
+        if not self.holds_out_wells:
+            return f"plates {', '.join(self.hold_out)}"
+        rows = [f"rows {', '.join(self.hold_out_rows)}"] if self.hold_out_rows else []
+        columns = ", ".join(map(str, self.hold_out_columns))
+        rows += [f"columns {columns}"] if columns else []
+        return f"wells of {' and '.join(rows)} of the plates trained on"
+
+    def fault(self, labels: Mapping[str, str | None], *, has_weights: bool) -> str | None:
+        """What does not fit the datasets (name: column of labels), and what to do."""
+        names = list(labels)
+        if not has_weights:
+            return "method lora needs init, the weights that it starts from: add it"
+        for name in names:
+            if labels[name] is None:
+                return f"dataset {name} has no label, which method lora needs: add a column's name"
+        unknown = [name for name in self.hold_out if name not in names]
+        if unknown:
+            return f"lora.hold_out {unknown[0]} is no dataset: use {', '.join(names)}"
+        if self.hold_out and self.holds_out_wells:
+            return "lora.hold_out holds out plates, and hold_out_rows or _columns wells: keep one"
+        if not self.hold_out and not self.holds_out_wells:
+            only = "there is one plate alone, so hold" if len(names) == 1 else "or hold"
+            first = "" if len(names) == 1 else "name datasets in lora.hold_out, "
+            return (
+                f"method lora has nothing held out to be judged by: {first}{only} out wells of the"
+                " same plate, which is easier, by lora.hold_out_rows or lora.hold_out_columns"
+            )
+        if set(names) <= set(self.hold_out):
+            return "lora.hold_out names every dataset: leave one or more to train on"
+        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from unidino_fast.training.augment import dino_views
 from unidino_fast.training.head import DinoHead
@@ -22,9 +22,8 @@ from unidino_fast.training.networks import (
 from unidino_fast.training.schedules import cosine, ramp
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from unidino_fast.training.config import TrainConfig
+    from unidino_fast.training.data import Batch
     from unidino_fast.training.processes import Processes
     from unidino_fast.training.schedules import Clock
 
@@ -55,8 +54,9 @@ class Dino:
         self._answer = compiled(self.teacher) if config.machine.compile else self.teacher
         self.centre = Centre(settings.out_dim, settings.centre_momentum).to(device)
 
-    def losses(self, trained: nn.Module, views: Sequence[Tensor], step: int) -> Outcome:
+    def losses(self, trained: nn.Module, batch: Batch, step: int) -> Outcome:
         """Cross-entropy of the teacher's answers to global views with the student's to all."""
+        views = batch.views()
         with torch.no_grad():
             features, answers = self._answer(views[:1])
         targets = teacher_targets(answers, self.centre.value, self._teacher_temperature(step))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from unidino_fast.backbones import Backbone, open_backbone
 from unidino_fast.backbones.vit import infer_shape, vit_heads
 from unidino_fast.errors import UsageError
+from unidino_fast.training.lora import ADAPTERS
 from unidino_fast.training.networks import vit_shape
 
 if TYPE_CHECKING:
@@ -56,11 +57,14 @@ def open_initial(config: TrainConfig) -> Backbone | None:
 
 
 def begin_with(method: Method, backbone: Backbone) -> None:
-    """Puts the weights into all of a method's backbones; heads stay as they were drawn."""
+    """Puts the weights into all of a method's backbones; heads and adapters stay as drawn."""
     from timm.models.vision_transformer import VisionTransformer
 
     state = backbone.module.state_dict()
     for network in (method.trained, method.exported()):
         for module in network.modules():
             if isinstance(module, VisionTransformer):
-                module.load_state_dict(state, strict=True)
+                lacking = module.load_state_dict(state, strict=False)
+                absent = [name for name in lacking.missing_keys if not name.endswith(ADAPTERS)]
+                if absent or lacking.unexpected_keys:  # `open_initial` has compared the shapes
+                    raise RuntimeError(f"not loaded: {absent}, {lacking.unexpected_keys}")

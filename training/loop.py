@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,9 @@ import torch
 from unidino_fast.errors import TrainingError
 from unidino_fast.lock import FolderLock
 from unidino_fast.training import probe as probing
+from unidino_fast.training.heldout import HeldOutReport, held_out_report, write_report
 from unidino_fast.training.interruption import Interruption
+from unidino_fast.training.lora import Lora
 from unidino_fast.training.optim import clip_gradients, set_rates
 from unidino_fast.training.prepare import Run, export, exported, prepare
 from unidino_fast.training.processes import joined
@@ -66,6 +68,7 @@ class Summary:
         first_step: where this call began.
         loss: of the last step; None where there was none left to do.
         is_first: whether this is the process that wrote the files.
+        held_out: what fine-tuning has brought, once it is finished.
     """
 
     steps: int
@@ -76,6 +79,7 @@ class Summary:
     weights: Path
     log: Path
     is_first: bool
+    held_out: HeldOutReport | None = None
 
 
 def train(
@@ -111,7 +115,19 @@ def train(
             last = min(last, run.progress.step + stop_after)
         summary = _steps(run, out, last, stop, report, warn)
         stop.act()
+        if summary.is_first and isinstance(run.method, Lora) and summary.steps == summary.n_steps:
+            summary = replace(summary, held_out=_asked(run, run.method, out))
         return summary
+
+
+def _asked(run: Run, method: Lora, out: Path) -> HeldOutReport:
+    """Labels of held-out wells, by the weights that the run began with and ends with."""
+    if run.initial is None:
+        raise TrainingError("fine-tuning began with no weights: set init")
+    device = run.processes.device
+    report = held_out_report(run.config, method, run.initial, exported(run), device)
+    write_report(report, out)
+    return report
 
 
 def _steps(
@@ -183,7 +199,7 @@ def _step(run: Run, step: int, stop: Interruption) -> tuple[dict[str, float], bo
         _seed(config.seed, step, part, processes.rank)
         with _averaging(run, is_last=part + 1 == n_parts):
             with _precision(config, processes):
-                outcome = method.losses(run.network, batch.views(), step)
+                outcome = method.losses(run.network, batch, step)
             (outcome.losses.mean() / n_parts).backward()  # type: ignore[no-untyped-call]
         run.watch.add(outcome)
         losses = outcome.losses.detach()

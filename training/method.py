@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor, nn
 
     from unidino_fast.training.augment import ViewGroup
+    from unidino_fast.training.data import Batch
     from unidino_fast.training.processes import Processes
 
 
@@ -41,8 +40,8 @@ class Method(Protocol):
     trained: nn.Module
     """What the optimiser changes; the loop may wrap it for several processes or compile it."""
 
-    def losses(self, trained: nn.Module, views: Sequence[Tensor], step: int) -> Outcome:
-        """Losses of a part of a batch; views are (V, B, s, s), a group a size."""
+    def losses(self, trained: nn.Module, batch: Batch, step: int) -> Outcome:
+        """Losses of a part of a batch, whose `views()` are (V, B, s, s), a group a size."""
         ...
 
     def before_update(self, step: int) -> None:

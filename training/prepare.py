@@ -17,6 +17,7 @@ from unidino_fast.training.checkpoint import Checkpoints, Progress
 from unidino_fast.training.data import ViewDataset, open_batches
 from unidino_fast.training.dino import Dino
 from unidino_fast.training.initial import begin_with, open_initial
+from unidino_fast.training.lora import Lora
 from unidino_fast.training.networks import as_backbone, compiled, vit_shape
 from unidino_fast.training.optim import build_optimizer
 from unidino_fast.training.probe import Probe
@@ -24,6 +25,7 @@ from unidino_fast.training.schedules import Clock
 from unidino_fast.training.sources import open_source
 from unidino_fast.training.survey import survey
 from unidino_fast.training.watch import Watch
+from unidino_fast.training.wells import labelled_sources
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -88,19 +90,31 @@ def prepare(
     size = config.views.global_size
     cache = config.machine.cache_mb * 1_000_000
     share = cache // max(len(config.data), 1)
-    sources = [open_source(one, smallest=size, cache_bytes=share) for one in config.data]
+    held_out = config.lora.hold_out if config.method == "lora" else ()
+    learnt = [one for one in config.data if one.name not in held_out]
+    sources = [open_source(one, smallest=size, cache_bytes=share) for one in learnt]
     for line in survey(sources, size=size) if processes.is_first else []:
         warn(line)
     sizes = {source.name: len(source) for source in sources}
+    labelled = labelled_sources(learnt, sources, config.lora) if config.method == "lora" else None
+    if labelled is not None:
+        sources = labelled.sources
+        sizes = {source.name: len(source) for source in sources}
     torch.manual_seed(config.seed)
     length = config.optim.images_per_epoch or max(sizes.values()) * len(sizes)
     clock = _clock(config, length, processes)
-    method = METHODS[config.method](config, clock, processes.device)
+    method: Method
+    if labelled is not None:
+        method = Lora(config, clock, processes.device, labelled)
+    else:
+        method = METHODS[config.method](config, clock, processes.device)
     initial = open_initial(config)
     decides = {**config.what_decides(), "images": sizes}
     if initial is not None:
         begin_with(method, initial)
         decides["init"] = initial.digest
+    if labelled is not None:
+        decides["labels"] = labelled.digest
     optimizer = build_optimizer(method.trained, processes.device)
     checkpoints = Checkpoints(out, decides, config.machine.keep)
     watch = Watch()

@@ -47,6 +47,21 @@ class Box:
     size: int
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a plane of a plate is from.
+
+    Attributes:
+        plate: name of the plate.
+        well: `A01`.
+        channel: label.
+    """
+
+    plate: str
+    well: str
+    channel: str
+
+
 class Source(Protocol):
     """A dataset; goes to other processes by pickling."""
 
@@ -138,10 +153,12 @@ class PlateSource:
                     f" {', '.join(plate.channels)}"
                 )
         self._storage: Storage = plate.storage
+        self._plate = plate.name
         self._fields: list[Field] = []
+        self._wells: list[str] = []
         self._planes: list[tuple[int, int, int]] = []  # field, time, channel
         self.n_small = 0
-        for field in plate.fields:
+        for well, field in ((w, field) for w in plate.wells for field in w.fields):
             channels = [i for i, c in enumerate(field.channels) if wanted is None or c in wanted]
             planes = [
                 (len(self._fields), time, channel)
@@ -152,6 +169,7 @@ class PlateSource:
                 self.n_small += len(planes)
                 continue
             self._fields.append(field)
+            self._wells.append(well.name)
             self._planes += planes
         self._bounds: dict[int, tuple[float, float]] = {}
         self._reader: FieldReader | None = None
@@ -197,6 +215,11 @@ class PlateSource:
         field = self._fields[number]
         moment = f", time {time}" if field.length("t") > 1 else ""
         return f"{field.array_path}, channel {field.channels[channel]}{moment}"
+
+    def place(self, index: int) -> Place:
+        """Where a plane is from."""
+        number, _, channel = self._planes[index]
+        return Place(self._plate, self._wells[number], self._fields[number].channels[channel])
 
     def _read(self, requests: list[FieldRequest]) -> list[Pixels]:
         if self._reader is None:

@@ -42,7 +42,7 @@ def test_compare(run: Any, tmp_path: Path) -> None:
     written = pl.read_csv(tmp_path / "t.csv")
     assert written["accuracy"].to_list() == [row["accuracy"] for row in rows]
     text = run("compare", *given, "--label", "MoA", "--method", "linear-probe").out
-    assert text.startswith("weights    method        A -> B  B -> A\n")
+    assert text.startswith("weights     method        A -> B  B -> A\n")
 
 
 def test_refusals(refuse: Any, tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ def compare(
     ],
     label: Annotated[str, typer.Option(help="Column to tell, such as MoA.")],
     method: Annotated[
-        list[Literal["linear-probe", "nearest-neighbour"]] | None,
-        typer.Option(help="How it is told; again for several.", show_default="both"),
+        Literal["linear-probe", "nearest-neighbour"] | None,
+        typer.Option(help="How it is told.", show_default="both"),
     ] = None,
     bootstrap: Annotated[
         int, typer.Option(help="Resamples of the intervals; 0 for none.", min=0)
@@ -47,7 +47,7 @@ def compare(
     found = transfer_table(
         read_data_sets(tables),
         label,
-        methods=tuple(dict.fromkeys(method or METHODS)),
+        methods=METHODS if method is None else (method,),
         bootstrap=bootstrap,
         seed=seed,
     )

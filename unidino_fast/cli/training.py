@@ -49,9 +49,13 @@ def train(
         say(f"warning: {error}")
         curves = None
     if as_json:
-        told = {key: value for key, value in vars(summary).items() if key != "is_first"}
+        told = {k: v for k, v in vars(summary).items() if k not in ("is_first", "held_out")}
+        if summary.held_out is not None:
+            told["held_out"] = summary.held_out.rows.to_dicts()
         tell(json.dumps({**told, "curves": curves}, default=str))
     else:
+        if summary.held_out is not None:
+            tell(summary.held_out.summary())
         tell(f"{summary.weights}: step {summary.steps} of {summary.n_steps}, for --weights")
 
 

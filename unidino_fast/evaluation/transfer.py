@@ -231,12 +231,14 @@ def _told(train: pl.DataFrame, test: pl.DataFrame, label: str, method: Method) -
 def nearest(candidates: NDArray[Any], queries: NDArray[Any]) -> NDArray[np.intp]:
     """The row (M,) of the candidates (N, D) of the highest cosine to each query (M, D)."""
     x, y = (_unit(part.astype(np.float64)) for part in (candidates, queries))
-    return (y @ x.T).argmax(1)
+    found: NDArray[np.intp] = (y @ x.T).argmax(1)
+    return found
 
 
 def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    unit: NDArray[np.float64] = rows / np.where(lengths > 0, lengths, 1.0)
+    return unit
 
 
 def _prepared(one: DataSet, label: str) -> DataSet:
@@ -263,5 +265,5 @@ def _weights_of(path: Path) -> str:
 
 def _name_of(profiles: pl.DataFrame, path: str) -> str:
     column = METADATA_PREFIX + "Plate"
-    plates = profiles[column].unique() if column in profiles.columns else []
+    plates = profiles[column].unique().to_list() if column in profiles.columns else []
     return str(plates[0]) if len(plates) == 1 else Path(path).parent.name or Path(path).stem
