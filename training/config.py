@@ -197,6 +197,7 @@ class MachineConfig(_Section):
         device: `auto`, `cpu` or `cuda`.
         precision: `bf16` runs the networks under autocast; weights and loss stay float32.
         compile: torch.compile of the networks.
+        parallel: of several processes each has all weights (`ddp`) or a share (`fsdp`, FSDP2).
         accumulate: parts that a step's batch is computed in, one after the other, to save memory.
         workers: processes that read images; 0 reads in the training process.
         cache_mb: decoded images that each reading process keeps, in MB.
@@ -209,6 +210,7 @@ class MachineConfig(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"
     accumulate: Positive = 1
     workers: Annotated[int, Field(ge=0)] = 0
     cache_mb: Annotated[int, Field(ge=0)] = 512

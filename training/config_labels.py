@@ -35,6 +35,10 @@ class ProbeConfig(BaseModel):
     intensity: Intensity = "dtype"
     channels: tuple[str, ...] | None = None
 
+    def is_due(self, epoch: int, n_epochs: int) -> bool:
+        """Whether the end of an epoch (from 0) is a time to look."""
+        return (epoch + 1) % self.every_epochs == 0 or epoch + 1 == n_epochs
+
 
 class LoraConfig(BaseModel):
     """Fine-tuning by low-rank adapters (Hu et al. 2021) on the labelled wells of plates.

@@ -51,6 +51,7 @@ class Dino:
         self.trained: nn.Module = Projected(student, head).to(device)
         self._last_layer = head.last_layer
         self.teacher = new_teacher(self.trained)
+        self.networks: tuple[nn.Module, ...] = (self.trained, self.teacher)
         self._answer = compiled(self.teacher) if config.machine.compile else self.teacher
         self.centre = Centre(settings.out_dim, settings.centre_momentum).to(device)
 

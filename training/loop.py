@@ -21,7 +21,7 @@ from unidino_fast.training.heldout import HeldOutReport, held_out_report, write_
 from unidino_fast.training.interruption import Interruption
 from unidino_fast.training.lora import Lora
 from unidino_fast.training.optim import clip_gradients, set_rates
-from unidino_fast.training.prepare import Run, export, exported, prepare
+from unidino_fast.training.prepare import Run, export, exported, prepare, save
 from unidino_fast.training.processes import joined
 from unidino_fast.training.schedules import learning_rate, weight_decay
 from unidino_fast.training.watch import Log
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from unidino_fast.training.config import TrainConfig
-    from unidino_fast.training.probe import Probe
+    from unidino_fast.training.config_labels import ProbeConfig
     from unidino_fast.training.processes import Processes
 
 WEIGHTS = "teacher.safetensors"
@@ -104,7 +104,7 @@ def train(
         KeyboardInterrupt: after a Ctrl-C, once the step is finished and a checkpoint written.
     """
     with ExitStack() as stack:
-        processes = stack.enter_context(joined(config.machine.device))
+        processes = stack.enter_context(joined(config.machine.device, config.machine.parallel))
         if processes.is_first:
             stack.enter_context(_sole(out))
         processes.barrier()
@@ -149,7 +149,7 @@ def _steps(
         stopping = False
         while progress.step < last and not stopping:
             step = progress.step
-            values, stopping = _step(run, step, stop)
+            values, stopping = do_step(run, step, stop)
             loss = values["loss"]
             rate = (step + 1 - first) * run.config.optim.batch / (time.monotonic() - began)
             values["images_per_s"] = rate
@@ -159,18 +159,20 @@ def _steps(
                 for line in run.watch.judge(signs) if clock.epoch(step) > 0 else []:
                     warn(f"step {step + 1}: {line}")
             is_best = progress.add(loss, ends_epoch=(step + 1) % clock.steps_per_epoch == 0)
-            if run.probe is not None:
-                values |= _probed(run, run.probe, step)
+            if run.config.probe is not None:
+                values |= _probed(run, run.config.probe, step)
                 is_best = progress.rate(values.get(_PROBED, -np.inf))
             if log is not None:
                 log.write(step, values)
                 report(_report(run, loss, rate, values.get(_PROBED)))
-                if is_best or time.monotonic() - saved > 60 * machine.checkpoint_minutes:
-                    run.checkpoints.save(progress, run.parts, best=is_best)
-                    saved = time.monotonic()
-        if log is not None:
-            run.checkpoints.save(progress, run.parts, best=False)
-            export(run, out / WEIGHTS)
+            is_due = is_best or time.monotonic() - saved > 60 * machine.checkpoint_minutes
+            if run.processes.shards:
+                is_due = run.processes.agreed(told=is_due)
+            if is_due:
+                save(run, best=is_best)
+                saved = time.monotonic()
+        save(run, best=False)
+        export(run, out / WEIGHTS)
     return Summary(
         steps=progress.step,
         n_steps=clock.total,
@@ -183,7 +185,7 @@ def _steps(
     )
 
 
-def _step(run: Run, step: int, stop: Interruption) -> tuple[dict[str, float], bool]:
+def do_step(run: Run, step: int, stop: Interruption) -> tuple[dict[str, float], bool]:
     """One step of the optimiser; gives what to log, and whether any process was told to stop."""
     config, processes, method = run.config, run.processes, run.method
     rates = (
@@ -223,12 +225,13 @@ def _step(run: Run, step: int, stop: Interruption) -> tuple[dict[str, float], bo
     return values | method.settings(step), told > 0
 
 
-def _probed(run: Run, probe: Probe, step: int) -> dict[str, float]:
-    """What the probe says at the end of some epochs; at other steps nothing."""
+def _probed(run: Run, config: ProbeConfig, step: int) -> dict[str, float]:
+    """What the probe says at the end of some epochs; at other steps and processes nothing."""
     epoch, within = divmod(step + 1, run.clock.steps_per_epoch)
-    if within or not probe.is_due(epoch - 1, run.clock.epochs):
+    if within or not config.is_due(epoch - 1, run.clock.epochs):
         return {}
-    return probe(exported(run))
+    backbone = exported(run) if run.probe or run.processes.shards else None
+    return run.probe(backbone) if run.probe and backbone else {}
 
 
 def _seed(seed: int, *place: int) -> None:
@@ -243,6 +246,9 @@ def _seed(seed: int, *place: int) -> None:
 
 def _averaging(run: Run, *, is_last: bool) -> Any:
     """Gradients are exchanged once a step, with its last part."""
+    if run.processes.shards:
+        run.network.set_requires_gradient_sync(is_last)  # type: ignore[operator]
+        return nullcontext()
     alone = run.processes.count == 1 or is_last
     return nullcontext() if alone else run.network.no_sync()  # type: ignore[operator]
 

@@ -115,6 +115,7 @@ class Lora:
         n_channels, n_labels = len(labelled.channels), len(labelled.labels)
         self._network = Classifier(backbone, config.model.dim, n_channels, n_labels).to(device)
         self.trained: nn.Module = self._network
+        self.networks: tuple[nn.Module, ...] = (self._network,)
         self._label_of = torch.tensor(labelled.label_of, device=device)
         self._channel_of = torch.tensor(labelled.channel_of, device=device)
         self._told = torch.zeros(2, device=device)  # crops of this step told right, crops

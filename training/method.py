@@ -40,6 +40,9 @@ class Method(Protocol):
     trained: nn.Module
     """What the optimiser changes; the loop may wrap it for several processes or compile it."""
 
+    networks: tuple[nn.Module, ...]
+    """All that has weights, `trained` first: what is shared out between processes."""
+
     def losses(self, trained: nn.Module, batch: Batch, step: int) -> Outcome:
         """Losses of a part of a batch, whose `views()` are (V, B, s, s), a group a size."""
         ...

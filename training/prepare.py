@@ -22,6 +22,7 @@ from unidino_fast.training.networks import as_backbone, compiled, vit_shape
 from unidino_fast.training.optim import build_optimizer
 from unidino_fast.training.probe import Probe
 from unidino_fast.training.schedules import Clock
+from unidino_fast.training.sharding import Whole, shard
 from unidino_fast.training.sources import open_source
 from unidino_fast.training.survey import survey
 from unidino_fast.training.watch import Watch
@@ -115,10 +116,14 @@ def prepare(
         decides["init"] = initial.digest
     if labelled is not None:
         decides["labels"] = labelled.digest
+    if processes.shards:
+        shard(method.networks, processes)
     optimizer = build_optimizer(method.trained, processes.device)
     checkpoints = Checkpoints(out, decides, config.machine.keep)
     watch = Watch()
     parts: dict[str, Stateful] = {"method": method, "optimizer": optimizer, "watch": watch}
+    if processes.shards:
+        parts = {name: Whole(part) for name, part in parts.items()}
     progress = checkpoints.load(parts, processes.device)
     network = compiled(method.trained) if config.machine.compile else method.trained
     dataset = ViewDataset(sources, method.groups, config)
@@ -143,13 +148,15 @@ def prepare(
 
 
 def exported(run: Run) -> Backbone:
-    """A copy of the network to embed with, as it is now."""
+    """A copy of the network to embed with, as it is now; where it is sharded, all call this."""
     config = run.config
     return as_backbone(run.method.exported(), vit_shape(config), config.name, config.licence)
 
 
 def export(run: Run, path: Path) -> None:
     """Writes the network to embed with as the package's own weights file."""
+    if not (run.processes.is_first or run.processes.shards):
+        return
     config = run.config
     backbone = exported(run)
     provenance: dict[str, Any] = {
@@ -162,7 +169,17 @@ def export(run: Run, path: Path) -> None:
     }
     if run.initial is not None:
         provenance["init"] = f"{run.initial.name} {run.initial.digest}"
-    save_backbone(backbone, path, provenance)
+    if run.processes.is_first:
+        save_backbone(backbone, path, provenance)
+
+
+def save(run: Run, *, best: bool) -> None:
+    """Writes a checkpoint; where weights are sharded, all processes bring their share."""
+    if run.processes.is_first:
+        run.checkpoints.save(run.progress, run.parts, best=best)
+    elif run.processes.shards:
+        for part in run.parts.values():
+            part.state_dict()
 
 
 def _clock(config: TrainConfig, length: int, processes: Processes) -> Clock:

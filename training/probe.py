@@ -52,10 +52,6 @@ class Probe:
         except UnidinoError as error:
             raise TrainingError(f"probe: {error}") from error
 
-    def is_due(self, epoch: int, n_epochs: int) -> bool:
-        """Whether the end of an epoch (from 0) is a time to look."""
-        return (epoch + 1) % self._config.every_epochs == 0 or epoch + 1 == n_epochs
-
     def __call__(self, backbone: Backbone) -> dict[str, float]:
         """The 1-NN accuracy (cosine) of a backbone's profiles, and what chance would give.
 
