@@ -272,7 +272,7 @@ class TrainConfig(_Section):
             )
         if self.method == "lora":
             labels = {source.name: source.label for source in self.data}
-            fault = self.lora.fault(labels, has_weights=self.init is not None)
+            fault = self.lora.fault(labels, self.machine.parallel, has_weights=bool(self.init))
             if fault is not None:
                 raise ValueError(fault)
         return self

@@ -77,7 +77,9 @@ class LoraConfig(BaseModel):
         rows += [f"columns {columns}"] if columns else []
         return f"wells of {' and '.join(rows)} of the plates trained on"
 
-    def fault(self, labels: Mapping[str, str | None], *, has_weights: bool) -> str | None:
+    def fault(
+        self, labels: Mapping[str, str | None], parallel: str, *, has_weights: bool
+    ) -> str | None:
         """What does not fit the datasets (name: column of labels), and what to do."""
         names = list(labels)
         if not has_weights:
@@ -85,6 +87,8 @@ class LoraConfig(BaseModel):
         for name in names:
             if labels[name] is None:
                 return f"dataset {name} has no label, which method lora needs: add a column's name"
+        if parallel == "fsdp":
+            return "machine.parallel fsdp has nothing to share out with method lora: use ddp"
         unknown = [name for name in self.hold_out if name not in names]
         if unknown:
             return f"lora.hold_out {unknown[0]} is no dataset: use {', '.join(names)}"

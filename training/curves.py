@@ -19,6 +19,7 @@ _PANELS = (
     ("teacher_spread", "teacher spread (nats)"),
     ("centre_norm", "centre (rms)"),
     ("teacher_temperature", "teacher temperature"),
+    ("crop_accuracy", "crops told right"),
     ("probe_accuracy", "1-NN accuracy of the probe (dashed: chance)"),
 )
 _BLUE, _PALE = "#0072B2", "#A6CDE3"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -29,9 +30,7 @@ from unidino_fast.training.sources import open_source
 from unidino_fast.training.watch import read_log
 from unidino_fast.training.wells import Labelled, labelled_sources
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+ROOT = Path(__file__).parents[2]
 PLATES = ("one", "two", "three")
 
 
@@ -288,6 +287,7 @@ def test_adapters_and_head_learn_each_alone(learns: str, tuning: Any) -> None:
         ({"lora__hold_out": list(PLATES)}, "lora.hold_out names every dataset: leave one"),
         ({"lora__hold_out_rows": ["A"]}, "holds out plates, and hold_out_rows or _columns wells"),
         ({"lora__hold_out_rows": ["a"]}, "lora.hold_out_rows.0 'a' is not allowed"),
+        ({"machine__parallel": "fsdp"}, "has nothing to share out with method lora: use ddp"),
         ({"lora__rank": 0}, "lora.rank 0 is not allowed"),
     ],
 )  # fmt: skip
@@ -310,6 +310,13 @@ def test_data_that_does_not_fit(tuning: Any, tmp_path: Path, image_folders: Any)
     one_well = {"lora__hold_out_columns": [1, 2, 3], "lora__hold_out_rows": ["A", "B"]}
     with pytest.raises(TrainingError, match="all wells to train on have the label"):
         train(tuning(("one",), lora__hold_out=[], **one_well), tmp_path / "r2")
+
+
+def test_the_shipped_config_is_valid() -> None:
+    names = ("plate1", "plate2", "plate3")
+    given = {f"{name}{more}": "x" for name in names for more in ("", ".platemap")}
+    config = load_config(ROOT / "configs" / "lora.toml", data=given)
+    assert config.lora.hold_out == ("plate3",)
 
 
 def test_paths_of_platemaps(tmp_path: Path) -> None:
