@@ -85,9 +85,10 @@ class Workers:
         self._processes = []
         for rank, own in enumerate(cores):
             here, there = context.Pipe()
-            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": len(cores)}
-            place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            arguments = (there, config, out, list(own), {k: str(v) for k, v in place.items()})
+            numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": len(cores)}
+            place = {name: str(number) for name, number in numbers.items()}
+            place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            arguments = (there, config, out, list(own), place)
             process = context.Process(target=_work, args=arguments, daemon=True)
             process.start()
             there.close()
