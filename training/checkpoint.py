@@ -47,11 +47,13 @@ class Progress:
         step: steps done.
         best: lowest mean loss of an epoch so far.
         epoch_loss: sum of losses and steps of the epoch under way.
+        best_probe: highest accuracy of the probe so far.
     """
 
     step: int = 0
     best: float = float("inf")
     epoch_loss: tuple[float, int] = (0.0, 0)
+    best_probe: float = float("-inf")
 
     def add(self, loss: float, *, ends_epoch: bool) -> bool:
         """Takes note of a step's loss; whether an epoch ends with it that is the best so far."""
@@ -60,6 +62,12 @@ class Progress:
         is_best = ends_epoch and total / count < self.best
         if is_best:
             self.best = total / count
+        return is_best
+
+    def rate(self, accuracy: float) -> bool:
+        """Takes note of the probe's accuracy; whether it is the best so far."""
+        is_best = accuracy > self.best_probe
+        self.best_probe = max(accuracy, self.best_probe)
         return is_best
 
 

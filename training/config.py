@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from unidino_fast.errors import UsageError
+from unidino_fast.training.config_labels import LoraConfig, ProbeConfig
 from unidino_fast.training.sections import (
     Above,
     DinoConfig,
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
+_PROBE = ("probe", "probe.platemap")
+"""What `--data` calls the probe's plate and its platemap."""
+
 
 class SourceConfig(Section):
     """One dataset: an OME-Zarr plate, or a folder of single-channel TIFF and PNG files.
@@ -46,8 +50,9 @@ class SourceConfig(Section):
         channels: labels of a plate's channels to train on; all by default.
         exclude: patterns of image file names to leave out; ImageXpress thumbnails by default.
         weight: its share of every batch beside the other datasets'. Paper: all the same.
-        platemap: CSV or Parquet table of what is in each well, relative to the TOML file; for
-            methods that need labels. Where it has a column of plates, they are the plate's name.
+        platemap: CSV or Parquet table of what is in each well, for methods that need labels;
+            relative to the TOML file, or by `--data NAME.platemap=FILE`. Where it has a column of
+            plates, they are the plate's name.
         label: its column that says what was done to a well; the same text in two datasets is the
             same perturbation.
         pattern: for folders of images and methods that need labels: a regular expression that is
@@ -82,7 +87,7 @@ class SourceConfig(Section):
     @property
     def has_labels(self) -> bool:
         """Whether it is said where the labels of its images stand."""
-        return self.platemap is not None or "label" in re.compile(self.pattern or "").groupindex
+        return self.label is not None or "label" in re.compile(self.pattern or "").groupindex
 
 
 class ModelConfig(Section):
@@ -198,6 +203,7 @@ class MachineConfig(Section):
         device: `auto`, `cpu` or `cuda`.
         precision: `bf16` runs the networks under autocast; weights and loss stay float32.
         compile: torch.compile of the networks.
+        parallel: of several processes each has all weights (`ddp`) or a share (`fsdp`, FSDP2).
         accumulate: parts that a step's batch is computed in, one after the other, to save memory.
         workers: processes that read images; 0 reads in the training process.
         cache_mb: decoded images that each reading process keeps, in MB.
@@ -210,6 +216,7 @@ class MachineConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"
     accumulate: Positive = 1
     workers: Annotated[int, Field(ge=0)] = 0
     cache_mb: Annotated[int, Field(ge=0)] = 512
@@ -235,12 +242,16 @@ class TrainConfig(Section):
         supcon: settings of the method `supcon`.
         mae: settings of the method `mae`.
         ibot: settings of the method `ibot`.
+        lora: settings of the method `lora`.
         optim: optimiser and schedules.
         machine: what leaves the results as they are.
+        init: weights to begin with, as `--weights` takes them; their architecture is that of
+            `model`. Only the backbone is taken: heads and optimiser begin afresh.
+        probe: a labelled plate to look at every few epochs.
     """
 
     name: Annotated[str, Field(min_length=1)] = "backbone"
-    method: Literal["dino", "simclr", "supcon", "mae", "ibot"] = "dino"
+    method: Literal["dino", "simclr", "supcon", "mae", "ibot", "lora"] = "dino"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     licence: str | None = None
     data: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
@@ -251,14 +262,19 @@ class TrainConfig(Section):
     supcon: SupconConfig = SupconConfig()
     mae: MaeConfig = MaeConfig()
     ibot: IbotConfig = IbotConfig()
+    lora: LoraConfig = LoraConfig()
     optim: OptimConfig = OptimConfig()
     machine: MachineConfig = MachineConfig()
+    init: str | None = None
+    probe: ProbeConfig | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> TrainConfig:
         names = [source.name for source in self.data]
         if len(set(names)) < len(names):
             raise ValueError("two datasets have the same name: name them apart")
+        if self.probe is not None and set(names) & set(_PROBE):
+            raise ValueError(f"a dataset is named as the probe is ({_PROBE[0]}): rename it")
         for label in ("global_size", "local_size"):
             size = getattr(self.views, label)
             if size % self.model.patch:
@@ -275,6 +291,10 @@ class TrainConfig(Section):
         fault = self.section.fault(self)
         if fault is not None:
             raise ValueError(fault)
+        if self.machine.parallel == "fsdp" and self.method != "dino":
+            raise ValueError(
+                f"machine.parallel fsdp shares out method dino alone, not {self.method}: use ddp"
+            )
         return self
 
     @property
@@ -285,10 +305,11 @@ class TrainConfig(Section):
     def what_decides(self) -> dict[str, Any]:
         """The settings that decide what is learnt.
 
-        These are all but the machine's, the data's places, and what other methods need.
+        These are all but the machine's, the data's places, and what other methods need. The probe
+        only looks on. Of `init` the digest decides, which `prepare` adds.
         """
         others = set(self._of_methods()) - {self.method}
-        document = self.model_dump(mode="json", exclude={"machine", *others})
+        document = self.model_dump(mode="json", exclude={"machine", "probe", "init", *others})
         for source in document["data"]:
             del source["path"], source["platemap"]
             if not self.section.needs_labels:
@@ -364,21 +385,46 @@ def _keys_at(place: tuple[int | str, ...]) -> list[str]:
 
 def _with_paths(config: TrainConfig, file: Path, given: dict[str, str]) -> TrainConfig:
     names = [source.name for source in config.data]
+    tables = {source.name: f"{source.name}.platemap" for source in config.data if source.label}
+    known = [*names, *tables.values(), *(_PROBE if config.probe else ())]
     for name in given:
-        if name not in names:
-            raise UsageError(f"--data {name} names no dataset of {file}: use {', '.join(names)}")
+        if name not in known:
+            raise UsageError(f"--data {name} names no dataset of {file}: use {', '.join(known)}")
     placed = []
     for source in config.data:
-        path = given.get(source.name)
-        if path is None and source.path is None:
-            raise UsageError(
-                f"dataset {source.name} of {file} has no path: add --data {source.name}=PATH"
-            )
-        if path is None and source.path is not None:
-            is_url = "://" in source.path
-            path = source.path if is_url else str(file.parent / Path(source.path).expanduser())
-        platemap = source.platemap
-        if platemap is not None:
-            platemap = str(file.parent / Path(platemap).expanduser())
-        placed.append(source.model_copy(update={"path": path, "platemap": platemap}))
-    return config.model_copy(update={"data": tuple(placed)})
+        what = f"dataset {source.name}"
+        path = _place(source.path, given.get(source.name), file, what, source.name)
+        table = source.platemap
+        if source.label is not None:
+            key = tables[source.name]
+            table = _place(table, given.get(key), file, f"the platemap of {what}", key)
+        placed.append(source.model_copy(update={"path": path, "platemap": table}))
+    found: dict[str, Any] = {"data": tuple(placed)}
+    if config.probe is not None:
+        plate, table = _PROBE
+        found["probe"] = config.probe.model_copy(
+            update={
+                "plate": _place(config.probe.plate, given.get(plate), file, "the probe", plate),
+                "platemap": _place(
+                    config.probe.platemap, given.get(table), file, "the probe's platemap", table
+                ),
+            }
+        )
+    if config.init is not None:
+        found["init"] = _weights(config.init, file)
+    return config.model_copy(update=found)
+
+
+def _place(own: str | None, given: str | None, file: Path, what: str, name: str) -> str:
+    """A path: the one that was typed, else the file's own, which is relative to it."""
+    if given is not None:
+        return given
+    if own is None:
+        raise UsageError(f"{what} of {file} has no path: add --data {name}=PATH")
+    return own if "://" in own else str(file.parent / Path(own).expanduser())
+
+
+def _weights(text: str, file: Path) -> str:
+    """Weights as `--weights` takes them; a file is looked for beside the configuration first."""
+    beside = file.parent / Path(text).expanduser()
+    return str(beside) if beside.is_file() else text

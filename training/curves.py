@@ -24,6 +24,8 @@ _PANELS = (
     ("positive_cosine", "mean cosine of positives"),
     ("negative_cosine", "mean cosine of negatives"),
     ("teacher_temperature", "teacher temperature"),
+    ("crop_accuracy", "crops told right"),
+    ("probe_accuracy", "1-NN accuracy of the probe (dashed: chance)"),
 )
 _BLUE, _PALE = "#0072B2", "#A6CDE3"
 _SMOOTH = 0.95
@@ -60,6 +62,9 @@ def plot_curves(log: Path, path: Path) -> None:
             axes.plot(steps, values, color=_PALE if smooth else _BLUE, linewidth=1.2)
             if smooth:
                 axes.plot(steps, _smoothed(values), color=_BLUE, linewidth=1.6)
+            if name == "probe_accuracy":
+                chance = [float(row["probe_chance"]) for row in rows if row.get("probe_chance")]
+                axes.plot(steps, chance, color="0.5", linewidth=1.0, linestyle="--")
             axes.set_title(title, loc="left")
             axes.set_xlabel("step")
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +16,12 @@ import torch
 
 from unidino_fast.errors import TrainingError
 from unidino_fast.lock import FolderLock
+from unidino_fast.training import probe as probing
+from unidino_fast.training.heldout import HeldOutReport, held_out_report, write_report
 from unidino_fast.training.interruption import Interruption
+from unidino_fast.training.lora import Lora
 from unidino_fast.training.optim import clip_gradients, set_rates
-from unidino_fast.training.prepare import Run, export, prepare
+from unidino_fast.training.prepare import Run, export, exported, prepare, save
 from unidino_fast.training.processes import joined
 from unidino_fast.training.schedules import learning_rate, weight_decay
 from unidino_fast.training.watch import Log
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from unidino_fast.training.config import TrainConfig
+    from unidino_fast.training.config_labels import ProbeConfig
     from unidino_fast.training.processes import Processes
 
 WEIGHTS = "teacher.safetensors"
@@ -37,6 +41,7 @@ _REMEDY = (
     "the last checkpoint is kept; look at these images, or lower optim.lr and set"
     " optim.clip_norm = 3"
 )
+_PROBED = probing.COLUMNS[0]
 _STEPS = 7_368_787  # keeps the generators of steps apart from those of samples
 
 
@@ -51,6 +56,8 @@ class StepReport:
     loss: float
     images_per_s: float
     seconds_left: float
+    probe: float | None = None
+    """Accuracy of the probe, after the steps that it is measured at."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ class Summary:
         first_step: where this call began.
         loss: of the last step; None where there was none left to do.
         is_first: whether this is the process that wrote the files.
+        held_out: what fine-tuning has brought, once it is finished.
     """
 
     steps: int
@@ -71,6 +79,7 @@ class Summary:
     weights: Path
     log: Path
     is_first: bool
+    held_out: HeldOutReport | None = None
 
 
 def train(
@@ -95,7 +104,7 @@ def train(
         KeyboardInterrupt: after a Ctrl-C, once the step is finished and a checkpoint written.
     """
     with ExitStack() as stack:
-        processes = stack.enter_context(joined(config.machine.device))
+        processes = stack.enter_context(joined(config.machine.device, config.machine.parallel))
         if processes.is_first:
             stack.enter_context(_sole(out))
         processes.barrier()
@@ -106,7 +115,19 @@ def train(
             last = min(last, run.progress.step + stop_after)
         summary = _steps(run, out, last, stop, report, warn)
         stop.act()
+        if summary.is_first and isinstance(run.method, Lora) and summary.steps == summary.n_steps:
+            summary = replace(summary, held_out=_asked(run, run.method, out))
         return summary
+
+
+def _asked(run: Run, method: Lora, out: Path) -> HeldOutReport:
+    """Labels of held-out wells, by the weights that the run began with and ends with."""
+    if run.initial is None:
+        raise TrainingError("fine-tuning began with no weights: set init")
+    device = run.processes.device
+    report = held_out_report(run.config, method, run.initial, exported(run), device)
+    write_report(report, out)
+    return report
 
 
 def _steps(
@@ -128,7 +149,7 @@ def _steps(
         stopping = False
         while progress.step < last and not stopping:
             step = progress.step
-            values, stopping = _step(run, step, stop)
+            values, stopping = do_step(run, step, stop)
             loss = values["loss"]
             rate = (step + 1 - first) * run.config.optim.batch / (time.monotonic() - began)
             values["images_per_s"] = rate
@@ -138,15 +159,20 @@ def _steps(
                 for line in run.watch.judge(signs) if clock.epoch(step) > 0 else []:
                     warn(f"step {step + 1}: {line}")
             is_best = progress.add(loss, ends_epoch=(step + 1) % clock.steps_per_epoch == 0)
+            if run.config.probe is not None:
+                values |= _probed(run, run.config.probe, step)
+                is_best = progress.rate(values.get(_PROBED, -np.inf))
             if log is not None:
                 log.write(step, values)
-                report(_report(run, loss, rate))
-                if is_best or time.monotonic() - saved > 60 * machine.checkpoint_minutes:
-                    run.checkpoints.save(progress, run.parts, best=is_best)
-                    saved = time.monotonic()
-        if log is not None:
-            run.checkpoints.save(progress, run.parts, best=False)
-            export(run, out / WEIGHTS)
+                report(_report(run, loss, rate, values.get(_PROBED)))
+            is_due = is_best or time.monotonic() - saved > 60 * machine.checkpoint_minutes
+            if run.processes.shards:
+                is_due = run.processes.agreed(told=is_due)
+            if is_due:
+                save(run, best=is_best)
+                saved = time.monotonic()
+        save(run, best=False)
+        export(run, out / WEIGHTS)
     return Summary(
         steps=progress.step,
         n_steps=clock.total,
@@ -159,7 +185,7 @@ def _steps(
     )
 
 
-def _step(run: Run, step: int, stop: Interruption) -> tuple[dict[str, float], bool]:
+def do_step(run: Run, step: int, stop: Interruption) -> tuple[dict[str, float], bool]:
     """One step of the optimiser; gives what to log, and whether any process was told to stop."""
     config, processes, method = run.config, run.processes, run.method
     rates = (
@@ -199,6 +225,15 @@ def _step(run: Run, step: int, stop: Interruption) -> tuple[dict[str, float], bo
     return values | method.settings(step), told > 0
 
 
+def _probed(run: Run, config: ProbeConfig, step: int) -> dict[str, float]:
+    """What the probe says at the end of some epochs; at other steps and processes nothing."""
+    epoch, within = divmod(step + 1, run.clock.steps_per_epoch)
+    if within or not config.is_due(epoch - 1, run.clock.epochs):
+        return {}
+    backbone = exported(run) if run.probe or run.processes.shards else None
+    return run.probe(backbone) if run.probe and backbone else {}
+
+
 def _seed(seed: int, *place: int) -> None:
     """Seeds what the networks draw (stochastic depth) by step, part and rank.
 
@@ -211,6 +246,9 @@ def _seed(seed: int, *place: int) -> None:
 
 def _averaging(run: Run, *, is_last: bool) -> Any:
     """Gradients are exchanged once a step, with its last part."""
+    if run.processes.shards:
+        run.network.set_requires_gradient_sync(is_last)  # type: ignore[operator]
+        return nullcontext()
     alone = run.processes.count == 1 or is_last
     return nullcontext() if alone else run.network.no_sync()  # type: ignore[operator]
 
@@ -228,7 +266,7 @@ def _diverged(run: Run, step: int, bad: list[float]) -> TrainingError:
     return TrainingError(f"step {step + 1}: the loss is not finite, {whose}: {_REMEDY}")
 
 
-def _report(run: Run, loss: float, rate: float) -> StepReport:
+def _report(run: Run, loss: float, rate: float, probe: float | None) -> StepReport:
     progress, clock = run.progress, run.clock
     left = (clock.total - progress.step) * run.config.optim.batch / rate
     return StepReport(
@@ -239,11 +277,14 @@ def _report(run: Run, loss: float, rate: float) -> StepReport:
         loss=loss,
         images_per_s=rate,
         seconds_left=left,
+        probe=probe,
     )
 
 
 def _log(run: Run, out: Path) -> Log:
     columns = (*_COLUMNS, *run.method.settings(0), *_SIGNS, *run.method.signs())
+    if run.probe is not None:
+        columns = (*columns, *probing.COLUMNS)
     tensorboard = run.config.machine.tensorboard
     return Log(out, columns, run.progress.step, tensorboard=tensorboard)
 

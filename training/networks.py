@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unidino_fast.backbones.backbone import Backbone, freeze, state_digest
 from unidino_fast.backbones.vit import VitShape, build_vit, new_vit, vit_heads
+from unidino_fast.training.sharding import whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +85,7 @@ def as_backbone(trained: Any, shape: VitShape, name: str, licence: str | None) -
     """Trained weights as the package's own backbone, on the CPU, loaded strictly."""
     module = build_vit(shape)
     module.load_state_dict(
-        {key: value.detach().cpu() for key, value in trained.state_dict().items()}
+        {key: whole(value.detach()).cpu() for key, value in trained.state_dict().items()}
     )
     return Backbone(
         module=module,

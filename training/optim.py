@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from unidino_fast.training.sharding import whole
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -37,7 +39,7 @@ def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) 
 def clip_gradients(parameters: Iterable[Tensor], largest: float | None) -> Tensor:
     """The norm of all gradients together, which are scaled down to `largest` if above it."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
+    norm = whole(torch.nn.utils.get_total_norm(gradients))
     if largest is not None:
         torch.nn.utils.clip_grads_with_norm_(
             [p for p in parameters if p.grad is not None], largest, norm

@@ -17,16 +17,21 @@ from unidino_fast.training.checkpoint import Checkpoints, Progress
 from unidino_fast.training.data import Mixture, ViewDataset, open_batches
 from unidino_fast.training.dino import Dino
 from unidino_fast.training.ibot import Ibot
+from unidino_fast.training.initial import begin_with, open_initial
 from unidino_fast.training.labels import replicates
+from unidino_fast.training.lora import Lora
 from unidino_fast.training.mae import Mae
 from unidino_fast.training.networks import as_backbone, compiled, vit_shape
 from unidino_fast.training.optim import build_optimizer
+from unidino_fast.training.probe import Probe
 from unidino_fast.training.schedules import Clock
+from unidino_fast.training.sharding import Whole, shard
 from unidino_fast.training.simclr import Simclr
 from unidino_fast.training.sources import open_source
 from unidino_fast.training.supcon import Supcon
 from unidino_fast.training.survey import survey
 from unidino_fast.training.watch import Watch
+from unidino_fast.training.wells import labelled_sources
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from unidino_fast.backbones import Backbone
     from unidino_fast.training.checkpoint import Stateful
     from unidino_fast.training.config import TrainConfig
     from unidino_fast.training.data import Batch, Order
@@ -62,6 +68,8 @@ class Run:
         parts: what a checkpoint keeps.
         batches: from the next step on.
         progress: steps done.
+        initial: weights that the run began with, if it was not from scratch.
+        probe: in the first process, if there is one.
     """
 
     config: TrainConfig
@@ -76,6 +84,8 @@ class Run:
     checkpoints: Checkpoints
     batches: Iterator[Batch]
     progress: Progress
+    initial: Backbone | None = None
+    probe: Probe | None = None
 
 
 def prepare(
@@ -84,27 +94,47 @@ def prepare(
     """Opens and checks the data, builds the networks, goes on from the newest checkpoint.
 
     Raises:
-        UsageError: batch, epoch and processes do not fit each other.
-        TrainingError: a dataset cannot be trained on.
+        UsageError: batch, epoch and processes do not fit each other, or `init` the model.
+        WeightsError: `init` cannot be loaded.
+        TrainingError: a dataset cannot be trained on, or the probe's plate not be used.
         OutputError: the folder holds another run.
     """
     size = config.views.global_size
     cache = config.machine.cache_mb * 1_000_000
     share = cache // max(len(config.data), 1)
-    sources = [open_source(one, smallest=size, cache_bytes=share) for one in config.data]
+    held_out = config.lora.hold_out if config.method == "lora" else ()
+    learnt = [one for one in config.data if one.name not in held_out]
+    sources = [open_source(one, smallest=size, cache_bytes=share) for one in learnt]
     for line in survey(sources, size=size) if processes.is_first else []:
         warn(line)
     sizes = {source.name: len(source) for source in sources}
+    labelled = labelled_sources(learnt, sources, config.lora) if config.method == "lora" else None
+    if labelled is not None:
+        sources = labelled.sources
+        sizes = {source.name: len(source) for source in sources}
     order, decided = _order(config, sources, warn if processes.is_first else _silent)
     torch.manual_seed(config.seed)
     length = config.optim.images_per_epoch or order.epoch_length
     clock = _clock(config, length, processes)
-    method = METHODS[config.method](config, clock, processes)
-    optimizer = build_optimizer(method.trained, processes.device)
+    method: Method
+    if labelled is not None:
+        method = Lora(config, clock, processes.device, labelled)
+        decided["labels"] = labelled.digest
+    else:
+        method = METHODS[config.method](config, clock, processes)
+    initial = open_initial(config)
     decides = {**config.what_decides(), "images": sizes, **decided}
+    if initial is not None:
+        begin_with(method, initial)
+        decides["init"] = initial.digest
+    if processes.shards:
+        shard(method.networks, processes)
+    optimizer = build_optimizer(method.trained, processes.device)
     checkpoints = Checkpoints(out, decides, config.machine.keep)
     watch = Watch(config.method)
     parts: dict[str, Stateful] = {"method": method, "optimizer": optimizer, "watch": watch}
+    if processes.shards:
+        parts = {name: Whole(part) for name, part in parts.items()}
     progress = checkpoints.load(parts, processes.device)
     network = compiled(method.trained) if config.machine.compile else method.trained
     dataset = ViewDataset(sources, method.groups, config, order)
@@ -121,13 +151,25 @@ def prepare(
         checkpoints=checkpoints,
         batches=open_batches(dataset, config, clock, processes, progress.step),
         progress=progress,
+        initial=initial,
+        probe=Probe(config.probe, processes.device)
+        if config.probe is not None and processes.is_first
+        else None,
     )
+
+
+def exported(run: Run) -> Backbone:
+    """A copy of the network to embed with, as it is now; where it is sharded, all call this."""
+    config = run.config
+    return as_backbone(run.method.exported(), vit_shape(config), config.name, config.licence)
 
 
 def export(run: Run, path: Path) -> None:
     """Writes the network to embed with as the package's own weights file."""
+    if not (run.processes.is_first or run.processes.shards):
+        return
     config = run.config
-    backbone = as_backbone(run.method.exported(), vit_shape(config), config.name, config.licence)
+    backbone = exported(run)
     provenance: dict[str, Any] = {
         "unidino_fast": __version__,
         "config": json.dumps(config.what_decides(), sort_keys=True),
@@ -136,16 +178,30 @@ def export(run: Run, path: Path) -> None:
         "device": device_name(run.processes.device),
         "software": json.dumps(software_versions()),
     }
-    save_backbone(backbone, path, provenance)
+    if run.initial is not None:
+        provenance["init"] = f"{run.initial.name} {run.initial.digest}"
+    if run.processes.is_first:
+        save_backbone(backbone, path, provenance)
+
+
+def save(run: Run, *, best: bool) -> None:
+    """Writes a checkpoint; where weights are sharded, all processes bring their share."""
+    if run.processes.is_first:
+        run.checkpoints.save(run.progress, run.parts, best=best)
+    elif run.processes.shards:
+        for part in run.parts.values():
+            part.state_dict()
 
 
 def _order(
     config: TrainConfig, sources: Sequence[Source], warn: Callable[[str], None]
 ) -> tuple[Order, dict[str, str]]:
     """Which image is the next; and what of it decides what is learnt, beside the settings."""
-    if not config.section.needs_labels:
+    if config.method != "supcon":
         sizes = tuple(len(source) for source in sources)
-        return Mixture(sizes, config.seed, tuple(one.weight for one in config.data)), {}
+        # of fine-tuning, sources are parts of datasets, which weigh the same
+        weights = tuple(one.weight for one in config.data) if config.method != "lora" else None
+        return Mixture(sizes, config.seed, weights), {}
     order, labels, complaints = replicates(config.data, sources, config.supcon, config.seed)
     for line in complaints:
         warn(line)

@@ -27,11 +27,13 @@ class Processes:
         device: that this process computes on.
         rank: its number, from 0.
         count: of all processes.
+        shards: whether they share out the weights (FSDP2), in place of each having all (DDP).
     """
 
     device: torch.device
     rank: int = 0
     count: int = 1
+    shards: bool = False
 
     @property
     def is_first(self) -> bool:
@@ -50,9 +52,13 @@ class Processes:
         if self.count > 1:
             dist.barrier()
 
+    def agreed(self, *, told: bool) -> bool:
+        """What the first process says; costs an exchange where there are several."""
+        return bool(self.sum(torch.tensor(float(told and self.is_first), device=self.device)) > 0)
+
     def wrapped(self, network: nn.Module) -> nn.Module:
-        """The network with gradients averaged over processes."""
-        if self.count == 1:
+        """The network with gradients averaged over processes; sharded ones do that themselves."""
+        if self.count == 1 or self.shards:
             return network
         devices = [self.device] if self.device.type == "cuda" else None
         # no buffers: the centre is reduced where it is updated
@@ -60,8 +66,12 @@ class Processes:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Processes]:
+def joined(device: str, parallel: str = "ddp") -> Iterator[Processes]:
     """The processes that torchrun's environment names, on `auto`, `cpu` or `cuda`.
+
+    Args:
+        device: of each.
+        parallel: `ddp` or `fsdp`, if they are several.
 
     Raises:
         UsageError: CUDA is asked for and not there.
@@ -79,6 +89,6 @@ def joined(device: str) -> Iterator[Processes]:
         return
     dist.init_process_group("nccl" if kind == "cuda" else "gloo")
     try:
-        yield Processes(here, dist.get_rank(), dist.get_world_size())
+        yield Processes(here, dist.get_rank(), dist.get_world_size(), parallel == "fsdp")
     finally:
         dist.destroy_process_group()

@@ -69,6 +69,7 @@ CALLS = {
     "batch": ("--label", "MoA", "--by", "Plate", "--level", "Compound, Plate, Batch"),
     "cell-health": ("--readout", "cc_*", "--rule", "released"),
     "channels": ("--label", "MoA", "--bootstrap", "20", "--where", "Metadata_MoA != 'none'"),
+    "linear-probe": ("--label", "MoA", "--bootstrap", "20", "--by", "Plate"),
 }
 
 

@@ -68,6 +68,23 @@ def test_train_and_embed(
     assert embedded.code == 0, embedded.err
 
 
+def test_a_probe_is_told(
+    run: Any, config: Path, small_plate: tuple[Path, Any], tmp_path: Path
+) -> None:
+    plate, platemap = small_plate
+    platemap.write_csv(tmp_path / "map.csv")
+    config.write_text(config.read_text() + '[probe]\nlabel = "Role"\nevery_epochs = 1\n')
+    given = {"spots": tmp_path / "spots", "probe": plate, "probe.platemap": tmp_path / "map.csv"}
+    data = [text for name, path in given.items() for text in ("--data", f"{name}={path}")]
+    done = run("train", config, "--out", tmp_path / "out", *data)
+    assert done.code == 0, done.err
+    told = [line for line in done.err.splitlines() if "probe 1-NN" in line]
+    assert [line.split(":")[0] for line in told] == [
+        "step 2/4 (epoch 1/2)",
+        "step 4/4 (epoch 2/2)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

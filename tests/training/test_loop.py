@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from unidino_fast.training.watch import read_log
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from unidino_fast.training.config import TrainConfig
 
 SECONDS = "images_per_s"
 
@@ -151,19 +154,22 @@ def test_parts_of_a_batch_equal_the_batch(make_config: Any, tmp_path: Path) -> N
         torch.testing.assert_close(other[name], tensor, rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.slow
-def test_two_processes_equal_one(make_config: Any, tmp_path: Path) -> None:
-    """Two gloo processes of half a batch each against one, without stochastic depth."""
-    config = make_config(model__drop_path=0.0)
-    train(config, tmp_path / "one")
-    code = (
-        "import sys; from pathlib import Path; from unidino_fast.training.loop import train;"
-        "from unidino_fast.training.config import TrainConfig;"
-        "train(TrainConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]))"
-    )
-    (tmp_path / "run.py").write_text(code)
+RUN = """
+import sys
+from pathlib import Path
+from unidino_fast.training.config import TrainConfig
+from unidino_fast.training.loop import train
+config, out, stop = sys.argv[1:]
+train(TrainConfig.model_validate_json(config), Path(out), stop_after=int(stop) or None)
+"""
+
+
+def run_by_two(config: TrainConfig, out: Path, stop_after: int = 0) -> None:
+    """Two gloo processes, to the end or for so many steps."""
+    script = out.parent / "run.py"
+    script.write_text(RUN)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    call = [str(tmp_path / "run.py"), config.model_dump_json(), str(tmp_path / "two")]
+    call = [str(script), config.model_dump_json(), str(out), str(stop_after)]
     done = subprocess.run(
         [sys.executable, *launch, *call],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -173,9 +179,44 @@ def test_two_processes_equal_one(make_config: Any, tmp_path: Path) -> None:
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(make_config: Any, tmp_path: Path) -> None:
+    """Two gloo processes of half a batch each against one, without stochastic depth."""
+    config = make_config(model__drop_path=0.0)
+    train(config, tmp_path / "one")
+    run_by_two(config, tmp_path / "two")
     # float32 gradients are summed in another order, and six steps at a high rate amplify that
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
     assert len(losses(tmp_path / "two")) == 6
+
+
+@pytest.mark.slow
+def test_two_processes_that_share_the_weights_out_equal_one(
+    make_config: Any, tmp_path: Path
+) -> None:
+    """FSDP2 over gloo; clipping needs whole norms.
+
+    It goes on from a checkpoint of one process, and one process from its own, within epochs.
+    """
+    options = {"model__drop_path": 0.0, "optim__clip_norm": 0.5}
+    one = make_config(**options)
+    train(one, tmp_path / "one")
+    train(one, tmp_path / "two", stop_after=1)
+    two = make_config(**options, machine__parallel="fsdp")
+    run_by_two(two, tmp_path / "two", stop_after=4)
+    shared = weights(tmp_path / "two")
+    assert train(one, tmp_path / "two").first_step == 5
+    assert any(not torch.equal(shared[n], v) for n, v in weights(tmp_path / "two").items())
+    assert open_backbone(tmp_path / "two" / "teacher.safetensors").dim == 64
+    # as above
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
+    norms = [[float(row["grad_norm"]) for row in curve(tmp_path / n)] for n in ("one", "two")]
+    np.testing.assert_allclose(norms[1], norms[0], rtol=1e-3)
+    exported, wanted = weights(tmp_path / "two"), weights(tmp_path / "one")
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(exported[name], tensor, rtol=1e-2, atol=1e-3)
 
 
 def test_nan_names_step_and_dataset(make_config: Any, tmp_path: Path) -> None:
@@ -269,3 +310,34 @@ def test_training_learns(make_config: Any, tmp_path: Path) -> None:
     train(config, tmp_path / "r")
     found = losses(tmp_path / "r")
     assert np.mean(found[-6:]) < np.mean(found[:6]) - 0.2
+
+
+def test_compiled_it_learns_the_same(
+    make_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Captured and differentiated as for the compiler, but run by torch: code takes a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    options = {"model__depth": 1, "optim__epochs": 1, "views__n_local": 0}
+    train(make_config(**options), tmp_path / "plain")
+    train(make_config(**options, machine__compile=True), tmp_path / "compiled")
+    # operations are taken apart otherwise
+    np.testing.assert_allclose(losses(tmp_path / "compiled"), losses(tmp_path / "plain"), rtol=1e-4)
+    held, wanted = weights(tmp_path / "compiled"), weights(tmp_path / "plain")
+    assert held.keys() == wanted.keys()
+
+
+def test_tensorboard_has_the_numbers_of_the_log(make_config: Any, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install it")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = make_config(machine__tensorboard=True)
+    for steps in (2, None):  # what a resumed run does again is told apart
+        train(config, tmp_path / "r", stop_after=steps)
+    events = EventAccumulator(str(tmp_path / "r" / "tensorboard"))
+    events.Reload()
+    for name in ("loss", "feature_rank", "centre_norm"):
+        wanted = [(int(r["step"]), float(r[name])) for r in curve(tmp_path / "r") if r[name]]
+        found = [(event.step, event.value) for event in events.Scalars(name)]
+        assert [step for step, _ in found] == [step for step, _ in wanted]
+        # TensorBoard stores float32
+        np.testing.assert_allclose([v for _, v in found], [v for _, v in wanted], rtol=1e-6)

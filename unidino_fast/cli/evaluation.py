@@ -23,6 +23,7 @@ def evaluate(
             "batch",
             "cell-health",
             "channels",
+            "linear-probe",
         ],
         typer.Option(help="What to measure."),
     ] = "nearest-neighbour",
@@ -53,7 +54,10 @@ def evaluate(
     ] = None,
     by: Annotated[
         list[str] | None,
-        typer.Option(help="Columns of replicates, compounds, batches or cell lines."),
+        typer.Option(
+            help="Columns of replicates, compounds, batches or cell lines; linear-probe: the column"
+            " whose values are held out in turn, the plate by default."
+        ),
     ] = None,
     readout: Annotated[
         list[str] | None, typer.Option(help="cell-health: columns to predict, such as 'cc_*'.")

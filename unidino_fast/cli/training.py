@@ -49,9 +49,13 @@ def train(
         say(f"warning: {error}")
         curves = None
     if as_json:
-        told = {key: value for key, value in vars(summary).items() if key != "is_first"}
+        told = {k: v for k, v in vars(summary).items() if k not in ("is_first", "held_out")}
+        if summary.held_out is not None:
+            told["held_out"] = summary.held_out.rows.to_dicts()
         tell(json.dumps({**told, "curves": curves}, default=str))
     else:
+        if summary.held_out is not None:
+            tell(summary.held_out.summary())
         tell(f"{summary.weights}: step {summary.steps} of {summary.n_steps}, for --weights")
 
 
@@ -75,12 +79,14 @@ class _Lines:
 
     def __call__(self, report: StepReport) -> None:
         now = time.monotonic()
-        if now - self._said < _SECONDS_BETWEEN_LINES and report.step < report.n_steps:
+        is_late = now - self._said >= _SECONDS_BETWEEN_LINES
+        if not is_late and report.step < report.n_steps and report.probe is None:
             return
         self._said = now
+        probed = "" if report.probe is None else f", probe 1-NN {report.probe:.3f}"
         say(
             f"step {report.step}/{report.n_steps} (epoch {report.epoch}/{report.n_epochs}):"
-            f" loss {report.loss:.4f}, {report.images_per_s:.1f} images/s,"
+            f" loss {report.loss:.4f}{probed}, {report.images_per_s:.1f} images/s,"
             f" {_duration(report.seconds_left)} left"
         )
 

@@ -11,6 +11,7 @@ from unidino_fast.evaluation.batch_effects import (
 from unidino_fast.evaluation.cell_health import CellHealthResult, cell_health
 from unidino_fast.evaluation.cellprofiler import as_profiles, mean_of_cells, read_profiles
 from unidino_fast.evaluation.channels import ChannelResult, channel_importance
+from unidino_fast.evaluation.linear_probe import LinearProbeResult, linear_probe
 from unidino_fast.evaluation.nearest_neighbour import NearestNeighbourResult, evaluate
 from unidino_fast.evaluation.protocols import (
     ProtocolResult,
@@ -31,6 +32,7 @@ __all__ = [
     "BatchEffectResult",
     "CellHealthResult",
     "ChannelResult",
+    "LinearProbeResult",
     "NearestNeighbourResult",
     "ProtocolResult",
     "Question",
@@ -44,6 +46,7 @@ __all__ = [
     "channel_importance",
     "compare_batch_effects",
     "evaluate",
+    "linear_probe",
     "load_recipe",
     "mean_average_precision",
     "mean_of_cells",

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     import polars as pl
 
 Metric = Literal[
-    "nearest-neighbour", "map", "replicating", "matching", "batch", "cell-health", "channels"
+    "nearest-neighbour",
+    "map",
+    "replicating",
+    "matching",
+    "batch",
+    "cell-health",
+    "channels",
+    "linear-probe",
 ]
 
 _TREATMENT = ("Metadata_Compound", "Metadata_Concentration", "Metadata_Batch")
@@ -31,8 +38,10 @@ _TAKES: dict[str, frozenset[str]] = {
     "batch": frozenset({"label", "not_same", "by", "level"}),
     "cell-health": frozenset({"readouts", "by", "rule"}),
     "channels": frozenset({"label", "by", "level", "bootstrap"}),
+    "linear-probe": frozenset({"label", "by", "level", "bootstrap"}),
 }
 _RULES = {"nearest-neighbour": ("strict", "seed"), "cell-health": ("paper", "released")}
+_ONE_BY = ("matching", "batch", "cell-health", "linear-probe")
 _OPTION = {"readouts": "--readout"}
 """Options whose names are not those of their fields."""
 
@@ -109,11 +118,11 @@ class Question:
             raise UsageError(f"preset {self.preset!r} is unknown: use {', '.join(PRESETS)}")
         if "preset" in taken and self.label is None and self.preset is None:
             raise UsageError(_NO_LABEL)
-        if self.metric == "channels" and self.label is None:
+        if self.metric in ("channels", "linear-probe") and self.label is None:
             raise UsageError("no label was given: use --label Metadata_MoA")
         if self.metric == "cell-health" and not self.readouts:
             raise UsageError("no readout was given: name columns such as --readout 'cc_*'")
-        if len(self.by) > 1 and self.metric in ("matching", "batch", "cell-health"):
+        if len(self.by) > 1 and self.metric in _ONE_BY:
             raise UsageError(f"metric {self.metric} takes one --by, not {len(self.by)}: keep one")
 
 
@@ -129,7 +138,8 @@ def answer(
     Args:
         profiles: one row a profile.
         question: what to measure: `nearest-neighbour` accuracy, mean average precision (`map`),
-            percent `replicating` and `matching`, `batch` effects, `cell-health`, `channels`.
+            percent `replicating` and `matching`, `batch` effects, `cell-health`, `channels`,
+            `linear-probe`.
         seed: of everything that is drawn.
         on_step: is told how much of a long metric is done.
 
@@ -258,6 +268,15 @@ def _channels(profiles: pl.DataFrame, question: Question, seed: int, _: object) 
     return channel_importance(profiles, label, by=by, seed=seed, **options)
 
 
+def _linear_probe(profiles: pl.DataFrame, question: Question, seed: int, _: object) -> Any:
+    from unidino_fast.evaluation.linear_probe import PLATE, linear_probe
+
+    by = question.by[0] if question.by else PLATE
+    rows = _averaged(profiles, question.level, question.label, (by,))
+    bootstrap = 1000 if question.bootstrap is None else question.bootstrap
+    return linear_probe(rows, str(question.label), by=by, bootstrap=bootstrap, seed=seed)
+
+
 _ANSWERS: dict[str, Callable[..., Any]] = {
     "nearest-neighbour": _nearest_neighbour,
     "map": _map,
@@ -266,4 +285,5 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
     "batch": _batch,
     "cell-health": _cell_health,
     "channels": _channels,
+    "linear-probe": _linear_probe,
 }
