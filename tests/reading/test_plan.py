@@ -170,8 +170,6 @@ def test_rows_across_shards(codec: str, tmp_path: Path) -> None:
     reader = FieldReader(FolderStorage(tmp_path, location="here"), n_threads=2)
     np.testing.assert_array_equal(reader.read(field, time=0, channels=(0, 1), z="max"), written)
     broken = tmp_path / "0/c/1/0/2"
-    content = bytearray(broken.read_bytes())
-    content[:40] = bytes(40)  # pixels of the first chunk, or the head of its frame
-    broken.write_bytes(content[:-1] if codec == "none" else content)
+    broken.write_bytes(broken.read_bytes()[:100])  # within the first chunk; the index is known
     with pytest.raises(PixelError, match=r"chunk 0/c/1/0/2 cannot be read \("):
         reader.read(field, time=0, channels=(1,), z="max")
