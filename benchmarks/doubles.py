@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
@@ -70,12 +71,22 @@ class _FreePacker:
         self._dim = dim
 
     def add(self, patches: Tensor) -> Ticket:
-        ticket = Ticket(len(patches), self._dim)
-        ticket.fill(0, np.zeros((len(patches), self._dim), np.float32))
-        return ticket
+        return _zeros(len(patches), self._dim)
 
     def flush(self) -> None:
         """Nothing is left."""
+
+
+@lru_cache(maxsize=8)
+def _zeros(n_tiles: int, dim: int) -> Ticket:
+    ticket = Ticket(n_tiles, dim)
+    ticket.fill(0, np.zeros((n_tiles, dim), np.float32))
+    return ticket
+
+
+@lru_cache(maxsize=8)
+def _empty(n_planes: int, n_tiles: int) -> Tensor:
+    return torch.zeros((n_planes, n_tiles, 1, 1))
 
 
 @contextmanager
@@ -83,8 +94,7 @@ def free_scaling() -> Iterator[None]:
     """Embedding cuts no tiles meanwhile: it gets as many empty ones."""
 
     def tiles_of(planes: Tensor, *_: object, tile: int, stride: int, **__: object) -> Tensor:
-        n_tiles = TileGrid(tile, stride).n_tiles(*planes.shape[1:])
-        return torch.zeros((len(planes), n_tiles, 1, 1))
+        return _empty(len(planes), TileGrid(tile, stride).n_tiles(*planes.shape[1:]))
 
     with mock.patch("unidino_fast.embedding.tiles_of", tiles_of):
         yield

@@ -93,3 +93,15 @@ def test_means(dtype):
         expected = [math.fsum(column) / len(column) for column in rows.T]
         # one rounding to float32, and float64's own far below it
         np.testing.assert_allclose(found[channel].numpy(), expected, rtol=2**-24 * 1.001)
+
+
+@pytest.mark.parametrize("enough", [1, 7, 300, 900])
+def test_signal_is_counted_until_there_is_enough(enough):
+    """40 rows: some tiles have enough in the first sixteen, some after them, some nowhere."""
+    rng = np.random.default_rng(3)
+    pixels = (rng.random((1, 130, 120)) < np.linspace(0, 1, 130)[:, None]).astype("u2")
+    planes = torch.from_numpy(pixels)
+    found = tile_signal_by_count(planes, tile=40, stride=30, enough=enough)
+    true = tile_signal_reference(planes, tile=40, stride=30)
+    assert ((found >= enough) == (true >= enough)).all()
+    assert (found <= true).all()

@@ -39,7 +39,7 @@ LAYERS = [
     "tables",
     "query",
     "platemap profiles",
-    "provenance embedding parts",
+    "provenance embedding parts write_behind",
     "output",
     "assembly",
     "shards cluster",

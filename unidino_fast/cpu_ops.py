@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,7 +11,12 @@ from torch import Tensor
 
 from unidino_fast.kernels import tile_normalize_reference
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 TABLE_DTYPES = (torch.uint8, torch.int16, torch.uint16)
+_FIRST_ROWS = 16
+"""Of a tile: in most tiles with signal they hold enough to tell."""
 
 
 def tile_normalize_by_table(
@@ -51,16 +57,30 @@ def segment_mean_by_numpy(features: Tensor, keep: Tensor) -> Tensor:
     return torch.from_numpy(kept.mean(axis=1).astype(np.float32))
 
 
-def tile_signal_by_count(planes: Tensor, *, tile: int, stride: int) -> Tensor:
-    """What `tile_signal_reference` gives, counted tile by tile in the pixels' own dtype."""
-    above = planes.numpy() > 0
+def tile_signal_by_count(
+    planes: Tensor, *, tile: int, stride: int, enough: int | None = None
+) -> Tensor:
+    """What `tile_signal_reference` gives, counted tile by tile in the pixels' own dtype.
+
+    Where the first rows of a tile hold `enough` already, the others are not looked at.
+    """
     rows = range(0, planes.shape[1] - tile + 1, stride)
     columns = range(0, planes.shape[2] - tile + 1, stride)
     counts = [
-        [np.count_nonzero(plane[y : y + tile, x : x + tile]) for y in rows for x in columns]
-        for plane in above
+        _n_above(plane[y : y + tile, x : x + tile], enough)
+        for plane in planes.numpy()
+        for y in rows
+        for x in columns
     ]
-    return torch.tensor(counts, dtype=torch.int32).reshape(len(planes), -1)
+    return torch.from_numpy(np.array(counts, np.int32).reshape(len(planes), -1))
+
+
+def _n_above(tile: NDArray[Any], enough: int | None) -> int:
+    """Pixels above zero; at least `enough`, where there are as many."""
+    if enough is None:
+        return int(np.count_nonzero(tile > 0))
+    n_first = int(np.count_nonzero(tile[:_FIRST_ROWS] > 0))
+    return n_first if n_first >= enough else n_first + int(np.count_nonzero(tile[_FIRST_ROWS:] > 0))
 
 
 def _laid_out(planes: Tensor, tile: int, stride: int, patch: int | None) -> Tensor:

@@ -9,13 +9,12 @@ from collections import deque
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 import xxhash
 
-from unidino_fast import ops
 from unidino_fast.errors import PixelError
 from unidino_fast.heap import HeapTrimmer
 from unidino_fast.preprocess import tiles_of, tiles_with_signal
@@ -60,10 +59,16 @@ def embed_wells(
     uploader = Uploader(model.device)
     begun: deque[_Begun] = deque()
     heap = HeapTrimmer()
-    # closing ends the reading threads however this ends
-    with closing(read_fields(tasks, storage, options, uploader.allocate)) as planes:
+    fields = read_fields(
+        tasks,
+        storage,
+        options,
+        keeps=not options.keep_empty and model.device.type == "cpu",
+        allocate=uploader.allocate,
+    )
+    with closing(fields):  # ends the reading threads however this ends
         for task in tasks:
-            own = islice(planes, len(task.fields))
+            own = islice(fields, len(task.fields))
             begun.append(_begin_well(task, own, uploader, packer, options, clock))
             while begun and begun[0].done:
                 yield _finished(begun.popleft())
@@ -73,30 +78,48 @@ def embed_wells(
     yield from map(_finished, begun)
 
 
+class Noted(NamedTuple):
+    """What the thread that reads a field notes of its pixels.
+
+    Attributes:
+        checksum: XXH3 (64 bits): what the field was when it was embedded.
+        keep: mask (N,) of the tiles to embed, if it was asked for.
+    """
+
+    checksum: int
+    keep: Tensor | None
+
+
 def read_fields(
     tasks: Sequence[WellTask],
     storage: Storage,
     options: EmbedOptions,
+    *,
+    keeps: bool = False,
     allocate: Callable[[int], memoryview] | None = None,
-) -> Generator[Planes | PixelError, None, None]:
+) -> Generator[tuple[Planes, Noted] | PixelError, None, None]:
     """The pixels (C, H, W) that embedding wells takes in, field by field, read ahead.
 
     Args:
         tasks: the wells.
         storage: where their plate lies.
         options: of the run.
+        keeps: note which tiles have signal.
         allocate: makes memory of so many bytes to read into; ordinary memory by default.
     """
-    return FieldReader(storage, allocate=allocate).stream(
-        FieldRequest(field.field, field.time, _read_channels(field, options), options.z)
-        for well in tasks
-        for field in well.fields
+
+    def note(planes: Planes) -> Noted:
+        keep = _tiles_to_keep(torch.from_numpy(planes), options) if keeps else None
+        return Noted(xxhash.xxh3_64_intdigest(np.ascontiguousarray(planes).data), keep)
+
+    return FieldReader(storage, allocate=allocate).stream_noted(
+        (
+            FieldRequest(field.field, field.time, _read_channels(field, options), options.z)
+            for well in tasks
+            for field in well.fields
+        ),
+        note,
     )
-
-
-def checksum(planes: Planes) -> int:
-    """XXH3 (64 bits) of pixels: what a field was when it was embedded."""
-    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(planes).data)
 
 
 def sample_patches(
@@ -151,7 +174,7 @@ class _BegunField:
 
 def _begin_well(
     task: WellTask,
-    planes: Iterator[Planes | PixelError],
+    fields: Iterator[tuple[Planes, Noted] | PixelError],
     uploader: Uploader,
     packer: TilePacker,
     options: EmbedOptions,
@@ -162,15 +185,15 @@ def _begin_well(
     try:
         for field_task in task.fields:
             with clock.stage("read"):
-                pixels = next(planes)
-            if isinstance(pixels, PixelError):
-                raise pixels
+                found = next(fields)
+            if isinstance(found, PixelError):
+                raise found
             begun.fields.append(
-                _begin_field(task, field_task, pixels, uploader, packer, options, clock)
+                _begin_field(task, field_task, *found, uploader, packer, options, clock)
             )
     except PixelError as error:
         begun.error = error
-        deque(planes, maxlen=0)  # lets go of what the well has left
+        deque(fields, maxlen=0)  # lets go of what the well has left
     return begun
 
 
@@ -178,17 +201,18 @@ def _begin_field(
     well: WellTask,
     task: FieldTask,
     planes: Planes,
+    noted: Noted,
     uploader: Uploader,
     packer: TilePacker,
     options: EmbedOptions,
     clock: StageClock,
 ) -> _BegunField:
-    with clock.stage("preprocess"):
-        pixel_sum = checksum(planes)
-        with uploader.beside_the_network():
-            pixels = uploader.upload(planes)
-            keep = _kept_tiles(task, pixels, options)
-        n_dropped = len(keep) - int(keep.sum())
+    keep = noted.keep
+    with clock.stage("preprocess"), uploader.beside_the_network():
+        pixels = uploader.upload(planes)
+        if keep is None and not options.keep_empty:
+            keep = _tiles_to_keep(pixels, options)
+    n_dropped = 0 if keep is None else len(keep) - int(keep.sum())
     tickets = []
     read = _read_channels(task, options)
     for label, channel in zip(task.labels, task.channels, strict=True):
@@ -199,7 +223,7 @@ def _begin_field(
                 patches = patches[keep]
         with clock.stage("embed"):
             tickets.append(packer.add(patches))
-    return _BegunField(task, pixel_sum, n_dropped, tickets)
+    return _BegunField(task, noted.checksum, n_dropped, tickets)
 
 
 def _read_channels(task: FieldTask, options: EmbedOptions) -> tuple[int, ...]:
@@ -216,10 +240,8 @@ def _finished(begun: _Begun) -> tuple[WellTask, WellResult | PixelError]:
     return begun.task, WellResult(begun.task.well.position, fields)
 
 
-def _kept_tiles(field: FieldTask, pixels: Tensor, options: EmbedOptions) -> Tensor:
-    """Mask (N,) of the tiles to embed, on the CPU."""
-    if options.keep_empty:
-        return torch.ones(field.n_tiles, dtype=torch.bool)
+def _tiles_to_keep(pixels: Tensor, options: EmbedOptions) -> Tensor:
+    """Mask (N,) of the tiles with signal, on the CPU, of pixels (C, H, W)."""
     return tiles_with_signal(pixels[0], tile=options.tile, stride=options.step).cpu()
 
 
@@ -249,8 +271,7 @@ def _patches(
 
 def _field_result(begun: _BegunField) -> FieldResult:
     """Means over the tiles of one field."""
-    of_tiles = torch.from_numpy(np.stack([ticket.features for ticket in begun.tickets]))
-    everything = torch.ones(of_tiles.shape[1], dtype=torch.bool)
+    of_tiles = np.stack([ticket.features for ticket in begun.tickets])  # (C, N, D)
     return FieldResult(
         site=begun.task.field.site,
         time=begun.task.time,
@@ -258,5 +279,5 @@ def _field_result(begun: _BegunField) -> FieldResult:
         n_tiles=of_tiles.shape[1],
         n_tiles_dropped=begun.n_dropped,
         checksum=begun.checksum,
-        features=ops.segment_mean(of_tiles, everything).numpy(),  # (C, D)
+        features=of_tiles.mean(axis=1, dtype=np.float64).astype(np.float32),  # (C, D)
     )

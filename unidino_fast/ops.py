@@ -105,13 +105,16 @@ def tile_normalize(
     return run(planes, low, span, tile=tile, stride=stride, clip=clip, patch=patch, dtype=dtype)
 
 
-def tile_signal(planes: Tensor, *, tile: int, stride: int) -> Tensor:
-    """Pixels above zero of each tile; (P, N) int32. See `kernels.tile_signal_reference`."""
+def tile_signal(planes: Tensor, *, tile: int, stride: int, enough: int | None = None) -> Tensor:
+    """Pixels above zero of each tile; (P, N) int32. See `kernels.tile_signal_reference`.
+
+    Of tiles with `enough` of them, the count may be any from there to the true one.
+    """
     chosen = implementation("tile_signal", planes)
     if chosen == "triton":
         return kernels.tile_signal(planes.contiguous(), tile=tile, stride=stride)
     if chosen == "count":
-        return tile_signal_by_count(planes, tile=tile, stride=stride)
+        return tile_signal_by_count(planes, tile=tile, stride=stride, enough=enough)
     return kernels.tile_signal_reference(planes, tile=tile, stride=stride)
 
 

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import re
+import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,7 @@ class OutputFolder:
         self._created: list[Path] = []
         self._locks: list[FolderLock] = []
         self._replacing = False
+        self._making_room = threading.Lock()
 
     @classmethod
     def at(cls, path: Path, provenance: Mapping[str, Any]) -> OutputFolder:
@@ -214,10 +216,11 @@ class OutputFolder:
 
     def make_room(self) -> None:
         """Removes the old results that are to be replaced, if they are still there."""
-        if self._replacing:
-            with self._refusing():
-                self._begin(overwrite=True)
-            self._replacing = False
+        with self._making_room:  # wells are written by several threads
+            if self._replacing:
+                with self._refusing():
+                    self._begin(overwrite=True)
+                self._replacing = False
 
     def write_table(self, name: str, frame: pl.DataFrame) -> None:
         """Writes one of the final tables, with the provenance in its metadata."""

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from unidino_fast.assembly import Layout, write_tables
 from unidino_fast.clock import StageClock, peak_memory_mb
-from unidino_fast.embedding import checksum, embed_wells, read_fields, sample_patches
+from unidino_fast.embedding import embed_wells, read_fields, sample_patches
 from unidino_fast.engines.selfcheck import SelfCheck, self_check
 from unidino_fast.errors import OutputError, PixelError
 from unidino_fast.reading import absent_seen, stored_chunks
 from unidino_fast.results import WellResult
 from unidino_fast.stamps import stamp_as_read, stamps_before
+from unidino_fast.write_behind import written_behind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -43,7 +44,8 @@ class RunSummary:
         n_features: features a well.
         left_out: reason for each well that could not be embedded (`on_error="skip"` only).
         seconds: by stage, and `total`. Reading runs ahead: `read` is the time spent waiting for it.
-            Of workers, the stages are all of theirs together.
+            Wells are written behind: `write` is the time spent waiting for that, and for the
+            tables. Of workers, the stages are all of theirs together.
         tiles_per_second: tiles embedded by this run over its total time.
         peak_memory_mb: largest resident memory of this process.
     """
@@ -128,15 +130,13 @@ class PlateRun:
 
     def _verify(self, tasks: Sequence[WellTask]) -> None:
         """Compares pixels; what is proven to be the same gets the stamp of today's files."""
-        with closing(read_fields(tasks, self.plate.storage, self.options)) as planes:
+        with closing(read_fields(tasks, self.plate.storage, self.options)) as read:
             for task in tasks:
                 found = self.results[task.name]
-                for field, pixels in zip(
-                    found.fields, islice(planes, len(task.fields)), strict=True
-                ):
-                    if isinstance(pixels, PixelError):
-                        raise pixels
-                    if checksum(pixels) != field.checksum:
+                for field, now in zip(found.fields, islice(read, len(task.fields)), strict=True):
+                    if isinstance(now, PixelError):
+                        raise now
+                    if now[1].checksum != field.checksum:
                         raise OutputError(
                             f"the pixels of field {task.name}/{field.site} differ from those that"
                             f" {self.folder.path} was made of: {self.folder.remedy}"
@@ -155,11 +155,10 @@ class PlateRun:
             stream = self._embedded_here(pending)
         else:
             stream = self._by_workers(pending, self.workers)
-        with absent_seen(self.plate.storage) as absent, closing(stream) as wells:
+        kept = written_behind(stream, self._write, self.clock)
+        with absent_seen(self.plate.storage) as absent, closing(kept) as wells:
             for task, result in wells:
                 if isinstance(result, WellResult):
-                    with self.clock.stage("write"):
-                        self._write(task, result)
                     self._keep(task, result)
                 elif not isinstance(result, PixelError):
                     self._keep(task, self._part_of(task))

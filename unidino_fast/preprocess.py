@@ -87,9 +87,10 @@ def tiles_with_signal(plane: Tensor, *, tile: int, stride: int) -> Tensor:
     Returns:
         (N,) bool.
     """
-    n_above = ops.tile_signal(plane[None], tile=tile, stride=stride)[0]  # (N,)
     # in integers: exactly 1 % is kept, but 0.01 * 70 * 70 is 49.00000000000001
-    keep = 100 * n_above >= EMPTY_PERCENT * tile * tile
+    enough = -(-EMPTY_PERCENT * tile * tile // 100)
+    n_above = ops.tile_signal(plane[None], tile=tile, stride=stride, enough=enough)[0]  # (N,)
+    keep = n_above >= enough
     if not bool(keep.any()):
         keep[len(keep) // 2] = True
     return keep

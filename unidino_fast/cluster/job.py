@@ -29,6 +29,7 @@ from unidino_fast.reading import absent_seen
 from unidino_fast.results import WellResult
 from unidino_fast.stamps import stamp_as_read
 from unidino_fast.storage import open_storage
+from unidino_fast.write_behind import written_behind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -164,23 +165,26 @@ def run_job(job: WellsJob) -> Done:
     """
     plate = job.plate
     clock = StageClock()
-    shares = plate.is_at_hand
     outcomes: list[Outcome | PixelError] = []
     with _ONE_AT_A_TIME:
         model = _model(plate).for_job(plate.n_tiles)
         storage = _storage(plate.location, plate.marker)
+        stamps = {task.name: stamp for task, stamp in zip(job.wells, job.stamps, strict=True)}
+
+        def write(task: WellTask, result: WellResult) -> None:
+            stamp = stamp_as_read(storage, task, plate.options.z, stamps[task.name])
+            if not plate.is_at_hand:
+                raise ClusterError(f"the run that asked for {task.name} has ended")
+            write_part(Path(plate.parts), result, stamp, plate.made_by)
+
         stream = embed_wells(job.wells, storage, model, plate.options, clock)
+        shares = plate.is_at_hand
+        if shares:
+            stream = written_behind(stream, write, clock)
         with absent_seen(storage) as absent, closing(stream) as wells:
-            for (task, result), before in zip(wells, job.stamps, strict=True):
-                if shares and isinstance(result, WellResult):
-                    with clock.stage("write"):
-                        stamp = stamp_as_read(storage, task, plate.options.z, before)
-                        if not plate.is_at_hand:
-                            raise ClusterError(f"the run that asked for {task.name} has ended")
-                        write_part(Path(plate.parts), result, stamp, plate.made_by)
-                    outcomes.append(Written())
-                else:
-                    outcomes.append(result)
+            for _, result in wells:
+                written = shares and isinstance(result, WellResult)
+                outcomes.append(Written() if written else result)
     return Done(tuple(outcomes), clock.seconds, len(absent))
 
 

@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from unidino_fast.cores import usable_cores
 from unidino_fast.errors import PixelError
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from unidino_fast.storage import Storage
 
     Pixels = NDArray[Any]
+
+Noted = TypeVar("Noted")
 
 _LOG = logging.getLogger(__name__)
 _MOST_IN_FLIGHT = 2**28
@@ -120,17 +122,37 @@ class FieldReader:
             For each request, pixels (C, Y, X) in native byte order or the error in their place: a
             chunk cannot be read (it is named), or the field is too large for this machine.
         """
-        ahead = ReadAhead(
-            self._batches(requests),
-            n_threads=self._n_threads,
-            max_in_flight=self._most,
-            scratches=self._scratches,
-        )
-        with contextlib.closing(iter(ahead)) as slots:
+        with contextlib.closing(self._slots(requests, None)) as slots:
             for slot in slots:
                 yield _outcome(slot)
 
-    def _batches(self, requests: Iterable[FieldRequest]) -> Iterator[Batch]:
+    def stream_noted(
+        self, requests: Iterable[FieldRequest], note: Callable[[Pixels], Noted]
+    ) -> Generator[tuple[Pixels, Noted] | PixelError, None, None]:
+        """As `stream`, with what `note` says of the pixels of each field.
+
+        It is asked in the threads that read, while the pixels are still in the caches.
+        """
+        with contextlib.closing(self._slots(requests, note)) as slots:
+            for slot in slots:
+                pixels = _outcome(slot)
+                yield pixels if isinstance(pixels, PixelError) else (pixels, slot.noted)
+
+    def _slots(
+        self, requests: Iterable[FieldRequest], note: Callable[[Pixels], Any] | None
+    ) -> Generator[Slot, None, None]:
+        return iter(
+            ReadAhead(
+                self._batches(requests, note),
+                n_threads=self._n_threads,
+                max_in_flight=self._most,
+                scratches=self._scratches,
+            )
+        )
+
+    def _batches(
+        self, requests: Iterable[FieldRequest], note: Callable[[Pixels], Any] | None
+    ) -> Iterator[Batch]:
         for group in grouped(requests, most_bytes=self._most // 2):
             field = group[0].field
             try:
@@ -140,13 +162,13 @@ class FieldReader:
                 form = None
             slots, takers = [], []
             for request in group:
-                slot = self._slot(request)
+                slot = self._slot(request, note)
                 slots.append(slot)
                 if slot.fault is None:
                     takers.append((request, slot))
             yield Batch(slots, self._jobs(field, form, takers))
 
-    def _slot(self, request: FieldRequest) -> Slot:
+    def _slot(self, request: FieldRequest, note: Callable[[Pixels], Any] | None) -> Slot:
         field = request.field
         name = f"{field.array_path} of {field.height} x {field.width} px"
         try:
@@ -154,7 +176,7 @@ class FieldReader:
         except PixelError as error:
             return Slot(name, 0, fault=error)
         make = partial(self._buffers.empty, request.shape, field.array.dtype)
-        return Slot(name, request.n_bytes, make)
+        return Slot(name, request.n_bytes, make, note)
 
     def _jobs(
         self, field: Field, form: ArrayFormat | None, takers: list[tuple[FieldRequest, Slot]]

@@ -25,16 +25,20 @@ class Slot:
         name: of the field, for messages.
         n_bytes: of its pixels.
         make: allocates them.
+        note: takes a look at them once they are all there, in the thread that read the last.
         pending: jobs that it waits for.
         planes: pixels (C, Y, X) once it is begun.
+        noted: what `note` gave.
         fault: what went wrong first.
     """
 
     name: str
     n_bytes: int
     make: Callable[[], Pixels] | None = None
+    note: Callable[[Pixels], Any] | None = None
     pending: int = 0
     planes: Pixels | None = None
+    noted: Any = None
     fault: BaseException | None = None
 
 
@@ -156,7 +160,11 @@ class ReadAhead:
                 job.run(scratch)
             except BaseException as error:
                 fault = error
-        self._finished(job, fault)
+        complete = self._finished(job, fault)
+        if complete:
+            for slot in complete:
+                _look(slot)
+            self._give_out(complete)
         return True
 
     def _taken(self) -> Job | None:
@@ -197,17 +205,37 @@ class ReadAhead:
         self._changed.notify_all()
         return True
 
-    def _finished(self, job: Job, fault: BaseException | None) -> None:
+    def _finished(self, job: Job, fault: BaseException | None) -> list[Slot]:
+        """Lets go of a job; gives the fields that have all pixels now and are to be looked at."""
+        complete = []
         with self._changed:
             was_full = self._jobs and self._scratch + self._jobs[0].n_bytes > self._most
             self._scratch -= job.n_bytes
             is_done = False
             for slot in job.slots:
                 slot.fault = slot.fault or fault
+                if slot.pending == 1 and slot.note is not None and slot.fault is None:
+                    complete.append(slot)  # and stays pending
+                    continue
                 slot.pending -= 1
                 is_done = is_done or not slot.pending
             if is_done or was_full:
                 self._changed.notify_all()
+        return complete
+
+    def _give_out(self, slots: list[Slot]) -> None:
+        with self._changed:
+            for slot in slots:
+                slot.pending -= 1
+            self._changed.notify_all()
+
+
+def _look(slot: Slot) -> None:
+    if slot.note is not None and slot.planes is not None:
+        try:
+            slot.noted = slot.note(slot.planes)
+        except BaseException as error:
+            slot.fault = error
 
 
 def _begin(slot: Slot) -> None:
