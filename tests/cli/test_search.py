@@ -105,3 +105,30 @@ def test_search_refuses_in_one_line(refuse: Any, profiles: Path, tmp_path: Path)
     refuse("search", profiles, "--query", QUERY, "--not-same", "MoA", code=1, said="no column")
     refuse("search", tmp_path / "no.parquet", "--query", QUERY, code=1, said="does not exist")
     refuse("search", profiles, "--query", QUERY, "--out", "x.txt", code=2, said="neither")
+
+
+def test_features_by_prefix_as_evaluate_and_profile_take_them(run: Any, tmp_path: Path) -> None:
+    rows = {"Compound": ["taxol", "a", "b"], "size": [1.0, 1.0, 9.0]}
+    features = {"emb_0": [1.0, 0.9, 0.0], "emb_1": [0.0, 0.1, 1.0]}
+    for path in (tmp_path / "foreign.parquet", tmp_path / "foreign.csv"):
+        frame = pl.DataFrame(rows | features)
+        frame.write_csv(path) if path.suffix == ".csv" else frame.write_parquet(path)
+        found = run("search", path, "--query", QUERY, "--features", "emb_", "--k", "1")
+        assert found.code == 0, found.err
+        assert found.out.splitlines()[1].split()[:4] == ["1", "0.9939", "row", "1"]
+        made = run("profile", path, "--out", tmp_path / "p.parquet", "--method", "l2",
+                   "--features", "emb_")  # fmt: skip
+        assert made.code == 0, made.err
+        made = pl.read_parquet(tmp_path / "p.parquet")
+        assert made.columns == ["Metadata_Compound", "Metadata_size", "emb_0", "emb_1"]
+    search, profile = (
+        ("search", path, "--query", QUERY),
+        ("profile", path, "--out", tmp_path / "q.csv"),
+    )
+    for asked in (search, profile):
+        refused = run(*asked, "--features", " ")
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+        assert "--features is empty" in refused.err
+        missing = run(*asked, "--features", "none_")
+        assert (missing.code, missing.err.count("\n")) == (1, 1)
+        assert "no column begins with none_" in missing.err

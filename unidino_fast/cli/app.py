@@ -26,6 +26,13 @@ Weights = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+Features = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Prefix of feature columns, again for several; all else is metadata.",
+        show_default="CellProfiler's, or all without Metadata_",
+    ),
+]
 OnError = Annotated[
     Literal["fail", "skip"],
     typer.Option(help="skip leaves out what cannot be read, names it and exits with 3."),

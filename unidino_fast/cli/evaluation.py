@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from unidino_fast.cli.app import Json, app
+from unidino_fast.cli.app import Features, Json, app
 from unidino_fast.terminal import tell
 
 
@@ -85,13 +85,7 @@ def evaluate(
     samples: Annotated[
         str | None, typer.Option(help="Recipe: rows that --normalize learns from.")
     ] = None,
-    features: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Prefix of feature columns; all else is metadata.",
-            show_default="CellProfiler's, or all without Metadata_",
-        ),
-    ] = None,
+    features: Features = None,
     where: Annotated[
         list[str] | None,
         typer.Option(help="Rows that take part, such as 'Metadata_Compound != \"DMSO\"'."),

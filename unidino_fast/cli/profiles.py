@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from unidino_fast.cli.app import Json, app
+from unidino_fast.cli.app import Features, Json, app
 from unidino_fast.errors import UsageError
 from unidino_fast.terminal import say, tell
 
@@ -69,6 +69,7 @@ def profile(
         str | None,
         typer.Option(help="TOML file with all of these as steps, or spherize-then-mad."),
     ] = None,
+    features: Features = None,
     as_json: Json = False,
 ) -> None:
     """Normalise a table of wells, select features, join replicates.
@@ -93,7 +94,7 @@ def profile(
             if value is not None:
                 raise UsageError(f"--recipe and {name} exclude each other: write it in the recipe")
         steps = read_recipe(recipe)
-    summary = _run(wells, out, steps, as_json=as_json)
+    summary = _run(wells, out, steps, features or (), as_json=as_json)
     if as_json:
         tell(json.dumps(summary))
 
@@ -153,7 +154,9 @@ def _columns(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
-def _run(wells: Path, out: Path, recipe: Recipe, *, as_json: bool) -> dict[str, Any]:
+def _run(
+    wells: Path, out: Path, recipe: Recipe, features: Sequence[str], *, as_json: bool
+) -> dict[str, Any]:
     """Runs a recipe and says what happened; returns the same for programs."""
     from unidino_fast._version import __version__
     from unidino_fast.evaluation.cellprofiler import read_profiles
@@ -165,12 +168,12 @@ def _run(wells: Path, out: Path, recipe: Recipe, *, as_json: bool) -> dict[str, 
 
     steps = recipe.describe()
     provenance = {"unidino_fast": __version__, "recipe": steps, "input": wells.name}
-    is_streamed = streams(wells, out, recipe) and not _of_cellprofiler(wells)
+    is_streamed = not features and streams(wells, out, recipe) and not _of_cellprofiler(wells)
     if is_streamed:
         written, report = stream_recipe(wells, out, recipe, provenance)
         n_rows, n_features = written.n_rows, written.n_features
     else:
-        profiles, report = run_recipe(read_profiles(wells), recipe)
+        profiles, report = run_recipe(read_profiles(wells, features), recipe)
         write_table(profiles, out, provenance)
         n_rows, n_features = profiles.height, len(feature_columns(profiles))
     lines = report.lines()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unidino_fast.cli.app import Json, app
+from unidino_fast.cli.app import Features, Json, app
 from unidino_fast.names import one_line
 from unidino_fast.terminal import tell
 
@@ -45,6 +45,7 @@ def search(
         Path | None,
         typer.Option(help=".npy file that makes repeated searches fast; made if need be."),
     ] = None,
+    features: Features = None,
     out: Annotated[
         Path | None, typer.Option(help="Table to write, .parquet or .csv.", show_default="none")
     ] = None,
@@ -64,7 +65,9 @@ def search(
     log_to_console()
 
     options: dict[str, Any] = {"k": k, "not_same": not_same or [], "consensus": consensus}
-    found = run(profiles, query, query_table=query_table, index=index, **options)
+    found = run(
+        profiles, query, query_table=query_table, index=index, features=features or (), **options
+    )
     if out is not None:
         asked = {"query": query, "query_table": None if query_table is None else str(query_table)}
         write_table(found, out, {"profiles": str(profiles), **asked, **options})

@@ -81,8 +81,8 @@ def known_features(columns: Sequence[str], features: Sequence[str] = ()) -> list
         UsageError: an empty prefix.
         TableError: no column begins so.
     """
-    if not all(features):
-        raise UsageError("a prefix of features is empty: name how they begin, such as Cells_")
+    if not all(prefix.strip() for prefix in features):
+        raise UsageError("--features is empty: name how features begin, such as Cells_")
     if not features and not any(_MEASURED.match(name) for name in columns):
         return None
     prefixes = tuple(features) or COMPARTMENTS

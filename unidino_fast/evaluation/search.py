@@ -54,6 +54,7 @@ def search(
     not_same: str | Sequence[str] = (),
     consensus: bool = False,
     index: str | os.PathLike[str] | None = None,
+    features: str | Sequence[str] = (),
 ) -> pl.DataFrame:
     """The k most similar profiles of each query by cosine similarity, exactly.
 
@@ -71,6 +72,8 @@ def search(
             Rows where one is null or NaN are not found, since nobody knows what they share.
         consensus: search for the mean of the queries, once, leaving all of them out.
         index: `.npy` file that repeated searches are faster with; made where it is missing or old.
+        features: how the names of features begin, where that tells them from metadata; in the query
+            table too.
 
     Returns:
         `query` (row in its table; 0 for a consensus), `rank` from 1, `similarity`, `row`, the
@@ -84,8 +87,10 @@ def search(
     check_count("k", k, 1)
     if query is None and query_table is None:
         raise UsageError("nothing to search for: use --query or --query-table")
-    stored = open_profiles(profiles, index)
-    queries = _queries(stored, query, query_table, consensus=consensus)
+    prefixes = (features,) if isinstance(features, str) else tuple(features)
+    stored = open_profiles(profiles, index, prefixes)
+    source = stored if query_table is None else open_profiles(query_table, None, prefixes)
+    queries = _queries(stored, query, source, consensus=consensus)
     names = (not_same,) if isinstance(not_same, str) else tuple(not_same)
     keys = [_key_codes(stored.metadata, queries, name) for name in names]
     top = TopK(queries.features, min(k, max(len(stored.metadata), 1)))
@@ -98,10 +103,9 @@ def search(
 
 
 def _queries(
-    stored: StoredProfiles, query: str | None, query_table: Profiles | None, *, consensus: bool
+    stored: StoredProfiles, query: str | None, source: StoredProfiles, *, consensus: bool
 ) -> _Queries:
-    """Picks the queries and checks that they fit the profiles."""
-    source = stored if query_table is None else open_profiles(query_table)
+    """Picks the queries from their source and checks that they fit the profiles."""
     metadata = source.metadata
     asked = (
         pl.lit(value=True)
@@ -130,7 +134,7 @@ def _queries(
         )
     if consensus:
         features = group_means(features, np.zeros(len(rows), np.int32)).astype(np.float32)
-    own = query_table is None
+    own = source is stored
     return _Queries(rows, own, metadata[rows.tolist()], features, consensus)
 
 

@@ -48,6 +48,7 @@ class StoredProfiles(Protocol):
 def open_profiles(
     profiles: pl.DataFrame | str | os.PathLike[str],
     index: str | os.PathLike[str] | None = None,
+    features: Sequence[str] = (),
 ) -> StoredProfiles:
     """Profiles to search.
 
@@ -56,6 +57,7 @@ def open_profiles(
             Features are told from metadata as by `as_profiles`.
         index: `.npy` file that holds the features row by row, to be mapped into memory; it is
             written where it is missing or was made of another file. For a Parquet file alone.
+        features: how the names of features begin, where that tells them from metadata.
 
     Raises:
         UsageError: an index without a Parquet file, of another suffix, or that is another's file.
@@ -69,9 +71,10 @@ def open_profiles(
     if index is not None and (path is None or not is_parquet):
         raise UsageError("an index is made of a Parquet file: give the profiles as one")
     if path is None or not is_parquet:
-        return _Table(profiles if isinstance(profiles, pl.DataFrame) else read_table(profiles))
+        frame = profiles if isinstance(profiles, pl.DataFrame) else read_table(profiles)
+        return _Table(as_profiles(frame, features))
     try:
-        table = _Parquet(path)
+        table = _Parquet(path, features)
         return table if index is None else _indexed(table, path, Path(index))
     except (pa.ArrowException, pl.exceptions.PolarsError, OSError) as error:
         if isinstance(error, FileNotFoundError):
@@ -87,7 +90,6 @@ class _Table:
     """A table in memory."""
 
     def __init__(self, frame: pl.DataFrame) -> None:
-        frame = as_profiles(frame)
         self.features: Sequence[str] = numeric_features(frame)
         self.metadata = frame.select(f"^{METADATA_PREFIX}.*$")
         self._values = frame.select(self.features)
@@ -105,11 +107,11 @@ class _Table:
 class _Parquet:
     """A Parquet file, read in passes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, prefixes: Sequence[str]) -> None:
         self._path = path
         empty = pl.read_parquet(path, n_rows=0, glob=False)
         columns = [name for name in empty.columns if not PANDAS_INDEX.fullmatch(name)]
-        known = known_features(columns)
+        known = known_features(columns, prefixes)
         features = feature_columns(empty.select(columns)) if known is None else known
         self.features: Sequence[str] = numeric_features(empty.select(features))
         names = [name for name in columns if name not in set(features)]
