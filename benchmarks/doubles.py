@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
@@ -25,8 +29,23 @@ if TYPE_CHECKING:
 
     from unidino_fast.plate_model import Plate
 
-CHANNELS = ("DNA", "ER")
+CHANNELS = ("DNA", "ER", "RNA", "AGP", "Mito")
 EDGE = 1080
+DISTINCT = 4
+"""Wells of a noise plate that differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlateShape:
+    """How large a simulated plate is."""
+
+    n_wells: int
+    n_fields: int = 1
+    n_channels: int = 2
+
+    def __str__(self) -> str:
+        fields = "1 field" if self.n_fields == 1 else f"{self.n_fields} fields"
+        return f"{self.n_wells} wells x {fields} x {self.n_channels} channels of {EDGE} x {EDGE} px"
 
 
 class FreeEngine:
@@ -100,11 +119,48 @@ def free_scaling() -> Iterator[None]:
         yield
 
 
-def noise_plate(path: Path, n_wells: int) -> Plate:
-    """Noise over a dim background, as of a camera: it compresses as such images do."""
+def noise_plate(path: Path, shape: PlateShape) -> Plate:
+    """Noise over a dim background, as of a camera: it compresses as such images do.
+
+    Beyond `DISTINCT` wells the files are links to theirs: every chunk is opened, read and decoded
+    for each well, but a long run fits on a small disk, and into the page cache.
+    """
     rng = np.random.default_rng(0)
-    with PlateWriter(path, name="p", channels=list(CHANNELS)) as writer:
-        for index in range(n_wells):
-            pixels = rng.poisson(300, (len(CHANNELS), EDGE, EDGE)).astype(np.uint16)
-            writer.add_field(str(WellName(index // 24, index % 24 + 1)), "0", pixels)
+    n_distinct = min(shape.n_wells, DISTINCT)
+    channels = list(CHANNELS[: shape.n_channels])
+    with PlateWriter(path, name="p", channels=channels) as writer:
+        for index in range(n_distinct):
+            for field in range(shape.n_fields):
+                pixels = rng.poisson(300, (shape.n_channels, EDGE, EDGE)).astype(np.uint16)
+                writer.add_field(str(_position(index)), str(field), pixels)
+    _link_wells(path, n_distinct, shape.n_wells)
     return open_plate(path)
+
+
+def _position(index: int) -> WellName:
+    return WellName(index // 24, index % 24 + 1)
+
+
+def _link_wells(path: Path, n_distinct: int, n_wells: int) -> None:
+    """Adds wells that are links to the first ones."""
+    attributes = path / ".zattrs"
+    document = json.loads(attributes.read_text())
+    plate = document["plate"]
+    for index in range(n_distinct, n_wells):
+        row, column = _position(index).row_letters, str(_position(index).column)
+        shutil.copytree(
+            path / "A" / str(index % n_distinct + 1), path / row / column, copy_function=os.link
+        )
+        for kind, name in (("rows", row), ("columns", column)):
+            if {"name": name} not in plate[kind]:
+                plate[kind].append({"name": name})
+        if not (path / row / ".zgroup").exists():
+            shutil.copy(path / ".zgroup", path / row)
+        plate["wells"].append(
+            {
+                "path": f"{row}/{column}",
+                "rowIndex": plate["rows"].index({"name": row}),
+                "columnIndex": plate["columns"].index({"name": column}),
+            }
+        )
+    attributes.write_text(json.dumps(document))

@@ -18,8 +18,6 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_WARM_CALLS = 2
-
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -46,12 +44,14 @@ class Effort:
         sample_seconds: calls are repeated until a sample is about this long.
         settle_seconds: pause before a sample: idle worker threads of the candidate before spin for
             a while and would take a core from this one.
+        warm_calls: of each candidate, before the first round; 0 where its caller has warmed it up.
     """
 
     rounds: tuple[int, int]
     seconds: float
     sample_seconds: float
     settle_seconds: float
+    warm_calls: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def measure(
     taken: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
     if len(taken) < len(candidates):
         raise ValueError(f"candidates share a name: {', '.join(c.name for c in candidates)}")
-    calls = {c.name: _calls_a_sample(c, watch, effort.sample_seconds) for c in candidates}
+    calls = {c.name: _calls_a_sample(c, watch, effort) for c in candidates}
     least, most = effort.rounds
     began = now()
     for index in range(most):
@@ -169,9 +169,9 @@ def turns(candidates: Sequence[Candidate], index: int) -> list[Candidate]:
     return order[::-1] if index % 2 else order
 
 
-def _calls_a_sample(candidate: Candidate, watch: Stopwatch, sample_seconds: float) -> int:
+def _calls_a_sample(candidate: Candidate, watch: Stopwatch, effort: Effort) -> int:
     """Warms a candidate up; says how many calls fill a sample."""
     seconds = math.inf
-    for _ in range(_WARM_CALLS):
+    for _ in range(effort.warm_calls):
         seconds = min(seconds, watch.seconds(candidate.run, 1))
-    return max(1, math.ceil(sample_seconds / max(seconds, 1e-9)))
+    return max(1, math.ceil(effort.sample_seconds / max(seconds, 1e-9)))

@@ -2,8 +2,8 @@
 
 Three questions, on this machine's CPU. How close does a whole run come to the network alone? How
 close to reading alone, where the network, or all that a device would do, costs nothing (doubles,
-named so)? And what does the scheduler cost for each well of a campaign, measured by jobs that do
-nothing?
+named so): with wells as screens have them, and with small ones? And what does the scheduler cost
+for each well of a campaign, measured by jobs that do nothing?
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import shutil
 import sys
 import tempfile
+from collections import deque
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +21,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unidino_fast.benchmarks.doubles import (
-    CHANNELS,
-    EDGE,
     FreeDevice,
     FreeNetwork,
+    PlateShape,
     free_scaling,
     noise_plate,
 )
@@ -50,47 +50,59 @@ if TYPE_CHECKING:
 
 WELLS_OF_A_PLATE = 384
 FIELDS_OF_A_WELL = 9
+PARTS = ("network", "small", "screen", "scheduler")
 
 
-def bench_pipeline(spec: ModelSpec, n_wells: int, effort: Effort) -> Iterator[Row]:
-    """Whole runs against the network alone, and against reading alone."""
-    environment = describe_environment(torch.device("cpu"))
+def bench_network(spec: ModelSpec, n_wells: int, effort: Effort) -> Iterator[Row]:
+    """Whole runs against the network alone."""
+    shape = PlateShape(n_wells)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        plate = noise_plate(folder / "p.zarr", n_wells)
+        plate = noise_plate(folder / "p.zarr", shape)
         n_tiles = plan_plate(plate, EmbedOptions()).n_tiles
-        shape = (
-            f"{n_wells} wells x 1 field x {len(CHANNELS)} channels of {EDGE} x {EDGE} px, uint16"
-        )
-        common = {"shape": shape, "precision": "fp32", "environment": environment}
-        model = spec.build()
+        model = spec.build().for_job(n_tiles)
+        first = noise_plate(folder / "warm.zarr", PlateShape(1))
+        _whole_run(first, model, folder / "warm")()
         yield from _compared(
             [
                 Candidate("network alone", _network_alone(model, n_tiles), n_tiles),
-                Candidate("whole run", _whole_run(plate, model, folder / "a"), n_tiles),
+                Candidate("whole run", _whole_run(plate, model, folder / "out"), n_tiles),
             ],
-            effort,
-            {"benchmark": "pipeline", "unit": "tiles/s", **common},
+            replace(effort, warm_calls=0),
+            _common("pipeline", shape, "tiles/s"),
         )
-        free = FreeNetwork(spec.backbone, "eager", model.device, "fp32")
-        device = FreeDevice(spec.backbone, "eager", model.device, "fp32")
+
+
+def bench_free(spec: ModelSpec, shape: PlateShape, effort: Effort) -> Iterator[Row]:
+    """Whole runs in which the network, or all that a device would do, costs nothing."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        plate = noise_plate(folder / "p.zarr", shape)
+        cpu = torch.device("cpu")
+        network = FreeNetwork(spec.backbone, "eager", cpu, "fp32")
+        device = FreeDevice(spec.backbone, "eager", cpu, "fp32")
+        runs = {
+            "reading alone": lambda: _read_all(plate),
+            "whole run, device that costs nothing": free_scaling()(
+                _whole_run(plate, device, folder / "device")
+            ),
+            "whole run, network that costs nothing": _whole_run(plate, network, folder / "network"),
+        }
         yield from _compared(
-            [
-                Candidate("reading alone", lambda: _read_all(plate), n_wells),
-                Candidate(
-                    "whole run, network that costs nothing",
-                    _whole_run(plate, free, folder / "b"),
-                    n_wells,
-                ),
-                Candidate(
-                    "whole run, device that costs nothing",
-                    free_scaling()(_whole_run(plate, device, folder / "c")),
-                    n_wells,
-                ),
-            ],
-            effort,
-            {"benchmark": "pipeline", "unit": "wells/s", **common},
+            [Candidate(name, run, shape.n_wells) for name, run in runs.items()],
+            replace(effort, warm_calls=1),
+            _common("pipeline", shape, "wells/s"),
         )
+
+
+def _common(benchmark: str, shape: PlateShape, unit: str) -> dict[str, Any]:
+    return {
+        "benchmark": benchmark,
+        "shape": f"{shape}, uint16, blosc-zstd",
+        "precision": "fp32",
+        "unit": unit,
+        "environment": describe_environment(torch.device("cpu")),
+    }
 
 
 def bench_scheduler(
@@ -99,11 +111,13 @@ def bench_scheduler(
     """Wells that take no time, handed out plate by plate to one worker."""
     environment = describe_environment(torch.device("cpu"))
     with tempfile.TemporaryDirectory() as scratch:
-        plate = noise_plate(Path(scratch) / "p.zarr", 1)
+        plate = noise_plate(Path(scratch) / "p.zarr", PlateShape(1))
         wells = _campaign_wells(plan_plate(plate, EmbedOptions()).wells[0])
         job = PlateJob("none", {}, "nowhere", "p", EmbedOptions(), 1, "nowhere", "nowhere", "")
         work = WellsJob(job, tuple(wells), (None,) * len(wells))
         with local_session(1, spec) as session:
+            with closing(Dispatcher(session.client, nothing).run(work)) as done:
+                deque(done, maxlen=0)  # warm
             for n_plates in plates:
                 say(f"scheduler: {n_plates} plates")
                 n_wells = n_plates * len(wells)
@@ -111,14 +125,13 @@ def bench_scheduler(
                 def run(n_plates: int = n_plates) -> None:
                     for _ in range(n_plates):
                         with closing(Dispatcher(session.client, nothing).run(work)) as done:
-                            for _ in done:
-                                pass
+                            deque(done, maxlen=0)
 
                 neighbours = Neighbours()
                 samples = measure(
                     [Candidate("scheduler", run, n_wells)],
                     HostWatch(),
-                    Effort((1, 1), 0.0, sample_seconds=0.0, settle_seconds=0.0),
+                    Effort((1, 1), 0.0, 0.0, 0.0, warm_calls=0),
                 )["scheduler"]
                 yield Row(
                     benchmark="scheduler",
@@ -207,25 +220,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs all and prints the rows."""
     parser = argparse.ArgumentParser(prog="python -m unidino_fast.benchmarks.pipeline")
     parser.add_argument("--out", type=Path, help="folder that rows are added to")
-    parser.add_argument("--wells", type=int, default=12, help="wells of the simulated plate")
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS, help="what to measure")
+    parser.add_argument("--wells", type=int, default=12, help="of the plate for the network")
+    parser.add_argument("--screen", type=int, default=200, help="wells of 9 fields, 5 channels")
+    parser.add_argument("--small", type=int, default=300, help="wells of 1 field, 2 channels")
     parser.add_argument("--plates", type=int, nargs="*", default=[10, 100], help="of campaigns")
     options = parser.parse_args(arguments)
     spec = ModelSpec.load(
         "random:0", engine="auto", device="cpu", precision="fp32", tile=None, batch_size=None
     )
-    effort = Effort((5, 9), 240.0, sample_seconds=0.0, settle_seconds=0.1)
+    effort = Effort((3, 5), 100.0, sample_seconds=0.0, settle_seconds=0.1)
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
+    parts: dict[str, Callable[[], Iterator[Row]]] = {
+        "network": lambda: bench_network(spec, options.wells, effort),
+        "small": lambda: bench_free(spec, PlateShape(options.small), effort),
+        "screen": lambda: bench_free(spec, PlateShape(options.screen, 9, 5), effort),
+        "scheduler": lambda: bench_scheduler(spec, options.plates, say),
+    }
     rows = []
-    for row in (
-        *bench_pipeline(spec, options.wells, effort),
-        *bench_scheduler(spec, options.plates, say),
-    ):
-        rows.append(row)
-        if options.out is not None:
-            append_rows([row], options.out)
+    for part in options.only:
+        for row in parts[part]():
+            rows.append(row)
+            if options.out is not None:
+                append_rows([row], options.out)
     print(render(rows))
 
 

@@ -11,12 +11,13 @@ import os
 import shutil
 import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from unidino_fast.benchmarks.doubles import CHANNELS, EDGE, noise_plate
+from unidino_fast.benchmarks.doubles import PlateShape, noise_plate
 from unidino_fast.benchmarks.environment import describe_environment
 from unidino_fast.benchmarks.measure import Candidate, Effort, HostWatch, measure, paired
 from unidino_fast.benchmarks.noise import Neighbours, describe_noise
@@ -43,7 +44,9 @@ def bench_workers(spec: ModelSpec, n_wells: int, effort: Effort) -> Iterator[Row
         raise UsageError("one core is not enough to compare one worker with two: allow this two")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        plate = noise_plate(folder / "p.zarr", n_wells)
+        shape = PlateShape(n_wells)
+        plate = noise_plate(folder / "p.zarr", shape)
+        first = noise_plate(folder / "warm.zarr", PlateShape(2))
         n_tiles = plan_plate(plate, EmbedOptions()).n_tiles
         candidates = []
         for n_workers in (1, 2):
@@ -51,17 +54,18 @@ def bench_workers(spec: ModelSpec, n_wells: int, effort: Effort) -> Iterator[Row
             session = stack.enter_context(local_session(n_workers, spec))
             run = _run(plate, spec, folder / str(n_workers), session)
             candidates.append(Candidate(f"{n_workers} workers", run, n_tiles))
+            _run(first, spec, folder / "warm", session)()
         candidates.append(Candidate("one process", _run(plate, spec, folder / "0", None), n_tiles))
+        _run(first, spec, folder / "warm", None)()
         neighbours = Neighbours()
-        taken = measure(candidates, HostWatch(), effort)
+        taken = measure(candidates, HostWatch(), replace(effort, warm_calls=0))
         base = taken[candidates[0].name]
         for name, samples in taken.items():
             n_cores = 1 if samples is base else 2
             yield Row(
                 benchmark="workers",
                 candidate=name,
-                shape=f"{n_wells} wells x 1 field x {len(CHANNELS)} channels of {EDGE} x {EDGE} px,"
-                f" {n_cores} cores",
+                shape=f"{shape}, {n_cores} cores",
                 precision="fp32",
                 unit="tiles/s",
                 noise=describe_noise(samples, neighbours.busy_cores()),
@@ -91,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     spec = ModelSpec.load(
         "random:0", engine="eager", device="cpu", precision="fp32", tile=None, batch_size=None
     )
-    effort = Effort((3, 5), 200.0, sample_seconds=0.0, settle_seconds=0.1)
+    effort = Effort((2, 5), 100.0, sample_seconds=0.0, settle_seconds=0.1)
     rows = list(bench_workers(spec, options.wells, effort))
     if options.out is not None:
         append_rows(rows, options.out)

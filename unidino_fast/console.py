@@ -54,7 +54,10 @@ class WellProgress:
 
     def start(self, tasks: Sequence[WellTask], n_finished: int) -> None:
         """Begins, with the wells to do and the number of those that a former run finished."""
-        self._total, self._done = len(tasks), n_finished
+        self._total, self._done = len(tasks) + n_finished, n_finished
+        if not tasks:
+            say(f"all {self._total} wells are done already")
+            return
         if n_finished:
             say(f"going on: {n_finished} of {self._total} wells are done already")
         self._bar = _well_bar()
@@ -62,7 +65,8 @@ class WellProgress:
             self._bar.add_task("", total=self._total, completed=self._done, rate="")
             self._bar.start()
         else:
-            say(f"embedding {sum(t.n_tiles for t in tasks)} tiles of {self._total} wells")
+            wells = "1 well" if len(tasks) == 1 else f"{len(tasks)} wells"
+            say(f"embedding {sum(t.n_tiles for t in tasks)} tiles of {wells}")
         self._began = self._said = time.monotonic()
         self._tiles = 0
 

@@ -149,6 +149,13 @@ def run_embed(request: EmbedRequest, *, dry_run: bool, as_json: bool) -> int:
     return LEFT_OUT if failed.reasons or any(summary.left_out for summary in done) else 0
 
 
+def how_to_go_on(out: Path) -> str:
+    """How things stand when a run into `out` was interrupted."""
+    if any(out.glob("*/parts/*.parquet")):
+        return f"{out} keeps the finished wells; run it again to go on"
+    return "no well was finished yet; run it again to start over"
+
+
 def _say_plans(
     opened: list[tuple[str, Plate]], request: EmbedRequest, failed: _Failed, *, as_json: bool
 ) -> int:

@@ -145,7 +145,7 @@ def embed_to_folder(
     try:
         run.resume(verify=verify)
         if on_start is not None:
-            on_start(tasks, run.n_resumed)
+            on_start(run.pending, run.n_resumed)
         run.embed(on_error, on_well or (lambda task: None))
         warnings = run.absent_chunks()
         if shard is None:

@@ -143,13 +143,18 @@ class PlateRun:
                         )
                 self._write(task, found)
 
+    @property
+    def pending(self) -> list[WellTask]:
+        """The wells that are still to be done."""
+        return [task for task in self.tasks if task.name not in self.results]
+
     def embed(self, on_error: OnError, on_well: Callable[[WellTask], None]) -> None:
         """Embeds the other wells and keeps each as it is finished.
 
         Raises:
             PixelError: a well cannot be read or embedded; with `skip`, only where none can.
         """
-        pending = [task for task in self.tasks if task.name not in self.results]
+        pending = self.pending
         stream: Generator[tuple[WellTask, WellResult | Written | PixelError], None, None]
         if self.workers is None:
             stream = self._embedded_here(pending)

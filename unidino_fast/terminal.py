@@ -24,7 +24,7 @@ from unidino_fast.files import reason_of
 from unidino_fast.names import one_line, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -74,12 +74,16 @@ class Commands(TyperGroup):
 
 
 @contextmanager
-def interruptible(afterwards: str = "") -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the block with one line that says how things stand afterwards."""
+def interruptible(afterwards: str | Callable[[], str] = "") -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block with one line that says how things stand afterwards.
+
+    What is to be found out then is given as a function.
+    """
     try:
         yield
     except KeyboardInterrupt as error:
-        say(f"interrupted{': ' if afterwards else ''}{afterwards}")
+        how = afterwards if isinstance(afterwards, str) else afterwards()
+        say(f"interrupted{': ' if how else ''}{how}")
         code = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
         raise typer.Exit(code) from None
 

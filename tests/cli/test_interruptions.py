@@ -14,6 +14,12 @@ import numpy as np
 import pytest
 import tifffile
 
+import unidino_fast as uf
+from unidino_fast.config import EmbedOptions
+from unidino_fast.console import WellProgress
+from unidino_fast.embed_command import how_to_go_on
+from unidino_fast.planning import plan_plate
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -125,3 +131,34 @@ def test_embed_keeps_finished_wells_and_says_how_to_go_on(
     summary = json.loads(again.stdout)
     assert summary["n_resumed"] == n_kept
     assert summary["n_wells"] == 24
+
+
+def test_nothing_is_kept_where_no_well_was_finished(tmp_path: Path) -> None:
+    assert how_to_go_on(tmp_path).startswith("no well was finished yet")
+    (tmp_path / "p/parts").mkdir(parents=True)
+    assert how_to_go_on(tmp_path).startswith("no well was finished yet")
+    (tmp_path / "p/parts/A01.parquet").touch()
+    assert how_to_go_on(tmp_path) == f"{tmp_path} keeps the finished wells; run it again to go on"
+
+
+def test_a_run_says_what_is_left_to_do(
+    plate_path: Path, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = uf.load_backbone(str(tiny_weights), device="cpu")
+
+    def said() -> list[str]:
+        with WellProgress() as progress:
+            uf.embed_to_folder(
+                uf.open_plate(plate_path), model, tmp_path, EmbedOptions(tile=32),
+                on_start=progress.start,
+            )  # fmt: skip
+        return capsys.readouterr().err.splitlines()
+
+    n_tiles = plan_plate(uf.open_plate(plate_path), EmbedOptions(tile=32)).n_tiles
+    assert said() == [f"embedding {n_tiles} tiles of 6 wells"]
+    assert said() == ["all 6 wells are done already"]
+    (tmp_path / "small/parts/B02.parquet").unlink()
+    assert said() == [
+        "going on: 5 of 6 wells are done already",
+        f"embedding {n_tiles // 6} tiles of 1 well",
+    ]

@@ -103,3 +103,20 @@ def test_a_worker_that_is_late_writes_nothing(
     with pytest.raises(ClusterError, match=f"asked for {task.name} has ended"):
         job.run_job(WellsJob(plate, (task,), (None,)))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_death_counts_against_the_job_that_was_begun(
+    order: tuple[int, int], small_plate: tuple[Path, pl.DataFrame]
+) -> None:
+    """A worker takes a second job along that it had not begun; the news comes in any order."""
+    wells = plan_plate(uf.open_plate(small_plate[0]), EmbedOptions(tile=32)).wells
+    plate = PlateJob("", {}, "", "p", EmbedOptions(tile=32), 1, "", "", "")
+    jobs = WellsJob(plate, wells[:2], (None, None)).singles()
+    dispatcher = Dispatcher(mock.Mock())
+    for life, worker in enumerate(("one", "two")):
+        died = mock.Mock(address="tcp://10.0.0.1:4000", server_id=worker)
+        begun = [dispatcher._had_begun(jobs[i], 10 * life + i, died) for i in order]
+        assert begun[order.index(0)]
+    assert dispatcher._deaths[wells[0].name] == 2
+    assert dispatcher._deaths[wells[1].name] == 0

@@ -64,6 +64,43 @@ def test_fields_come_in_order(
     assert not reading_threads()
 
 
+@pytest.mark.parametrize("max_in_flight", [1, 2**30])
+def test_notes_are_of_whole_fields_and_made_by_the_threads_that_read(
+    max_in_flight: int, plates: ModuleType, tmp_path: Path
+) -> None:
+    written = plates.write_plate(tmp_path / "p", WELLS, chunks=(1, 16, 16))
+    (tmp_path / "p/A/2/1/0/1/0/0").write_bytes(b"broken")
+    plate = open_plate(tmp_path / "p")
+    reader = FieldReader(plate.storage, n_threads=3, max_in_flight=max_in_flight)
+    noted: list[str] = []
+
+    def note(pixels: Any) -> int:
+        noted.append(threading.current_thread().name)
+        return int(pixels.sum(dtype=np.int64))
+
+    found = list(reader.stream_noted(requests_of(plate), note))
+    for (path, other), one in zip(written.items(), found, strict=True):
+        if path == "A/2/1":
+            assert isinstance(one, PixelError)
+        else:
+            assert not isinstance(one, PixelError)
+            np.testing.assert_array_equal(one[0], other)  # type: ignore[arg-type]
+            assert one[1] == other.sum(dtype=np.int64)
+    assert len(noted) == len(written) - 1
+    assert all(name.startswith("read-") for name in noted)
+
+
+def test_a_note_that_fails_is_the_fault_of_its_field(plates: ModuleType, tmp_path: Path) -> None:
+    plates.write_plate(tmp_path / "p", {"A/1": ["0"]})
+    plate = open_plate(tmp_path / "p")
+
+    def note(pixels: Any) -> None:
+        raise PixelError("odd")
+
+    [found] = FieldReader(plate.storage).stream_noted(requests_of(plate), note)
+    assert str(found) == "odd"
+
+
 def test_a_fault_stands_in_its_place(plates: ModuleType, tmp_path: Path) -> None:
     written = plates.write_plate(tmp_path / "p", WELLS)
     (tmp_path / "p/A/2/1/0/1/0/0").write_bytes(b"broken")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -104,6 +105,44 @@ def test_pixels_that_never_come_are_one_line_each(
                                 " --on-error skip")  # fmt: skip
     assert refused.startswith("chunk B/2/0/0/0/0/0 cannot be read (503")
     assert server.requests.count(broken) == 3
+
+
+@pytest.mark.parametrize("tells_size", [True, False])
+def test_a_server_that_drips_for_ever_is_given_up(
+    tells_size: bool,
+    server: Server,
+    plates: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each byte comes within the stall limit; the chunk would take days."""
+    monkeypatch.setattr(remote, "_PAUSES_S", (0.01,))
+    monkeypatch.setattr(remote, "_STALL_S", 0.3)
+    plates.write_plate(tmp_path / "p.zarr", {"A/1": ["0"]})
+    plate = open_plate(f"{server.url}/p.zarr", strict=True)
+
+    def drip(handler: Handler) -> bool:
+        handler.send_response(200)
+        if tells_size:
+            handler.send_header("Content-Length", "5000")
+        else:
+            handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        with contextlib.suppress(OSError):  # the client has hung up
+            for _ in range(200):
+                handler.wfile.write(b"." if tells_size else b"1\r\n.\r\n")
+                handler.wfile.flush()
+                if server.wakes.wait(0.05):
+                    break
+        handler.close_connection = True
+        return True
+
+    server.first = drip
+    [field] = plate.fields
+    began = time.monotonic()
+    with pytest.raises(PixelError, match=r"its server sent \d+ bytes in 0 s"):
+        FieldReader(plate.storage).read(field, time=0, channels=(0,), z="max")
+    assert time.monotonic() - began < 5.0
 
 
 def test_nothing_may_be_read(server: Server, plates: ModuleType, tmp_path: Path) -> None:

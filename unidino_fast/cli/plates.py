@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -199,7 +200,7 @@ def embed(
     unidino-fast embed plate.zarr --out results --weights unidino.pth --metadata platemap.csv
     """
     from unidino_fast.config import embed_options
-    from unidino_fast.embed_command import EmbedRequest, run_embed
+    from unidino_fast.embed_command import EmbedRequest, how_to_go_on, run_embed
     from unidino_fast.shards import Shard
 
     options = embed_options(
@@ -228,7 +229,7 @@ def embed(
         shard=None if shard is None else Shard.parse(shard),
         verify=verify,
     )
-    with interruptible(f"{out} keeps the finished wells; run it again to go on"):
+    with interruptible(partial(how_to_go_on, out)):
         code = run_embed(request, dry_run=dry_run, as_json=as_json)
     if code:
         raise typer.Exit(code)

@@ -92,6 +92,9 @@ class Dispatcher:
         self._client = client
         self._run = run
         self._flying: dict[Future[Any], WellsJob] = {}
+        self._numbers: dict[Future[Any], int] = {}
+        self._n_submitted = 0
+        self._taken_along: dict[str, tuple[int, WellsJob]] = {}
         self._done = as_completed()
         self._deaths: Counter[str] = Counter()
         self._pace: float | None = None
@@ -135,8 +138,12 @@ class Dispatcher:
                 job = self._flying.pop(future)
                 try:
                     done = future.result()  # of a worker that just died: done again meanwhile
-                except KilledWorker:
-                    for single in self._after_death(job):
+                except KilledWorker as error:
+                    number = self._numbers.pop(future)
+                    if not self._had_begun(job, number, error.last_worker):
+                        again.append(job)
+                        continue
+                    for single in job.singles():
                         deaths = self._deaths[single.wells[0].name]
                         if deaths >= _DEATHS:
                             yield single.wells[0], _poisoned(single, deaths)
@@ -145,6 +152,7 @@ class Dispatcher:
                 else:
                     self.seconds.update(done.seconds)
                     self.n_absent += done.n_absent
+                    del self._numbers[future]
                     self._pace = sum(done.seconds.values()) / len(job.wells)
                     yield from zip(job.wells, done.outcomes, strict=True)
         except (CancelledError, CommClosedError) as error:
@@ -158,6 +166,7 @@ class Dispatcher:
                 with suppress(CancelledError, CommClosedError):
                     self._client.cancel(list(self._flying))
             self._flying.clear()
+            self._numbers.clear()
 
     def _next_job(self, work: WellsJob, start: int) -> WellsJob:
         n_tiles = work.wells[start].n_tiles
@@ -187,6 +196,8 @@ class Dispatcher:
         packed = pickle.dumps(job)
         future = self._client.submit(run_packed, self._run, packed, key=self._key(job), pure=False)
         self._flying[future] = job
+        self._numbers[future] = self._n_submitted
+        self._n_submitted += 1
         self._done.add(future)
 
     def _key(self, job: WellsJob) -> tuple[str, str, str]:
@@ -196,13 +207,23 @@ class Dispatcher:
         """
         return (f"embed {job.plate.name}", job.name, uuid.uuid4().hex)
 
-    def _after_death(self, job: WellsJob) -> list[WellsJob]:
-        """The wells of a job that took its worker along, each counted."""
-        singles = job.singles()
-        for single in singles:
-            self._deaths[single.wells[0].name] += 1
+    def _had_begun(self, job: WellsJob, number: int, worker: Any) -> bool:
+        """Whether a job may be why its worker died; its wells are counted then.
+
+        A worker does jobs one at a time, in the order in which they were handed out: of those that
+        it takes along the first one was begun, the others waited. They come here in any order, so
+        that a count may be taken back.
+        """
+        died = f"{worker.address} {worker.server_id}"
+        first = self._taken_along.get(died)
+        if first is not None and first[0] < number:
+            return False
+        if first is not None:
+            self._deaths.subtract(task.name for task in first[1].wells)
+        self._taken_along[died] = (number, job)
+        self._deaths.update(task.name for task in job.wells)
         _log.warning("a worker died while it had %s in hand: trying again", job.name)
-        return singles
+        return True
 
 
 def _poisoned(job: WellsJob, deaths: int) -> PixelError:

@@ -231,9 +231,9 @@ class RemoteStorage:
 
 def _transport_of(file_system: Any, protocol: str) -> Transport:
     if protocol in _HTTP:
-        return HttpTransport(file_system)
+        return HttpTransport(file_system, patience=_STALL_S)
     if protocol in ("s3", "s3a"):
-        return S3Transport(file_system)
+        return S3Transport(file_system, patience=_STALL_S)
     return OtherTransport(file_system)
 
 

@@ -8,6 +8,7 @@ which version of the object it was.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -21,6 +22,8 @@ Pieces: TypeAlias = Callable[[int], Awaitable[bytes]]
 """Gives the next bytes of a body, at most so many; none at its end."""
 
 _PIECE = 2**16
+_SLOWEST = 1000
+"""Bytes a second that a body must keep up, after `patience`: a drip never stalls, nor ends."""
 _MOST_SKIPPED = 2**30
 """Bytes that are thrown away to reach a span of an object, where a server knows no ranges."""
 _EMPTY = "0 bytes"
@@ -68,16 +71,48 @@ class Transport(Protocol):
         ...
 
 
+def _paced(pieces: Pieces, patience: float) -> Pieces:
+    """The same pieces, within a time that their bytes bound; TimeoutError beyond it."""
+    began, n_read = time.monotonic(), 0
+
+    async def paced(n_bytes: int) -> bytes:
+        nonlocal n_read
+        piece = await pieces(n_bytes)
+        n_read += len(piece)
+        seconds = time.monotonic() - began
+        if seconds > patience + n_read / _SLOWEST:
+            raise TimeoutError(f"its server sent {n_read} bytes in {seconds:.0f} s")
+        return piece
+
+    return paced
+
+
 async def take(
-    pieces: Pieces, head: Head, start: int | None, stop: int | None, room: Room
+    pieces: Pieces,
+    head: Head,
+    start: int | None,
+    stop: int | None,
+    room: Room,
+    *,
+    patience: float,
 ) -> memoryview:
     """Takes in a body, or the span that was asked for where the server sent the whole object.
 
+    Args:
+        pieces: of the body.
+        head: what the answer says of it.
+        start: of the span.
+        stop: of the span.
+        room: gives room for it.
+        patience: seconds after which a body must have come at `_SLOWEST` bytes a second.
+
     Raises:
+        TimeoutError: it comes too slowly ever to end.
         RoomError: `room` has refused.
         OSError: the server sent another span, or knows no ranges and the span lies too far behind.
     """
     check_span(head, start, stop)
+    pieces = _paced(pieces, patience)
     skip, length = 0, head.length
     if start is not None and not head.is_span:
         if start < 0 and length is None:
@@ -137,8 +172,9 @@ class HttpTransport:
     passing: tuple[type[BaseException], ...] = ()
     tells = True
 
-    def __init__(self, file_system: Any) -> None:
+    def __init__(self, file_system: Any, *, patience: float) -> None:
         self._fs = file_system
+        self._patience = patience
 
     async def get(self, path: str, start: int | None, stop: int | None, room: Room) -> Answer:
         """See `Transport`."""
@@ -153,7 +189,9 @@ class HttpTransport:
                 await answer.content.read(_PIECE)  # a short one, so that the connection lives on
                 answer.raise_for_status()
             head = head_of(answer.status, answer.headers)
-            content = await take(answer.content.read, head, start, stop, room)
+            content = await take(
+                answer.content.read, head, start, stop, room, patience=self._patience
+            )
         return Answer(content, head.tag, head.size, head.is_span)
 
     async def tag(self, path: str) -> str | None:
@@ -166,10 +204,11 @@ class S3Transport:
 
     tells = True
 
-    def __init__(self, file_system: Any) -> None:
+    def __init__(self, file_system: Any, *, patience: float) -> None:
         from s3fs.core import S3_RETRYABLE_ERRORS
 
         self._fs = file_system
+        self._patience = patience
         self.passing: tuple[type[BaseException], ...] = S3_RETRYABLE_ERRORS
 
     async def get(self, path: str, start: int | None, stop: int | None, room: Room) -> Answer:
@@ -186,7 +225,7 @@ class S3Transport:
         facts, body = answer["ResponseMetadata"], answer["Body"]
         try:
             head = head_of(facts["HTTPStatusCode"], facts["HTTPHeaders"])
-            content = await take(body.read, head, start, stop, room)
+            content = await take(body.read, head, start, stop, room, patience=self._patience)
         finally:
             body.close()
         return Answer(content, head.tag, head.size, head.is_span)
