@@ -7,7 +7,7 @@ anew from a seed that is printed; the memory that a kernel writes to held NaN be
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -73,6 +73,7 @@ def kernel_checks(device: torch.device, seed: int) -> Iterator[Check]:
         for row in dtypes:
             if device.type == "cuda" or row == torch.float16:  # the interpreter lacks the other
                 yield f"{name} {_short(row)}", partial(check, device, seed, row)
+    yield "views are read in place", partial(_check_views, device, seed)
     if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > _LARGE_MEMORY:
         yield "tile_normalize of more than 2**31 pixels", partial(_check_large, device, seed)
 
@@ -232,6 +233,35 @@ def _check_mlp(device: torch.device, seed: int, dtype: torch.dtype) -> None:
         found = kernels.mlp(x.to(device), folded)
         # weights, hidden features and the result are rounded
         _compare_sums(found, expected, f"{x.shape}")
+
+
+def _check_views(device: torch.device, seed: int) -> None:
+    """Rows apart, and not from where memory is aligned: the bits of the same numbers in a row."""
+    planes = _pixels((5, 61, 83), torch.uint16, seed).to(device)[1::2, 3:, 5:]
+    low = torch.zeros(len(planes), dtype=torch.float64, device=device)
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(62, 205, generator=generator).to(device, torch.float16)[1::3, 7:199]
+    features = torch.randn(4, 33, 70, generator=generator).to(device)[1::2, :, 3:]
+    keep = torch.ones(33, dtype=torch.bool, device=device)
+    sizes = (64,), (64,), (192, 64), (192,), (64, 192), (64,)
+    weights = [torch.randn(size, generator=generator).to(device) for size in sizes]
+    options: dict[str, Any] = {"epsilon": 1e-6, "dtype": rows.dtype}
+    linear = kernels.fold_norm_linear(*weights[:4], **options)
+    mlp = kernels.fold_mlp(*weights, **options)
+    grid = {"tile": 16, "stride": 7}
+    jobs: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
+        "tile_normalize": (
+            lambda x: kernels.tile_normalize(x, low, low + 9e3, clip=True, patch=8, **grid),
+            planes,
+        ),
+        "tile_signal": (lambda x: kernels.tile_signal(x, **grid), planes),
+        "segment_mean": (lambda x: kernels.segment_mean(x, keep), features),
+        "norm_linear": (lambda x: kernels.norm_linear(x, linear), rows[:, 5:69]),
+        "attention": (lambda x: kernels.attention(x, 1), rows.unflatten(0, (3, 7))[::2, 1:]),
+        "mlp": (lambda x: kernels.mlp(x, mlp), rows[:, 5:69]),
+    }
+    for name, (run, view) in jobs.items():
+        _compare(run(view), run(view.contiguous()).cpu(), 0.0, name)
 
 
 def _check_large(device: torch.device, seed: int) -> None:
