@@ -248,7 +248,7 @@ def _check_views(device: torch.device, seed: int) -> None:
     options: dict[str, Any] = {"epsilon": 1e-6, "dtype": rows.dtype}
     linear = kernels.fold_norm_linear(*weights[:4], **options)
     mlp = kernels.fold_mlp(*weights, **options)
-    grid = {"tile": 16, "stride": 7}
+    grid: dict[str, Any] = {"tile": 16, "stride": 7}
     jobs: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
         "tile_normalize": (
             lambda x: kernels.tile_normalize(x, low, low + 9e3, clip=True, patch=8, **grid),
@@ -257,7 +257,7 @@ def _check_views(device: torch.device, seed: int) -> None:
         "tile_signal": (lambda x: kernels.tile_signal(x, **grid), planes),
         "segment_mean": (lambda x: kernels.segment_mean(x, keep), features),
         "norm_linear": (lambda x: kernels.norm_linear(x, linear), rows[:, 5:69]),
-        "attention": (lambda x: kernels.attention(x, 1), rows.unflatten(0, (3, 7))[::2, 1:]),
+        "attention": (lambda x: kernels.attention(x, 1), rows.view(3, 7, 192)[::2, 1:]),
         "mlp": (lambda x: kernels.mlp(x, mlp), rows[:, 5:69]),
     }
     for name, (run, view) in jobs.items():
