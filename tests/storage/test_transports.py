@@ -42,7 +42,7 @@ def taken(
         return memoryview(bytearray(n_bytes))
 
     body = Body(data)
-    found = asyncio.run(take(body.read, head_of(status, headers), start, stop, room))
+    found = asyncio.run(take(body.read, head_of(status, headers), start, stop, room, patience=60))
     assert asked[-1] >= len(found)
     return bytes(found)
 
@@ -89,11 +89,14 @@ def test_a_body_is_judged_while_it_comes(monkeypatch: pytest.MonkeyPatch) -> Non
     for headers, most in (({"content-length": "768"}, 0), ({}, 2 * 100 + 16)):
         body = Body(DATA)
         with pytest.raises(RoomError) as caught:
-            asyncio.run(take(body.read, head_of(200, headers), None, None, room))
+            asyncio.run(take(body.read, head_of(200, headers), None, None, room, patience=60))
         assert "are too many" in str(caught.value.__cause__)
         assert body.n_taken <= most
     body = Body(DATA[:100])
-    assert bytes(asyncio.run(take(body.read, head_of(200, {}), None, None, room))) == DATA[:100]
+    assert (
+        bytes(asyncio.run(take(body.read, head_of(200, {}), None, None, room, patience=60)))
+        == DATA[:100]
+    )
 
 
 def test_spans_that_lie_too_far_behind_are_not_read_up_to() -> None:
