@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from unidino_fast.errors import UsageError
 from unidino_fast.training.config_labels import LoraConfig, ProbeConfig
+from unidino_fast.training.places import PROBE, with_paths
 from unidino_fast.training.sections import (
     Above,
     DinoConfig,
@@ -32,9 +33,6 @@ from unidino_fast.training.sections import (
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
-
-_PROBE = ("probe", "probe.platemap")
-"""What `--data` calls the probe's plate and its platemap."""
 
 
 class SourceConfig(Section):
@@ -273,8 +271,8 @@ class TrainConfig(Section):
         names = [source.name for source in self.data]
         if len(set(names)) < len(names):
             raise ValueError("two datasets have the same name: name them apart")
-        if self.probe is not None and set(names) & set(_PROBE):
-            raise ValueError(f"a dataset is named as the probe is ({_PROBE[0]}): rename it")
+        if self.probe is not None and set(names) & set(PROBE):
+            raise ValueError(f"a dataset is named as the probe is ({PROBE[0]}): rename it")
         for label in ("global_size", "local_size"):
             size = getattr(self.views, label)
             if size % self.model.patch:
@@ -338,7 +336,7 @@ def load_config(
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"config {path} is no TOML ({error}): correct it") from error
     config = parse_config(document, str(path))
-    return _with_paths(config, path, dict(data or {}))
+    return with_paths(config, path, dict(data or {}))
 
 
 def parse_config(document: Mapping[str, Any], label: str = "config") -> TrainConfig:
@@ -381,50 +379,3 @@ def _keys_at(place: tuple[int | str, ...]) -> list[str]:
         options = [kind, *get_args(kind)]
         section = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
     return list(section.model_fields)
-
-
-def _with_paths(config: TrainConfig, file: Path, given: dict[str, str]) -> TrainConfig:
-    names = [source.name for source in config.data]
-    tables = {source.name: f"{source.name}.platemap" for source in config.data if source.label}
-    known = [*names, *tables.values(), *(_PROBE if config.probe else ())]
-    for name in given:
-        if name not in known:
-            raise UsageError(f"--data {name} names no dataset of {file}: use {', '.join(known)}")
-    placed = []
-    for source in config.data:
-        what = f"dataset {source.name}"
-        path = _place(source.path, given.get(source.name), file, what, source.name)
-        table = source.platemap
-        if source.label is not None:
-            key = tables[source.name]
-            table = _place(table, given.get(key), file, f"the platemap of {what}", key)
-        placed.append(source.model_copy(update={"path": path, "platemap": table}))
-    found: dict[str, Any] = {"data": tuple(placed)}
-    if config.probe is not None:
-        plate, table = _PROBE
-        found["probe"] = config.probe.model_copy(
-            update={
-                "plate": _place(config.probe.plate, given.get(plate), file, "the probe", plate),
-                "platemap": _place(
-                    config.probe.platemap, given.get(table), file, "the probe's platemap", table
-                ),
-            }
-        )
-    if config.init is not None:
-        found["init"] = _weights(config.init, file)
-    return config.model_copy(update=found)
-
-
-def _place(own: str | None, given: str | None, file: Path, what: str, name: str) -> str:
-    """A path: the one that was typed, else the file's own, which is relative to it."""
-    if given is not None:
-        return given
-    if own is None:
-        raise UsageError(f"{what} of {file} has no path: add --data {name}=PATH")
-    return own if "://" in own else str(file.parent / Path(own).expanduser())
-
-
-def _weights(text: str, file: Path) -> str:
-    """Weights as `--weights` takes them; a file is looked for beside the configuration first."""
-    beside = file.parent / Path(text).expanduser()
-    return str(beside) if beside.is_file() else text
