@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unidino_fast.simulate.faults import Faults
 from unidino_fast.simulate.field import CHANNELS, simulate_field
 from unidino_fast.simulate.phenotypes import (
     MECHANISMS,
@@ -18,6 +19,7 @@ __all__ = [
     "MECHANISMS",
     "UNTREATED",
     "Compound",
+    "Faults",
     "Mechanism",
     "Phenotype",
     "SimulatedPlate",

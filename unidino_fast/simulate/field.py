@@ -40,6 +40,8 @@ def simulate_field(
     size: tuple[int, int] = (448, 448),
     channels: Sequence[str] = CHANNELS,
     light: Sequence[float] | float = 1.0,
+    defocus: float = 0.0,
+    unevenness: float = 0.0,
 ) -> NDArray[np.uint16]:
     """Draws one field of view.
 
@@ -52,6 +54,8 @@ def simulate_field(
         size: (Y, X) in pixels, each at least 16. Below 224 the cells shrink with the field.
         channels: any of `CHANNELS`, in the order to return.
         light: factor on the signal of all channels, or of each.
+        defocus: sigma in pixels of a blur that all channels suffer before the camera.
+        unevenness: light at the right edge over the mean, less that at the left; 2 at most.
 
     Returns:
         (C, Y, X) camera counts.
@@ -70,9 +74,18 @@ def simulate_field(
     for index, channel in enumerate(channels):
         stain_rng = stain_rngs[CHANNELS.index(channel)]
         stain = _STAINS[channel](stain_rng, view, phenotype)
-        seen = _blur(stain, 0.9 * max(scale, 0.7), haze=0.22, haze_sigma=9 * scale)
+        sharp = 0.9 * max(scale, 0.7)
+        seen = _blur(
+            stain,
+            sharp if defocus == 0 else (sharp**2 + defocus**2) ** 0.5,
+            haze=0.22,
+            haze_sigma=9 * scale,
+        )
         seen = seen[_MARGIN : _MARGIN + size[0], _MARGIN : _MARGIN + size[1]]
-        pixels[index] = _expose(stain_rng, seen * (factors[index] * _FULL_SCALE[channel]))
+        signal = seen * (factors[index] * _FULL_SCALE[channel])
+        if unevenness:
+            signal *= 1 + np.linspace(-0.5, 0.5, size[1], dtype=np.float32) * np.float32(unevenness)
+        pixels[index] = _expose(stain_rng, signal)
     return pixels
 
 

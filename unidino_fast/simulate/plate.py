@@ -15,6 +15,7 @@ import polars as pl
 
 from unidino_fast.errors import UsageError
 from unidino_fast.names import WellName
+from unidino_fast.simulate.faults import NO_FAULTS, Faults, among
 from unidino_fast.simulate.field import CHANNELS, check_field, field_scale, simulate_field
 from unidino_fast.simulate.phenotypes import MECHANISMS, UNTREATED, Mechanism, Phenotype
 from unidino_fast.writing import PlateWriter
@@ -43,6 +44,7 @@ class SimulatedPlate:
         channels: any of `CHANNELS`, in the order to store.
         mechanisms: what is on the plate beside the controls.
         edge_effect: share of signal and of cells that outer wells lose, 0 to below 1.
+        faults: what is wrong with the plate.
 
     Raises:
         UsageError: a setting outside its range.
@@ -56,6 +58,7 @@ class SimulatedPlate:
     channels: tuple[str, ...] = CHANNELS
     mechanisms: tuple[Mechanism, ...] = MECHANISMS
     edge_effect: float = 0.15
+    faults: Faults = NO_FAULTS
 
     def __post_init__(self) -> None:
         for name, value, top in (("rows", self.rows, 32), ("columns", self.columns, 48)):
@@ -68,6 +71,7 @@ class SimulatedPlate:
         if not 0 <= self.edge_effect < 1:
             raise UsageError(f"edge_effect {self.edge_effect} is no share: use 0 to below 1")
         check_field(self.size, self.channels)
+        self.faults.check(self.rows, self.columns, self.channels)
 
     @property
     def pixel_size_um(self) -> float:
@@ -91,17 +95,28 @@ class SimulatedPlate:
         phenotype = _phenotype(self.mechanisms, compound).at(took)
         if self.is_outer(well):
             phenotype = replace(phenotype, density=phenotype.density * (1 - self.edge_effect))
-            staining = staining * (1 - self.edge_effect)
+            staining = staining * (1 - self.edge_effect) * (1 + self.faults.bright_edge)
+        light = {channel: float(staining[CHANNELS.index(channel)]) for channel in self.channels}
+        if self.faults.is_dead(well):
+            light = dict.fromkeys(light, 0.0)
+        if among(well, self.faults.saturated):
+            light[self.faults.saturated_channel or self.channels[0]] *= self.faults.exposure
         field_rng = np.random.default_rng(
             np.random.SeedSequence(self.seed, spawn_key=(*key, field))
         )
-        return simulate_field(
+        pixels = simulate_field(
             field_rng,
             phenotype,
             size=self.size,
             channels=self.channels,
-            light=[float(staining[CHANNELS.index(channel)]) for channel in self.channels],
+            light=list(light.values()),
+            defocus=self.faults.defocus if among(well, self.faults.defocused) else 0.0,
+            unevenness=self.faults.unevenness if among(well, self.faults.uneven) else 0.0,
         )
+        if among(well, self.faults.swapped):
+            places = [self.channels.index(c) for c in self.faults.swapped_pair(self.channels)]
+            pixels[places] = pixels[places[::-1]]
+        return pixels
 
 
 def _phenotype(mechanisms: tuple[Mechanism, ...], compound: str) -> Phenotype:
@@ -171,6 +186,7 @@ def simulate_plate(
     channels: tuple[str, ...] = CHANNELS,
     mechanisms: tuple[Mechanism, ...] = MECHANISMS,
     edge_effect: float = 0.15,
+    faults: Faults = NO_FAULTS,
     ngff: Ngff = "0.4",
     levels: int = 1,
     overwrite: bool = False,
@@ -182,7 +198,7 @@ def simulate_plate(
 
     Args:
         path: where the plate shall stand, normally `NAME.zarr`; its stem becomes the plate's name.
-        seed: see `SimulatedPlate`, as for the settings up to `edge_effect`.
+        seed: see `SimulatedPlate`, as for the settings up to `faults`.
         rows: plate rows.
         columns: plate columns.
         n_fields: fields of view a well.
@@ -190,6 +206,7 @@ def simulate_plate(
         channels: channels to store, in order.
         mechanisms: mechanisms of action on the plate.
         edge_effect: share of signal and cells that outer wells lose.
+        faults: what is wrong with the plate.
         ngff: NGFF version to write.
         levels: resolution levels.
         overwrite: replace what stands at `path`.
@@ -210,6 +227,7 @@ def simulate_plate(
         channels=tuple(channels),
         mechanisms=tuple(mechanisms),
         edge_effect=edge_effect,
+        faults=faults,
     )
     platemap = design_plate(plate)
     with PlateWriter(
