@@ -39,6 +39,7 @@ LAYERS = [
     "tables",
     "query",
     "platemap profiles",
+    "qc",
     "provenance embedding parts write_behind",
     "output",
     "assembly",

@@ -15,7 +15,7 @@ import unidino_fast as uf
 from unidino_fast import pipeline
 from unidino_fast.config import EmbedOptions
 from unidino_fast.errors import OutputError, PixelError, TableError
-from unidino_fast.output import TABLES
+from unidino_fast.output import QUALITY, TABLES
 from unidino_fast.platemap import Platemap
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def test_files_and_columns(
     summary = embed(path, model, tmp_path / "out", platemap=Platemap("map.csv", table))
     folder = tmp_path / "out" / "small"
     assert sorted(entry.name for entry in folder.iterdir()) == sorted(
-        [*TABLES, "manifest.json", "parts"]
+        [*TABLES, "manifest.json", "parts", QUALITY]
     )
     assert sorted(entry.name for entry in (folder / "parts").iterdir()) == [
         f"{row}{column:02d}.parquet" for row in "AB" for column in (1, 2, 3)
@@ -88,7 +88,7 @@ def test_pandas_reads_the_files(
 ) -> None:
     import pandas as pd
 
-    embed(small_plate[0], model, tmp_path)
+    embed(small_plate[0], model, tmp_path, qc=False)
     frame = pd.read_parquet(tmp_path / "small/profiles.parquet")
     assert frame.shape == (6, 7 + 192)
     assert frame["Metadata_Well"].iloc[0] == "A01"

@@ -18,6 +18,7 @@ import xxhash
 from unidino_fast.errors import PixelError
 from unidino_fast.heap import HeapTrimmer
 from unidino_fast.preprocess import tiles_of, tiles_with_signal
+from unidino_fast.qc.measures import measure_planes
 from unidino_fast.reading import FieldReader, FieldRequest
 from unidino_fast.results import FieldResult, WellResult
 from unidino_fast.upload import Uploader
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from unidino_fast.storage import Storage
 
     Planes = NDArray[Any]
+    Read = tuple[Planes, "Noted"] | PixelError
+    """A field, and what was noted of it."""
 
 SAMPLE_TILES = 16
 """Tiles that an engine is held against the reference on."""
@@ -47,10 +50,19 @@ def embed_wells(
     model: Embedder,
     options: EmbedOptions,
     clock: StageClock,
+    *,
+    measures: bool = False,
 ) -> Generator[tuple[WellTask, WellResult | PixelError], None, None]:
     """Embeds wells; batches of the network run across fields and wells.
 
-    The clock's stages are `read` (waiting for the threads that read ahead), `preprocess`, `embed`.
+    Args:
+        tasks: the wells.
+        storage: where their plate lies.
+        model: the backbone with its engine.
+        options: what to embed and how.
+        clock: its stages are `read` (waiting for the threads that read ahead), `preprocess`,
+            `embed`.
+        measures: measure the quality of the pixels too, in the threads that read.
 
     Yields:
         Each task, in order, with its result or with the error that its pixels gave.
@@ -64,6 +76,7 @@ def embed_wells(
         storage,
         options,
         keeps=not options.keep_empty and model.device.type == "cpu",
+        measures=measures,
         allocate=uploader.allocate,
     )
     with closing(fields):  # ends the reading threads however this ends
@@ -84,10 +97,19 @@ class Noted(NamedTuple):
     Attributes:
         checksum: XXH3 (64 bits): what the field was when it was embedded.
         keep: mask (N,) of the tiles to embed, if it was asked for.
+        quality: (channels that were read, M) of their quality, if it was asked for.
     """
 
     checksum: int
     keep: Tensor | None
+    quality: NDArray[np.float32] | None
+
+    def quality_of(self, task: FieldTask, options: EmbedOptions) -> NDArray[np.float32] | None:
+        """That of the channels that are embedded (C, M)."""
+        if self.quality is None:
+            return None
+        read = _read_channels(task, options)
+        return self.quality[[read.index(channel) for channel in task.channels]]
 
 
 def read_fields(
@@ -96,8 +118,9 @@ def read_fields(
     options: EmbedOptions,
     *,
     keeps: bool = False,
+    measures: bool = False,
     allocate: Callable[[int], memoryview] | None = None,
-) -> Generator[tuple[Planes, Noted] | PixelError, None, None]:
+) -> Generator[Read, None, None]:
     """The pixels (C, H, W) that embedding wells takes in, field by field, read ahead.
 
     Args:
@@ -105,12 +128,14 @@ def read_fields(
         storage: where their plate lies.
         options: of the run.
         keeps: note which tiles have signal.
+        measures: note the quality of the pixels.
         allocate: makes memory of so many bytes to read into; ordinary memory by default.
     """
 
     def note(planes: Planes) -> Noted:
         keep = _tiles_to_keep(torch.from_numpy(planes), options) if keeps else None
-        return Noted(xxhash.xxh3_64_intdigest(np.ascontiguousarray(planes).data), keep)
+        quality = measure_planes(planes) if measures else None
+        return Noted(xxhash.xxh3_64_intdigest(np.ascontiguousarray(planes).data), keep, quality)
 
     return FieldReader(storage, allocate=allocate).stream_noted(
         (
@@ -167,6 +192,7 @@ class _Begun:
 class _BegunField:
     task: FieldTask
     checksum: int
+    quality: NDArray[np.float32] | None
     n_dropped: int
     tickets: list[Ticket]
     """One a channel."""
@@ -174,7 +200,7 @@ class _BegunField:
 
 def _begin_well(
     task: WellTask,
-    fields: Iterator[tuple[Planes, Noted] | PixelError],
+    fields: Iterator[Read],
     uploader: Uploader,
     packer: TilePacker,
     options: EmbedOptions,
@@ -223,7 +249,8 @@ def _begin_field(
                 patches = patches[keep]
         with clock.stage("embed"):
             tickets.append(packer.add(patches))
-    return _BegunField(task, noted.checksum, n_dropped, tickets)
+    quality = noted.quality_of(task, options)
+    return _BegunField(task, noted.checksum, quality, n_dropped, tickets)
 
 
 def _read_channels(task: FieldTask, options: EmbedOptions) -> tuple[int, ...]:
@@ -280,4 +307,5 @@ def _field_result(begun: _BegunField) -> FieldResult:
         n_tiles_dropped=begun.n_dropped,
         checksum=begun.checksum,
         features=of_tiles.mean(axis=1, dtype=np.float64).astype(np.float32),  # (C, D)
+        quality=begun.quality,
     )

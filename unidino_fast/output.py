@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from unidino_fast.stamps import PixelStamp
 
 TABLES = ("fields.parquet", "wells.parquet", "profiles.parquet")
+QUALITY = "qc.json"
 _FORMAT = 1
 DECIDING = ("plate", "model", "options")
 """Groups of the provenance that results in one folder must share."""
@@ -226,6 +227,13 @@ class OutputFolder:
         """Writes one of the final tables, with the provenance in its metadata."""
         write_parquet(frame, self.path / name, self.provenance)
 
+    def write_quality(self, report: Mapping[str, Any] | None) -> None:
+        """Writes what quality control says; removes what it said before where it says nothing."""
+        if report is None:
+            (self.path / QUALITY).unlink(missing_ok=True)
+        else:
+            write_json(report, self.path / QUALITY)
+
     def finish(self, run: Mapping[str, Any]) -> None:
         """Writes the manifest of a run that has ended."""
         self._write_manifest(run)
@@ -300,7 +308,7 @@ class OutputFolder:
 
     def _remove_results(self) -> None:
         """Removes this package's files and nothing else."""
-        ours = [self.manifest, *(self.path / name for name in TABLES)]
+        ours = [self.manifest, *(self.path / name for name in (*TABLES, QUALITY))]
         for path in (*ours, *self.parts.glob("*.parquet"), *self.shards.glob("*-of-*.json")):
             path.unlink(missing_ok=True)
 

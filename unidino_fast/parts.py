@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from unidino_fast.errors import OutputError
+from unidino_fast.qc.measures import MEASURES
 from unidino_fast.results import FieldResult, WellResult
 from unidino_fast.stamps import difference
 from unidino_fast.tables import PROVENANCE_KEY, write_parquet
@@ -39,7 +41,12 @@ def write_part(parts: Path, result: WellResult, stamp: PixelStamp | None, made_b
     Raises:
         OutputError: it cannot be written.
     """
-    metadata = {"pixels": stamp, "made_by": made_by, "digest": _digest(result)}
+    metadata = {
+        "pixels": stamp,
+        "made_by": made_by,
+        "digest": _digest(result),
+        "measures": list(MEASURES) if _is_measured(result) else [],
+    }
     write_parquet(_frame(result), part_path(parts, result.position), metadata)
 
 
@@ -102,7 +109,11 @@ def _open(
         if metadata["made_by"] != made_by:
             return None
         found = _result_of(pl.read_parquet(path), position)
-        return (found, metadata["pixels"]) if metadata["digest"] == _digest(found) else None
+        if metadata["digest"] != _digest(found):
+            return None
+        if metadata.get("measures") != list(MEASURES):  # none, or those of another version
+            found = _without_measures(found)
+        return found, metadata["pixels"]
     except (OSError, pl.exceptions.PolarsError, KeyError, TypeError, ValueError):
         return None
 
@@ -114,7 +125,18 @@ def _digest(result: WellResult) -> str:
         counts = (field.n_tiles, field.n_tiles_dropped, field.checksum)
         digest.update(json.dumps((field.site, field.time, field.labels, *counts)).encode())
         digest.update(np.ascontiguousarray(field.features, "<f4").tobytes())
+        if field.quality is not None:
+            digest.update(np.ascontiguousarray(field.quality, "<f4").tobytes())
     return digest.hexdigest()
+
+
+def _is_measured(result: WellResult) -> bool:
+    return all(field.quality is not None for field in result.fields)
+
+
+def _without_measures(result: WellResult) -> WellResult:
+    fields = tuple(replace(field, quality=None) for field in result.fields)
+    return WellResult(result.position, fields)
 
 
 def _frame(result: WellResult) -> pl.DataFrame:
@@ -125,6 +147,11 @@ def _frame(result: WellResult) -> pl.DataFrame:
         for channel, features in zip(field.labels, field.features, strict=True)
     ]
     features = np.stack([features for *_, features in rows])
+    quality = [field.quality for field in result.fields if field.quality is not None]
+    measured = []
+    if len(quality) == len(result.fields):
+        values = np.concatenate(quality)
+        measured = [pl.Series("quality", values, pl.Array(pl.Float32, values.shape[1]))]
     return pl.DataFrame(
         [
             pl.Series("site", [field.site for field, *_ in rows], pl.String),
@@ -134,6 +161,7 @@ def _frame(result: WellResult) -> pl.DataFrame:
             pl.Series("n_tiles_dropped", [field.n_tiles_dropped for field, *_ in rows], pl.Int64),
             pl.Series("checksum", [field.checksum for field, *_ in rows], pl.UInt64),
             pl.Series("features", features, pl.Array(pl.Float32, features.shape[1])),
+            *measured,
         ]
     )
 
@@ -149,6 +177,7 @@ def _result_of(part: pl.DataFrame, position: WellName) -> WellResult:
             n_tiles_dropped=group["n_tiles_dropped"][0],
             checksum=group["checksum"][0],
             features=group["features"].to_numpy(),
+            quality=group["quality"].to_numpy() if "quality" in part.columns else None,
         )
         for group in groups
     )

@@ -26,6 +26,7 @@ from unidino_fast.planning import Plan, WellTask, plan_plate
 from unidino_fast.plate_run import PlateRun, RunSummary, check_engine, layout_of
 from unidino_fast.platemap import Platemap, join_platemap
 from unidino_fast.provenance import provenance_of
+from unidino_fast.qc import shipped_thresholds
 from unidino_fast.shards import Shard, check_count, write_record
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from unidino_fast.cluster.session import Session
     from unidino_fast.engines import Embedder
     from unidino_fast.plate_model import Plate
+    from unidino_fast.qc import Thresholds
 
 
 def embed_plate(
@@ -47,6 +49,7 @@ def embed_plate(
     keep_empty: bool = False,
     channels: Sequence[str] | None = None,
     z: Literal["max", "mean"] | int = "max",
+    qc: bool | Thresholds = True,
     on_well: Callable[[WellTask], None] | None = None,
 ) -> pl.DataFrame:
     """Embeds a plate in memory.
@@ -59,6 +62,8 @@ def embed_plate(
         keep_empty: embed tiles without signal too.
         channels: labels to embed, in this order; all by default.
         z: `max` or `mean` projection, or the index of one plane.
+        qc: measure the quality of the pixels (`Metadata_QC_...`), and flag wells by the limits of
+            the package or by those of `qc.read_thresholds`.
         on_well: called after each well.
 
     Returns:
@@ -77,11 +82,13 @@ def embed_plate(
         z=z,
     )
     model.check_single_channel()
+    thresholds = _limits(qc)
     plan = plan_plate(plate, options, patch=model.backbone.patch_size)
     model = model.for_job(plan.n_tiles)
     check_engine(plan.wells, plate, model, options)
     results = {}
-    stream = embed_wells(plan.wells, plate.storage, model, options, StageClock())
+    measures = thresholds is not None
+    stream = embed_wells(plan.wells, plate.storage, model, options, StageClock(), measures=measures)
     with closing(stream) as wells:
         for task, result in wells:
             if isinstance(result, PixelError):
@@ -89,7 +96,7 @@ def embed_plate(
             results[task.name] = result
             if on_well is not None:
                 on_well(task)
-    return layout_of(plan, plate, model).fields(results)
+    return layout_of(plan, plate, model).fields(results, thresholds)
 
 
 def embed_to_folder(
@@ -104,6 +111,7 @@ def embed_to_folder(
     workers: Session | None = None,
     shard: Shard | None = None,
     verify: bool = False,
+    qc: bool | Thresholds = True,
     on_start: Callable[[Sequence[WellTask], int], None] | None = None,
     on_well: Callable[[WellTask], None] | None = None,
 ) -> RunSummary:
@@ -121,6 +129,8 @@ def embed_to_folder(
         shard: embed this share of the wells alone; `merge` makes the tables when all are done.
         verify: compare the pixels of finished wells with those that were embedded, in place of
             the sizes and times of their files.
+        qc: measure the quality of the pixels and flag wells, by the limits of the package or by
+            those of `qc.read_thresholds`. Wells that were finished without are read again.
         on_start: called once with the wells to do and the number of those finished before.
         on_well: called after each well.
 
@@ -134,20 +144,21 @@ def embed_to_folder(
         ClusterError: the workers are gone.
     """
     start = time.perf_counter()
+    limits = _limits(qc)
     plan, model, folder = _prepare(
-        plate, model, Path(out), options, platemap, workers, sharded=shard is not None
+        plate, model, Path(out), options, platemap, workers, limits, sharded=shard is not None
     )
     tasks = plan.wells if shard is None else shard.of(plan.wells)
     if shard is not None:
         check_count(folder, shard)
     folder.open(overwrite=overwrite, shard=None if shard is None else shard.name)
-    run = PlateRun(plate, plan, tasks, model, options, folder, workers)
+    run = PlateRun(plate, plan, tasks, model, options, folder, workers, limits)
     try:
         run.resume(verify=verify)
         if on_start is not None:
             on_start(run.pending, run.n_resumed)
         run.embed(on_error, on_well or (lambda task: None))
-        warnings = run.absent_chunks()
+        warnings = run.absent_chunks() + run.measured_later()
         if shard is None:
             warnings += run.write_tables(platemap)
         summary = run.summary(warnings, time.perf_counter() - start)
@@ -189,7 +200,9 @@ def check_embedding(
     sharded: bool = False,
 ) -> None:
     """Raises what `embed_to_folder` would raise before it reads a pixel; writes nothing."""
-    *_, folder = _prepare(plate, model, Path(out), options, platemap, workers, sharded=sharded)
+    *_, folder = _prepare(
+        plate, model, Path(out), options, platemap, workers, None, sharded=sharded
+    )
     folder.check(overwrite=overwrite)
 
 
@@ -200,6 +213,7 @@ def _prepare(
     options: EmbedOptions,
     platemap: Platemap | None,
     workers: Session | None,
+    qc: Thresholds | None,
     *,
     sharded: bool,
 ) -> tuple[Plan, Embedder, OutputFolder]:
@@ -212,9 +226,15 @@ def _prepare(
         join_platemap(_wells_of(plan, plate), platemap.table, name=platemap.name)
     resolved = options.model_copy(update={"channels": plan.channels})
     device = None if workers is None else workers.facts["device_name"]
-    provenance = provenance_of(plate, model, resolved, platemap, device)
+    provenance = provenance_of(plate, model, resolved, platemap, device, qc)
     folder = OutputFolder(out, plate.name, provenance, sharded=sharded)
     return plan, model, folder
+
+
+def _limits(qc: bool | Thresholds) -> Thresholds | None:
+    if isinstance(qc, bool):
+        return shipped_thresholds() if qc else None
+    return qc
 
 
 def _refuse_inside(out: Path, plate: Plate) -> None:

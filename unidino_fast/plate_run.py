@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from unidino_fast.cluster.job import Written
     from unidino_fast.cluster.session import Session
     from unidino_fast.config import EmbedOptions
+    from unidino_fast.embedding import Read
     from unidino_fast.engines import Embedder
     from unidino_fast.output import OutputFolder
-    from unidino_fast.planning import Plan, WellTask
+    from unidino_fast.planning import FieldTask, Plan, WellTask
     from unidino_fast.plate_model import Plate
     from unidino_fast.platemap import Platemap
+    from unidino_fast.qc import Thresholds
+    from unidino_fast.results import FieldResult
     from unidino_fast.stamps import PixelStamp
 
 
@@ -80,6 +83,7 @@ class PlateRun:
         options: what to embed and how.
         folder: where results go.
         workers: do the work in place of this process.
+        qc: limits of quality control; None for none.
     """
 
     def __init__(
@@ -91,9 +95,11 @@ class PlateRun:
         options: EmbedOptions,
         folder: OutputFolder,
         workers: Session | None,
+        qc: Thresholds | None,
     ) -> None:
         self.plate, self.tasks, self.model = plate, tasks, model
         self.options, self.folder, self.workers = options, folder, workers
+        self.qc = qc
         self.layout = layout_of(plan, plate, model)
         self.n_tiles = plan.n_tiles
         self.clock = StageClock()
@@ -101,12 +107,16 @@ class PlateRun:
         self.left_out = dict(_split_fault(fault) for fault in plate.skipped)
         self.stamps: dict[str, PixelStamp | None] = {}
         self.n_resumed = 0
+        self.n_measured_later = 0
         self.n_new_tiles = 0
         self.n_absent_seen = 0
         self.check: SelfCheck | None = None
 
     def resume(self, *, verify: bool = False) -> None:
         """Takes over the wells that a former run finished.
+
+        Where quality is asked for and a well was embedded without, its pixels are read again,
+        compared and measured; the network is not needed for that.
 
         Args:
             verify: read their pixels again and compare them with those that were embedded.
@@ -123,25 +133,51 @@ class PlateRun:
             if found is not None:
                 self.results[task.name] = found
         self.n_resumed = len(self.results)
-        if verify:
-            with self.clock.stage("verify"), absent_seen(self.plate.storage) as absent:
-                self._verify([task for task in self.tasks if task.name in self.results])
+        lacking = [name for name, found in self.results.items() if self._lacks_measures(found)]
+        self.n_measured_later = len(lacking)
+        again = self.results if verify else lacking
+        if again:
+            stage = "verify" if verify else "measure"
+            with self.clock.stage(stage), absent_seen(self.plate.storage) as absent:
+                self._read_again([task for task in self.tasks if task.name in again])
             self.n_absent_seen += len(absent)
 
-    def _verify(self, tasks: Sequence[WellTask]) -> None:
-        """Compares pixels; what is proven to be the same gets the stamp of today's files."""
-        with closing(read_fields(tasks, self.plate.storage, self.options)) as read:
+    def _lacks_measures(self, found: WellResult) -> bool:
+        return self.qc is not None and any(field.quality is None for field in found.fields)
+
+    def _read_again(self, tasks: Sequence[WellTask]) -> None:
+        """Compares pixels; what is proven to be the same gets the stamp of today's files.
+
+        Its quality is measured on the way, where that is asked for.
+        """
+        measures = self.qc is not None
+        stream = read_fields(tasks, self.plate.storage, self.options, measures=measures)
+        with closing(stream) as read:
             for task in tasks:
                 found = self.results[task.name]
-                for field, now in zip(found.fields, islice(read, len(task.fields)), strict=True):
-                    if isinstance(now, PixelError):
-                        raise now
-                    if now[1].checksum != field.checksum:
-                        raise OutputError(
-                            f"the pixels of field {task.name}/{field.site} differ from those that"
-                            f" {self.folder.path} was made of: {self.folder.remedy}"
-                        )
-                self._write(task, found)
+                fields = [
+                    self._compared(task, field_task, field, now)
+                    for field_task, field, now in zip(
+                        task.fields, found.fields, islice(read, len(task.fields)), strict=True
+                    )
+                ]
+                self.results[task.name] = WellResult(found.position, tuple(fields))
+                self._write(task, self.results[task.name])
+
+    def _compared(
+        self, task: WellTask, field_task: FieldTask, field: FieldResult, now: Read
+    ) -> FieldResult:
+        if isinstance(now, PixelError):
+            raise now
+        _, noted = now
+        if noted.checksum != field.checksum:
+            raise OutputError(
+                f"the pixels of field {task.name}/{field.site} differ from those that"
+                f" {self.folder.path} was made of: {self.folder.remedy}"
+            )
+        if self.qc is None:
+            return field
+        return replace(field, quality=noted.quality_of(field_task, self.options))
 
     @property
     def pending(self) -> list[WellTask]:
@@ -180,7 +216,14 @@ class PlateRun:
     def write_tables(self, platemap: Platemap | None) -> list[str]:
         """Writes fields, wells and profiles; returns what a person should know about them."""
         with self.clock.stage("write"):
-            return write_tables(self.folder, self.layout, self.results, platemap)
+            return write_tables(self.folder, self.layout, self.results, platemap, self.qc)
+
+    def measured_later(self) -> list[str]:
+        """A line where wells of a former run were read again for their quality."""
+        if not self.n_measured_later:
+            return []
+        were = "1 well was" if self.n_measured_later == 1 else f"{self.n_measured_later} wells were"
+        return [f"{were} embedded without quality control and read again to be measured"]
 
     def absent_chunks(self) -> list[str]:
         """A line where chunks are not there, which the format allows.
@@ -225,7 +268,14 @@ class PlateRun:
         if not self.model.is_reference:
             with self.clock.stage("check"):
                 self.check = check_engine(pending, self.plate, self.model, self.options)
-        return embed_wells(pending, self.plate.storage, self.model, self.options, self.clock)
+        return embed_wells(
+            pending,
+            self.plate.storage,
+            self.model,
+            self.options,
+            self.clock,
+            measures=self.qc is not None,
+        )
 
     def _by_workers(
         self, pending: Sequence[WellTask], workers: Session
@@ -235,7 +285,14 @@ class PlateRun:
         stamps = [self.stamps[task.name] for task in pending]
         parts = self.folder.parts
         made_by = self.folder.made_by
-        with workers.work_on(self.plate, self.options, parts, self.n_tiles, made_by) as work:
+        with workers.work_on(
+            self.plate,
+            self.options,
+            parts,
+            self.n_tiles,
+            made_by,
+            measures=self.qc is not None,
+        ) as work:
             with self.clock.stage("check"):
                 self.check = work.check(pending)
             self.folder.make_room()  # workers write there themselves

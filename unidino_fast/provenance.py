@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from unidino_fast.engines import Embedder
     from unidino_fast.plate_model import Plate
     from unidino_fast.platemap import Platemap
+    from unidino_fast.qc import Thresholds
 
 _LIBRARIES = ("torch", "timm", "numpy", "zarr", "numcodecs", "polars")
 
@@ -25,6 +26,7 @@ def provenance_of(
     options: EmbedOptions,
     platemap: Platemap | None = None,
     device: str | None = None,
+    qc: Thresholds | None = None,
 ) -> dict[str, Any]:
     """Everything that decides the numbers; nothing that differs between equal runs.
 
@@ -34,6 +36,7 @@ def provenance_of(
         options: how.
         platemap: what was joined.
         device: in words, where it is not of this machine.
+        qc: limits of quality control, if there is any.
     """
     return {
         "unidino_fast": __version__,
@@ -41,6 +44,7 @@ def provenance_of(
         "model": model.describe(),
         "options": {**options.model_dump(mode="json"), "stride": options.step},
         "platemap": None if platemap is None else platemap.describe(),
+        "qc": None if qc is None else qc.describe(),
         "profiles": {"method": "mad_robustize", "by": "Metadata_Plate"},
         "device": device_name(model.device) if device is None else device,
         "software": software_versions(),

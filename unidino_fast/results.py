@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from unidino_fast.names import WellName
 
 METADATA_PREFIX = "Metadata_"
+QUALITY_PREFIX = "Metadata_QC_"
+"""Of the columns of `qc`: what is wrong with the pixels of a well, not what is in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class FieldResult:
         n_tiles: tiles kept, of each channel.
         n_tiles_dropped: tiles left out as empty, of each channel.
         checksum: XXH3 (64 bits) of the pixels that were read.
+        quality: (C, M) float32, what `qc` measured of the pixels, NaN where that is open; None
+            where it was not asked to.
     """
 
     site: str
@@ -37,6 +41,7 @@ class FieldResult:
     n_tiles_dropped: int
     features: NDArray[np.float32]
     checksum: int
+    quality: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,7 @@ def fields_frame(
     channels: Sequence[str],
     dim: int,
     has_time: bool,
+    measures: Sequence[pl.Series] = (),
 ) -> pl.DataFrame:
     """The table of fields: one row a field, features channel by channel.
 
@@ -78,6 +84,7 @@ def fields_frame(
         channels: all channels, in output order; one that a field lacks is null there.
         dim: features a channel, D.
         has_time: whether there is a `Metadata_Time` column.
+        measures: columns of quality, which stand between the other metadata and the features.
     """
     rows = [(well.position, field) for well in wells for field in well.fields]
     fields = [field for _, field in rows]
@@ -98,7 +105,7 @@ def fields_frame(
         metadata = [column for column in metadata if column.name != "Metadata_Time"]
     names = [f"{channel}_{index:03d}" for channel in channels for index in range(dim)]
     features = feature_series(names, _feature_matrix(fields, channels, dim))
-    return pl.DataFrame([*metadata, *features])
+    return pl.DataFrame([*metadata, *measures, *features])
 
 
 def _feature_matrix(

@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unidino_fast.assembly import Layout, write_tables
-from unidino_fast.errors import OutputError, UsageError
+from unidino_fast.errors import OutputError, TableError, UsageError, first_line
 from unidino_fast.files import write_json
 from unidino_fast.names import parse_well
 from unidino_fast.output import DECIDING, OutputFolder, difference
 from unidino_fast.parts import read_whole_part
+from unidino_fast.qc import thresholds_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from unidino_fast.platemap import Platemap
+    from unidino_fast.qc import Thresholds
     from unidino_fast.results import WellResult
 
 _FORMAT = 1
@@ -114,10 +116,11 @@ def merge(path: Path, platemap: Platemap | None = None) -> dict[str, Any]:
     left_out = {name: why for record in records for name, why in record["left_out"].items()}
     folder = OutputFolder.at(path, provenance)
     with folder.locked():
-        results = _results(folder, layout, left_out, len(records))
+        qc = _limits(provenance.get("qc"), path)
+        results = _results(folder, layout, left_out, len(records), measured=qc is not None)
         warnings = list(dict.fromkeys(w for r in records for w in r["run"].get("warnings", ())))
         warnings += _other_machines(records)
-        warnings += write_tables(folder, layout, results, platemap)
+        warnings += write_tables(folder, layout, results, platemap, qc)
         summary = {
             "plate": layout.plate,
             "folder": str(path),
@@ -189,7 +192,7 @@ def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, 
     found = difference(one["provenance"], other["provenance"])
     if found is not None:
         return found
-    for name in ("layout", "platemap"):
+    for name in ("layout", "platemap", "qc"):
         values = [record.get(name, record["provenance"].get(name)) for record in (one, other)]
         if values[0] != values[1]:
             return name, repr(values[0]), repr(values[1])
@@ -199,7 +202,9 @@ def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, 
 def _other_machines(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line where shards ran in surroundings in which the last bits of numbers may differ."""
     kinds = {
-        json.dumps({k: v for k, v in r["provenance"].items() if k not in (*DECIDING, "platemap")})
+        json.dumps(
+            {k: v for k, v in r["provenance"].items() if k not in (*DECIDING, "platemap", "qc")}
+        )
         for r in records
     }
     if len(kinds) == 1:
@@ -208,6 +213,17 @@ def _other_machines(records: Sequence[Mapping[str, Any]]) -> list[str]:
         "shards were made by different software or devices, so that last bits may differ: see"
         " their records"
     ]
+
+
+def _limits(held: Any, path: Path) -> Thresholds | None:
+    """Limits of quality control as the shards had them."""
+    try:
+        return None if held is None else thresholds_of(dict(held), f"{path} (its shards)")
+    except (TableError, TypeError, ValueError) as error:
+        raise OutputError(
+            f"{path} holds shards with limits of quality control that are not understood"
+            f" ({first_line(error)}): run embed with --shard again"
+        ) from None
 
 
 def _check_platemap(held: Any, given: Platemap | None) -> None:
@@ -222,7 +238,12 @@ def _check_platemap(held: Any, given: Platemap | None) -> None:
 
 
 def _results(
-    folder: OutputFolder, layout: Layout, left_out: Mapping[str, str], n_shards: int
+    folder: OutputFolder,
+    layout: Layout,
+    left_out: Mapping[str, str],
+    n_shards: int,
+    *,
+    measured: bool,
 ) -> dict[str, WellResult]:
     results, made_by = {}, folder.made_by
     for index, name in enumerate(layout.wells):
@@ -230,6 +251,8 @@ def _results(
             continue
         position = parse_well(name)
         found = None if position is None else read_whole_part(folder.parts, position, made_by)
+        if measured and found is not None and any(f.quality is None for f in found.fields):
+            found = None  # as if it were damaged: the shard reads its pixels again
         if found is None:
             raise OutputError(
                 f"{folder.parts} lacks well {name}, or its part is damaged: run embed with"

@@ -91,7 +91,7 @@ def test_a_worker_that_is_late_writes_nothing(
     marker = tmp_path / ".run"
     marker.touch()
 
-    def embed_wells(*_: object) -> Iterator[tuple[WellTask, WellResult]]:
+    def embed_wells(*_: object, **__: object) -> Iterator[tuple[WellTask, WellResult]]:
         marker.unlink()
         yield task, WellResult(task.well.position, ())
 

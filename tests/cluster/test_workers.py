@@ -104,13 +104,13 @@ class Deadly(WorkerPlugin):
     def setup(self, worker: Worker) -> None:
         real = job.embed_wells
 
-        def deadly(tasks: tuple[WellTask, ...], *args: Any) -> Any:
+        def deadly(tasks: tuple[WellTask, ...], *args: Any, **options: Any) -> Any:
             if self.well in [task.name for task in tasks]:
                 deaths = self.log.read_text() if self.log.exists() else ""
                 if deaths.count("\n") < self.most:
                     self.log.write_text(deaths + f"{os.getpid()}\n")
                     os.kill(os.getpid(), signal.SIGKILL)
-            return real(tasks, *args)
+            return real(tasks, *args, **options)
 
         job.embed_wells = deadly
         self.real = real

@@ -85,6 +85,7 @@ class PlateJob:
         marker: a file in it, there as long as the run is: a worker that sees it shares the storage
             and writes parts itself.
         made_by: digest of what decides the numbers, kept in each part.
+        measures: measure the quality of the pixels too.
     """
 
     model: str
@@ -96,6 +97,7 @@ class PlateJob:
     parts: str
     marker: str
     made_by: str
+    measures: bool = False
 
     @property
     def is_at_hand(self) -> bool:
@@ -177,7 +179,9 @@ def run_job(job: WellsJob) -> Done:
                 raise ClusterError(f"the run that asked for {task.name} has ended")
             write_part(Path(plate.parts), result, stamp, plate.made_by)
 
-        stream = embed_wells(job.wells, storage, model, plate.options, clock)
+        stream = embed_wells(
+            job.wells, storage, model, plate.options, clock, measures=plate.measures
+        )
         shares = plate.is_at_hand
         if shares:
             stream = written_behind(stream, write, clock)

@@ -63,7 +63,14 @@ class Session:
 
     @contextmanager
     def work_on(
-        self, plate: Plate, options: EmbedOptions, parts: Path, n_tiles: int, made_by: str
+        self,
+        plate: Plate,
+        options: EmbedOptions,
+        parts: Path,
+        n_tiles: int,
+        made_by: str,
+        *,
+        measures: bool,
     ) -> Iterator[Work]:
         """Work on one plate, whose finished wells go into `parts`.
 
@@ -73,6 +80,7 @@ class Session:
             parts: folder of the part files.
             n_tiles: tiles of the whole plate.
             made_by: digest of what decides the numbers; see `OutputFolder`.
+            measures: measure the quality of the pixels too.
         """
         marker = parts / f".run-{uuid.uuid4().hex}.tmp"
         try:
@@ -96,6 +104,7 @@ class Session:
                     parts=str(parts.resolve()),
                     marker=marker.name,
                     made_by=made_by,
+                    measures=measures,
                 ),
             )
         finally:

@@ -11,7 +11,7 @@ from unidino_fast.errors import TableError, UsageError
 from unidino_fast.profiles.groups import keyed_groups
 from unidino_fast.profiles.statistics import median, weighted_mean
 from unidino_fast.profiles.table import check_frame, feature_frame, take_apart
-from unidino_fast.results import METADATA_PREFIX
+from unidino_fast.results import METADATA_PREFIX, QUALITY_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,8 +44,9 @@ def aggregate(
 
     Returns:
         The columns of `wells.parquet`, float32 features, in the order in which wells first appear.
-        A field that lacks a channel has no say in it. Counts are summed; further metadata columns
-        stay where they are constant in each well.
+        A field that lacks a channel has no say in it. Counts are summed; measures of quality
+        (`Metadata_QC_...`) become the median over fields, whatever the statistic; further metadata
+        columns stay where they are constant in each well.
 
     Raises:
         TableError: a column is missing, a plate or well is null, or features or counts are not what
@@ -71,9 +72,11 @@ def aggregate(
             of_wells[:, well] = median(values[:, rows]).whole()
         else:
             of_wells[:, well] = weighted_mean(values[:, rows], weights[rows])
-    metadata = constant_columns(fields, keys, but=(*_SUMS, "Metadata_Site"))
+    measures = quality_measures(fields)
+    metadata = constant_columns(fields, keys, but=(*_SUMS, *measures, "Metadata_Site"))
     wells = fields.group_by(keys, maintain_order=True).agg(
         *[pl.col(name).sum() for name in _SUMS if name in fields.columns],
+        *[pl.col(name).median().cast(pl.Float32) for name in measures],
         *[pl.col(name).first() for name in metadata],
     )
     features = feature_frame(profiles.features, of_wells)
@@ -92,6 +95,15 @@ def constant_columns(
     ]
     counts = frame.group_by(keys).agg(pl.col(name).n_unique() for name in others)
     return [name for name in others if (counts[name] == 1).all()]
+
+
+def quality_measures(frame: pl.DataFrame) -> list[str]:
+    """Columns of numbers that quality control made of pixels."""
+    return [
+        name
+        for name, dtype in frame.schema.items()
+        if name.startswith(QUALITY_PREFIX) and dtype.is_float()
+    ]
 
 
 def _tile_counts(fields: pl.DataFrame) -> Matrix:

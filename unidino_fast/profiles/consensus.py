@@ -16,6 +16,7 @@ from unidino_fast.profiles.groups import keyed_groups, metadata_names
 from unidino_fast.profiles.options import Statistic
 from unidino_fast.profiles.statistics import mean_of, median, weighted_mean
 from unidino_fast.profiles.table import Profiles, take_apart
+from unidino_fast.results import QUALITY_PREFIX
 from unidino_fast.threads import in_threads, threads_for
 
 if TYPE_CHECKING:
@@ -43,8 +44,9 @@ def consensus(
             four digits, as pycytominer does.
 
     Returns:
-        The group columns, `Metadata_n_replicates`, metadata that are constant in each group, and
-        float32 features. A feature that some replicates lack is that of the others.
+        The group columns, `Metadata_n_replicates`, metadata that are constant in each group (but
+        not what quality control says of single wells), and float32 features. A feature that some
+        replicates lack is that of the others.
 
     Raises:
         TableError: a column is missing or null somewhere, or features are not what they should be.
@@ -68,7 +70,8 @@ def consensus_of(profiles: Profiles, columns: Sequence[str], statistic: Statisti
 
     for _ in in_threads(work, range(len(groups)), threads_for(profiles.values.size)):
         pass
-    kept = constant_columns(profiles.metadata, columns, but=(REPLICATES,))
+    of_wells = [name for name in profiles.metadata.columns if name.startswith(QUALITY_PREFIX)]
+    kept = constant_columns(profiles.metadata, columns, but=(REPLICATES, *of_wells))
     metadata = profiles.metadata.group_by(columns, maintain_order=True).agg(
         pl.len().cast(pl.Int64).alias(REPLICATES), *[pl.col(name).first() for name in kept]
     )

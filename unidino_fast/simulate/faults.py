@@ -1,4 +1,4 @@
-"""What can go wrong with a plate, planted into a simulated one so that quality control can find it."""
+"""What can go wrong with a plate, planted into a simulated one for quality control to find."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Faults:
         swapped: wells in which `swapped_channels` stand in each other's place.
         swapped_channels: the two; the first and the last one by default.
         bright_edge: share of light that wells at the rim of the plate gain.
-        uneven: wells lit from one side, in all channels.
-        unevenness: light at the right edge over the mean, less that at the left.
+        unevenness: of the light in all fields: that at the right edge less that at the left, over
+            the mean; 2 at most.
     """
 
     defocused: tuple[str, ...] = ()
@@ -41,12 +41,11 @@ class Faults:
     swapped: tuple[str, ...] = ()
     swapped_channels: tuple[str, str] | None = None
     bright_edge: float = 0.0
-    uneven: tuple[str, ...] = ()
-    unevenness: float = 1.2
+    unevenness: float = 0.0
 
     def check(self, rows: int, columns: int, channels: Sequence[str]) -> None:
         """Raises UsageError where a fault cannot be planted on such a plate."""
-        wells = (*self.defocused, *self.saturated, *self.swapped, *self.uneven)
+        wells = (*self.defocused, *self.saturated, *self.swapped)
         for name in wells:
             well = parse_well(name)
             if well is None or well.row >= rows or well.column > columns:
@@ -60,14 +59,14 @@ class Faults:
                 raise UsageError(f"channel {channel!r} is not stored: use {', '.join(channels)}")
         if self.swapped and len(set(self.swapped_pair(channels))) < 2:
             raise UsageError("swapped channels must be two: store two channels or more")
-        for name, value in (
-            ("defocus", self.defocus),
-            ("exposure", self.exposure),
-            ("bright_edge", self.bright_edge),
-            ("unevenness", self.unevenness),
+        for name, value, most in (
+            ("defocus", self.defocus, 100),
+            ("exposure", self.exposure, 1000),
+            ("bright_edge", self.bright_edge, 100),
+            ("unevenness", self.unevenness, 2),
         ):
-            if not 0 <= value <= 1000:
-                raise UsageError(f"{name} {value} is outside its range: use 0 to 1000")
+            if not 0 <= value <= most:
+                raise UsageError(f"{name} {value} is outside its range: use 0 to {most}")
 
     def swapped_pair(self, channels: Sequence[str]) -> tuple[str, str]:
         """The two channels that are swapped."""

@@ -111,7 +111,7 @@ class SimulatedPlate:
             channels=self.channels,
             light=list(light.values()),
             defocus=self.faults.defocus if among(well, self.faults.defocused) else 0.0,
-            unevenness=self.faults.unevenness if among(well, self.faults.uneven) else 0.0,
+            unevenness=self.faults.unevenness,
         )
         if among(well, self.faults.swapped):
             places = [self.channels.index(c) for c in self.faults.swapped_pair(self.channels)]
