@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from unidino_fast.profiles import consensus as consensus
     from unidino_fast.profiles import normalize as normalize
     from unidino_fast.profiles import select_features as select_features
+    from unidino_fast.qc import flag_wells as flag_wells
+    from unidino_fast.qc import plate_qc as plate_qc
     from unidino_fast.results import feature_columns as feature_columns
     from unidino_fast.simulate import simulate_plate as simulate_plate
 
@@ -53,6 +55,7 @@ _HOMES = {
     "embed_to_folder": "pipeline",
     "evaluate": "evaluation",
     "feature_columns": "results",
+    "flag_wells": "qc",
     "join_platemap": "platemap",
     "load_backbone": "engines",
     "mean_average_precision": "evaluation",
@@ -60,6 +63,7 @@ _HOMES = {
     "open_plate": "plate",
     "percent_matching": "evaluation",
     "percent_replicating": "evaluation",
+    "plate_qc": "qc",
     "read_platemap": "platemap",
     "search": "evaluation",
     "select_features": "profiles",

@@ -6,17 +6,17 @@ import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unidino_fast.console import WellProgress, log_to_console
 from unidino_fast.errors import UnidinoError, UsageError
-from unidino_fast.output import folder_name
+from unidino_fast.output import QUALITY, folder_name
 from unidino_fast.plate import open_plate
 from unidino_fast.terminal import say, say_some, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from unidino_fast.choices import OnError
     from unidino_fast.cluster.session import Session
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from unidino_fast.plate_model import Plate
     from unidino_fast.plate_run import RunSummary
     from unidino_fast.platemap import Platemap
+    from unidino_fast.qc import Thresholds
     from unidino_fast.shards import Shard
 
 LEFT_OUT = 3
@@ -50,8 +51,12 @@ class EmbedRequest:
     scheduler: str | None = None
     shard: Shard | None = None
     verify: bool = False
+    no_qc: bool = False
+    qc_config: Path | None = None
 
     def __post_init__(self) -> None:
+        if self.no_qc and self.qc_config is not None:
+            raise UsageError("--no-qc and --qc-config exclude each other: use one of them")
         if self.scheduler is not None and (self.workers is not None or self.shard is not None):
             other = "--workers" if self.workers is not None else "--shard"
             raise UsageError(f"--scheduler and {other} exclude each other: use one of them")
@@ -107,6 +112,13 @@ class EmbedRequest:
             return None
         return Platemap(self.metadata.name, read_platemap(self.metadata))
 
+    @cached_property
+    def qc(self) -> bool | Thresholds:
+        """Limits of quality control, read once."""
+        from unidino_fast.qc import read_thresholds
+
+        return not self.no_qc if self.qc_config is None else read_thresholds(self.qc_config)
+
     def open(self, location: str) -> Plate:
         """One of the plates."""
         return open_plate(location, acquisition=self.options.acquisition, on_error=self.on_error)
@@ -119,7 +131,7 @@ def run_embed(request: EmbedRequest, *, dry_run: bool, as_json: bool) -> int:
         UnidinoError: a plate failed and `on_error` is `fail`, or no plate could be embedded.
     """
     log_to_console()
-    _ = request.platemap  # a faulty platemap is said before anything else
+    _ = request.platemap, request.qc  # faulty files are said before anything else
     failed = _Failed(request.on_error)
     opened: list[tuple[str, Plate]] = []
     for location in request.plates:
@@ -214,6 +226,7 @@ class _Embedding:
             overwrite=self.request.overwrite,
             workers=self.workers,
             sharded=self.request.shard is not None,
+            qc=self.request.qc,
         )
 
     def embed(self, plate: Plate) -> RunSummary:
@@ -233,6 +246,7 @@ class _Embedding:
                 workers=self.workers,
                 shard=request.shard,
                 verify=request.verify,
+                qc=request.qc,
                 on_start=progress.start,
                 on_well=progress.well,
             )
@@ -305,6 +319,7 @@ def _as_text(summary: RunSummary, shard: Shard | None) -> str:
     )
     resumed = f" ({summary.n_resumed} done before)" if summary.n_resumed else ""
     dropped = f" ({summary.n_tiles_dropped} empty ones left out)" if summary.n_tiles_dropped else ""
+    quality = ", qc.json" if (Path(summary.folder) / QUALITY).exists() else ""
     return (
         f"{summary.plate}: {summary.n_wells} wells{resumed}, {summary.n_fields} fields,"
         f" {summary.n_tiles} tiles{dropped} -> {summary.n_wells} x {summary.n_features} features\n"
@@ -312,7 +327,7 @@ def _as_text(summary: RunSummary, shard: Shard | None) -> str:
         f" peak memory {summary.peak_memory_mb:.0f} MB\n"
         f"{summary.folder}/: "
         + (
-            "profiles.parquet, wells.parquet, fields.parquet, manifest.json"
+            f"profiles.parquet, wells.parquet, fields.parquet, manifest.json{quality}"
             if shard is None
             else f"shard {shard.index} of {shard.count}; when all are done:"
             f" unidino-fast merge {summary.folder}"

@@ -26,7 +26,7 @@ from unidino_fast.planning import Plan, WellTask, plan_plate
 from unidino_fast.plate_run import PlateRun, RunSummary, check_engine, layout_of
 from unidino_fast.platemap import Platemap, join_platemap
 from unidino_fast.provenance import provenance_of
-from unidino_fast.qc import shipped_thresholds
+from unidino_fast.qc import check_labels, shipped_thresholds
 from unidino_fast.shards import Shard, check_count, write_record
 
 if TYPE_CHECKING:
@@ -198,10 +198,11 @@ def check_embedding(
     overwrite: bool = False,
     workers: Session | None = None,
     sharded: bool = False,
+    qc: bool | Thresholds = True,
 ) -> None:
     """Raises what `embed_to_folder` would raise before it reads a pixel; writes nothing."""
     *_, folder = _prepare(
-        plate, model, Path(out), options, platemap, workers, None, sharded=sharded
+        plate, model, Path(out), options, platemap, workers, _limits(qc), sharded=sharded
     )
     folder.check(overwrite=overwrite)
 
@@ -222,8 +223,11 @@ def _prepare(
     _refuse_inside(out, plate)
     plan = plan_plate(plate, options, patch=model.backbone.patch_size)
     model = model.for_job(plan.n_tiles)
+    wells = _wells_of(plan, plate)
     if platemap is not None:  # complain before hours of work, not after them
-        join_platemap(_wells_of(plan, plate), platemap.table, name=platemap.name)
+        wells, _ = join_platemap(wells, platemap.table, name=platemap.name)
+    if qc is not None:
+        check_labels(wells, qc)
     resolved = options.model_copy(update={"channels": plan.channels})
     device = None if workers is None else workers.facts["device_name"]
     provenance = provenance_of(plate, model, resolved, platemap, device, qc)
@@ -244,5 +248,12 @@ def _refuse_inside(out: Path, plate: Plate) -> None:
 
 
 def _wells_of(plan: Plan, plate: Plate) -> pl.DataFrame:
-    names = [task.name for task in plan.wells]
-    return pl.DataFrame({"Metadata_Plate": [plate.name] * len(names), "Metadata_Well": names})
+    positions = [task.well.position for task in plan.wells]
+    return pl.DataFrame(
+        {
+            "Metadata_Plate": [plate.name] * len(positions),
+            "Metadata_Well": [str(position) for position in positions],
+            "Metadata_Row": [position.row_letters for position in positions],
+            "Metadata_Column": [position.column for position in positions],
+        }
+    )

@@ -12,7 +12,7 @@ import polars as pl
 
 from unidino_fast.errors import TableError
 from unidino_fast.names import WellName, one_line, parse_well, row_letters
-from unidino_fast.results import METADATA_PREFIX, feature_columns
+from unidino_fast.results import METADATA_PREFIX, feature_columns, is_quality_column
 from unidino_fast.tables import read_table
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def read_platemap(path: str | os.PathLike[str]) -> pl.DataFrame:
     columns += [table[name].alias(_prefixed(name)) for name in table.columns if name not in used]
     names_after = [series.name for series in columns]
     for name in names_after:
-        if name in _RESERVED or names_after.count(name) > 1:
+        if name in _RESERVED or is_quality_column(name) or names_after.count(name) > 1:
             raise TableError(
                 f"{file.name} has a column that would become {_shown(name)}, which is taken:"
                 " rename it"

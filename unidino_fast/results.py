@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 METADATA_PREFIX = "Metadata_"
 QUALITY_PREFIX = "Metadata_QC_"
 """Of the columns of `qc`: what is wrong with the pixels of a well, not what is in it."""
+
+
+_QUALITY = re.compile(rf"{QUALITY_PREFIX}(Flags|Flagged|[A-Z][A-Za-z]*_.+)", re.DOTALL)
+
+
+def is_quality_column(name: str) -> bool:
+    """Whether a column's name is one that quality control uses, or may use."""
+    return _QUALITY.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,6 +185,16 @@ def embed(
             "--verify", help="Compare the pixels of finished wells, not their files' times."
         ),
     ] = False,
+    no_qc: Annotated[
+        bool, typer.Option("--no-qc", help="Do not measure the quality of the pixels.")
+    ] = False,
+    qc_config: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file with limits of quality control; see docs/qc.md.",
+            show_default="those of the package",
+        ),
+    ] = None,
     z: Annotated[str, typer.Option(help="max, mean, or the number of one plane.")] = "max",
     acquisition: Annotated[
         int | None, typer.Option(help="Only this acquisition.", show_default="all")
@@ -194,7 +204,10 @@ def embed(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Embed plates: fields, wells and profiles as Parquet.
+    """Embed plates: fields, wells and profiles as Parquet, and what is wrong with them.
+
+    Pixels are judged while they are read (focus, saturation, background, empty squares, light):
+    columns Metadata_QC_..., qc.json and warnings say which wells and what of the plate is unsound.
 
     Running the same command again goes on where it stopped. Example:
     unidino-fast embed plate.zarr --out results --weights unidino.pth --metadata platemap.csv
@@ -228,6 +241,8 @@ def embed(
         scheduler=scheduler,
         shard=None if shard is None else Shard.parse(shard),
         verify=verify,
+        no_qc=no_qc,
+        qc_config=qc_config,
     )
     with interruptible(partial(how_to_go_on, out)):
         code = run_embed(request, dry_run=dry_run, as_json=as_json)
@@ -264,6 +279,7 @@ def merge(
         tell(
             f"{summary['plate']}: {summary['n_wells']} wells of {summary['n_shards']} shards\n"
             f"{folder}/: profiles.parquet, wells.parquet, fields.parquet, manifest.json"
+            + (", qc.json" if (folder / "qc.json").exists() else "")
         )
     if left_out:
         raise typer.Exit(3)

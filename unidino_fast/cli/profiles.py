@@ -15,6 +15,8 @@ from unidino_fast.terminal import say, tell
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import polars as pl
+
     from unidino_fast.profiles import Recipe, Report
 
 _MOST_LINES = 5
@@ -69,6 +71,12 @@ def profile(
         str | None,
         typer.Option(help="TOML file with all of these as steps, or spherize-then-mad."),
     ] = None,
+    drop_qc: Annotated[
+        bool,
+        typer.Option(
+            "--drop-qc", help="Leave out wells that quality control flagged, before all else."
+        ),
+    ] = False,
     features: Features = None,
     as_json: Json = False,
 ) -> None:
@@ -94,7 +102,7 @@ def profile(
             if value is not None:
                 raise UsageError(f"--recipe and {name} exclude each other: write it in the recipe")
         steps = read_recipe(recipe)
-    summary = _run(wells, out, steps, features or (), as_json=as_json)
+    summary = _run(wells, out, steps, features or (), drop_qc=drop_qc, as_json=as_json)
     if as_json:
         tell(json.dumps(summary))
 
@@ -155,11 +163,18 @@ def _columns(text: str) -> list[str]:
 
 
 def _run(
-    wells: Path, out: Path, recipe: Recipe, features: Sequence[str], *, as_json: bool
+    wells: Path,
+    out: Path,
+    recipe: Recipe,
+    features: Sequence[str],
+    *,
+    drop_qc: bool,
+    as_json: bool,
 ) -> dict[str, Any]:
     """Runs a recipe and says what happened; returns the same for programs."""
     from unidino_fast._version import __version__
     from unidino_fast.evaluation.cellprofiler import read_profiles
+    from unidino_fast.profiles.quality import left_out, unflagged
     from unidino_fast.profiles.recipe import run_recipe
     from unidino_fast.profiles.streaming import stream_recipe, streams
     from unidino_fast.profiles.table import counted
@@ -167,13 +182,22 @@ def _run(
     from unidino_fast.tables import write_table
 
     steps = recipe.describe()
-    provenance = {"unidino_fast": __version__, "recipe": steps, "input": wells.name}
+    provenance: dict[str, Any] = {
+        "unidino_fast": __version__,
+        "recipe": steps,
+        "input": wells.name,
+    }
     is_streamed = not features and streams(wells, out, recipe) and not _of_cellprofiler(wells)
-    if is_streamed:
-        written, report = stream_recipe(wells, out, recipe, provenance)
+    table = None if is_streamed else read_profiles(wells, features)
+    gone = None
+    if drop_qc:
+        gone = left_out(_told(wells) if table is None else table)
+        provenance["drop_qc"] = gone.describe()
+    if table is None:
+        written, report = stream_recipe(wells, out, recipe, provenance, drop_flagged=drop_qc)
         n_rows, n_features = written.n_rows, written.n_features
     else:
-        profiles, report = run_recipe(read_profiles(wells, features), recipe)
+        profiles, report = run_recipe(unflagged(table) if drop_qc else table, recipe)
         write_table(profiles, out, provenance)
         n_rows, n_features = profiles.height, len(feature_columns(profiles))
     lines = report.lines()
@@ -184,7 +208,7 @@ def _run(
     if not as_json:
         shape = f"{counted(n_rows, 'row')}, {counted(n_features, 'feature')}"
         tell(f"{out}: {shape}, {recipe.summary()}")
-        for line in _dropped_lines(report):
+        for line in _dropped_lines(report) + ([] if gone is None else [gone.line()]):
             tell(line)
     return {
         "out": str(out),
@@ -192,10 +216,22 @@ def _run(
         "n_features": n_features,
         "recipe": steps,
         "streamed": is_streamed,
+        **({} if gone is None else {"drop_qc": gone.describe()}),
         "neutralised": {group.group: list(group.features) for group in report.neutralised},
         "dropped": {drop.operation: list(drop.features) for drop in report.dropped},
         "notes": report.notes,
     }
+
+
+def _told(wells: Path) -> pl.DataFrame:
+    """What a Parquet file says of its rows' quality, without its features."""
+    import polars as pl
+
+    from unidino_fast.profiles.quality import TOLD_BY
+
+    frame = pl.scan_parquet(wells)
+    names = [name for name in TOLD_BY if name in frame.collect_schema().names()]
+    return frame.select(names).collect()
 
 
 def _of_cellprofiler(wells: Path) -> bool:

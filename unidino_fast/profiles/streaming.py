@@ -23,6 +23,7 @@ from unidino_fast.errors import TableError, first_line
 from unidino_fast.heap import HeapTrimmer
 from unidino_fast.profiles.footers import Footer, joined, last_footer
 from unidino_fast.profiles.groups import keyed_groups
+from unidino_fast.profiles.quality import unflagged
 from unidino_fast.profiles.table import Report, take_apart
 from unidino_fast.results import METADATA_PREFIX
 from unidino_fast.tables import PANDAS_INDEX, PROVENANCE_KEY, atomic_table, make_folder
@@ -81,6 +82,7 @@ def stream_recipe(
     recipe: Recipe,
     provenance: Mapping[str, Any],
     *,
+    drop_flagged: bool = False,
     portion_bytes: int = _PORTION_BYTES,
     scattered_bytes: int = _SCATTERED_BYTES,
 ) -> tuple[Outline, Report]:
@@ -94,6 +96,7 @@ def stream_recipe(
         out: Parquet file to write.
         recipe: `group_columns()` of it is not None.
         provenance: goes into the metadata of `out`.
+        drop_flagged: leave out rows that quality control has flagged.
         portion_bytes: features (float32) to hold at a time.
         scattered_bytes: the same where groups lie scattered.
 
@@ -113,7 +116,10 @@ def stream_recipe(
     make_folder(out.parent)
     plan = _plan(reader, columns, (portion_bytes, scattered_bytes), report)
     with atomic_table(out) as temporary, _Writer(temporary, provenance) as writer:
-        for table in reader.portions(plan):
+        for whole in reader.portions(plan):
+            table = unflagged(whole) if drop_flagged else whole
+            if table.is_empty() and not whole.is_empty():
+                continue
             profiles = recipe.apply(take_apart(table), report)
             n_rows += profiles.height
             writer.write(profiles.frame())

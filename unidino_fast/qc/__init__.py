@@ -7,6 +7,7 @@ each other; `report` judges the plate; `campaign` compares plates. All limits ar
 from __future__ import annotations
 
 from unidino_fast.qc.columns import FLAGGED, FLAGS, quality_columns, quality_series
+from unidino_fast.qc.controls import check_labels
 from unidino_fast.qc.flags import Flag, flag_wells
 from unidino_fast.qc.measures import MEASURES, measure_planes
 from unidino_fast.qc.report import PlateQc, plate_qc
@@ -26,6 +27,7 @@ __all__ = [
     "Flag",
     "PlateQc",
     "Thresholds",
+    "check_labels",
     "flag_wells",
     "measure_planes",
     "plate_qc",

@@ -52,6 +52,17 @@ def _marked(frame: pl.DataFrame, config: Controls, query: str, words: list[str])
     return np.zeros(frame.height, bool)
 
 
+def check_labels(frame: pl.DataFrame, config: Thresholds) -> None:
+    """Raises what is wrong with the labels of wells, or with queries on them, before any work.
+
+    Raises:
+        UsageError: a query of the configuration is none.
+        TableError: it does not fit the table.
+    """
+    controls_of(frame, config.controls)
+    replicate_columns(frame, config)
+
+
 def control_checks(
     frame: pl.DataFrame, quality: Quality, light: Matrix, sound: Mask, config: Thresholds
 ) -> Iterator[Check] | str:

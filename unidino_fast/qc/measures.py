@@ -164,6 +164,7 @@ def _focus(detail: _Detail) -> float:
 def _saturated(plane: Plane) -> float:
     """Share of pixels at the highest value, as CellProfiler's PercentMaximal (Bray et al. 2012).
 
+    The first of them does not count: some pixel is the highest of any plane.
     Cameras of 12 bits stop at 4095 in 16, others at odd values, so that it is not the end of the
     dtype that counts. A plane that spans few levels has many pixels at each.
     """
@@ -172,7 +173,7 @@ def _saturated(plane: Plane) -> float:
         spans = top > plane.min()
     else:
         spans = top == np.iinfo(plane.dtype).max or int(top) - int(plane.min()) >= _LEAST_RANGE
-    return np.count_nonzero(plane == top) / plane.size if spans else 0.0
+    return (np.count_nonzero(plane == top) - 1) / plane.size if spans else 0.0
 
 
 def _empty(detail: _Detail, *, in_levels: bool) -> float:
