@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from unidino_fast.plate_model import Plate
     from unidino_fast.plate_run import RunSummary
     from unidino_fast.platemap import Platemap
-    from unidino_fast.qc import Thresholds
+    from unidino_fast.qc import Campaign, Thresholds
     from unidino_fast.shards import Shard
 
 LEFT_OUT = 3
@@ -153,12 +153,26 @@ def run_embed(request: EmbedRequest, *, dry_run: bool, as_json: bool) -> int:
                 with failed.noting(location):
                     done.append(run.embed(plate))
     failed.raise_if_all(done)
+    plates = _compared(request)
     if as_json:
-        tell(json.dumps(_as_object(done, failed.reasons, request.shard)))
+        compared = {} if plates is None else {"qc": plates.to_dict()}
+        tell(json.dumps({**_as_object(done, failed.reasons, request.shard), **compared}))
     else:
         for summary in done:
             tell(_as_text(summary, request.shard))
     return LEFT_OUT if failed.reasons or any(summary.left_out for summary in done) else 0
+
+
+def _compared(request: EmbedRequest) -> Campaign | None:
+    """The plates that the output folder holds against each other; says what is unlike."""
+    from unidino_fast.qc import compare_folder
+
+    if request.shard is not None or request.qc is False:
+        return None
+    found = compare_folder(request.out, None if request.qc is True else request.qc)
+    if found is not None:
+        say_some("warning", found.warnings)
+    return found
 
 
 def how_to_go_on(out: Path) -> str:

@@ -6,6 +6,7 @@ each other; `report` judges the plate; `campaign` compares plates. All limits ar
 
 from __future__ import annotations
 
+from unidino_fast.qc.campaign import Campaign, compare_folder, compare_plates
 from unidino_fast.qc.columns import FLAGGED, FLAGS, quality_columns, quality_series
 from unidino_fast.qc.controls import check_labels
 from unidino_fast.qc.flags import Flag, flag_wells
@@ -24,10 +25,13 @@ __all__ = [
     "FLAGS",
     "KINDS",
     "MEASURES",
+    "Campaign",
     "Flag",
     "PlateQc",
     "Thresholds",
     "check_labels",
+    "compare_folder",
+    "compare_plates",
     "flag_wells",
     "measure_planes",
     "plate_qc",

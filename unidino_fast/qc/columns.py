@@ -118,7 +118,8 @@ def of_wells(frame: pl.DataFrame) -> pl.DataFrame:
         if needed not in frame.columns or frame[needed].null_count():
             raise TableError(f"column {needed} is missing or null: give a table of fields or wells")
     names = list(quality_columns(frame).values())
-    Quality.of(frame.head(0))
+    Quality.of(frame)  # raises what is wrong with them
     keys = [name for name in WELL_KEYS if name in frame.columns]
-    medians = [pl.col(name).median().cast(pl.Float32) for name in names]  # as `aggregate` has them
+    numbers = (pl.col(name).cast(pl.Float32) for name in names)
+    medians = [number.median().cast(pl.Float32) for number in numbers]  # as `aggregate` has them
     return frame.group_by(keys, maintain_order=True).agg(medians)

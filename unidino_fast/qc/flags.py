@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _LEAST_LIGHT = 1e-6
 """Grey levels, below those of any camera: darkness has no logarithm."""
-_LEAST_SPREAD = 0.1
+LEAST_SPREAD = 0.1
 """Of a channel's looks (log light, octaves of focus): no plate repeats itself more closely."""
 
 
@@ -163,11 +163,11 @@ def _swapped(quality: Quality, config: Thresholds) -> _Marked:
     """Two channels that both look like the other one, and unlike themselves."""
     looks = looks_of(quality)
     usual = median(looks)  # (C, L)
-    spread = np.maximum(mad(looks), _LEAST_SPREAD)
+    spread = np.maximum(mad(looks), LEAST_SPREAD)
     with np.errstate(invalid="ignore"):
         apart = root_mean_square((looks[:, :, None] - usual) / spread)  # (N, C, C)
-    own = np.diagonal(apart, axis1=1, axis2=2)  # (N, C)
-    ratio = own[:, :, None] / np.maximum(apart, 1.0)  # of channel a, taken for b
+        own = np.diagonal(apart, axis1=1, axis2=2)  # (N, C)
+        ratio = own[:, :, None] / np.maximum(apart, 1.0)  # of channel a, taken for b
     fits = (apart <= config.swapped.fits) & (ratio >= config.swapped.unlike)
     both = fits & np.swapaxes(fits, 1, 2)
     is_so = both.any(axis=2)

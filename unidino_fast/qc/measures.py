@@ -42,6 +42,7 @@ _LEAST_DETAIL = 1.5
 _LEAST_FINE = 1 / 16
 """Share of the detail of 4 pixels that is left of it when noise is taken off, at least: sharp
 images of coarse pixels look like noise."""
+_EMPTY_SPAN = 1.25
 _SAMPLED = 256**2
 """Pixels that percentiles are taken of, at least, where there are as many."""
 _PERCENTILES = (5, 99)
@@ -177,10 +178,10 @@ def _saturated(plane: Plane) -> float:
 
 
 def _empty(detail: _Detail, *, in_levels: bool) -> float:
-    """Share of squares whose means of 8 pixels differ by no more than the noise of one pixel.
+    """Share of squares whose means of 8 pixels span no more than 1.25 times the noise of a pixel.
 
-    Of such means noise has left an eighth: 64 of them span some 5/8 of it by chance. The noise is
-    that of most places, so that bright cells do not hide dim ones.
+    Of such means noise has left an eighth: 64 of them span some 5/8 of it, and twice that hardly
+    ever by chance. The noise is that of most places, so that bright cells do not hide dim ones.
     """
     sample = np.abs(detail.cross[::2, ::2]).reshape(-1)
     noise = float(np.partition(sample, sample.size // 2)[sample.size // 2]) / _NORMAL_MEDIAN
@@ -191,7 +192,7 @@ def _empty(detail: _Detail, *, in_levels: bool) -> float:
     squares = detail.means[: rows * n, : columns * n]
     squares = squares.reshape(rows, -1, columns, squares.shape[1] // columns)
     span = squares.max(axis=(1, 3)) - squares.min(axis=(1, 3))
-    return float(np.count_nonzero(span <= noise)) / float(span.size)
+    return float(np.count_nonzero(span <= _EMPTY_SPAN * noise)) / float(span.size)
 
 
 def _gradients(means: Values) -> tuple[float, float]:

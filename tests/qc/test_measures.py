@@ -1,0 +1,178 @@
+"""Measures of pixels against naive loops, and what they must and must not follow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from unidino_fast.qc import MEASURES, measure_planes
+from unidino_fast.simulate import simulate_field
+
+
+@pytest.fixture(scope="module")
+def field() -> np.ndarray:
+    return simulate_field(np.random.default_rng(0), size=(203, 230), channels=("DNA", "ER"))
+
+
+def measured(planes: Any, name: str) -> np.ndarray:
+    return measure_planes(np.asarray(planes))[:, MEASURES.index(name)]
+
+
+def naive_focus(plane: np.ndarray) -> float:
+    """Haar coefficients square by square, in float64."""
+
+    def quarters(edge: int) -> Any:
+        half = edge // 2
+        for y in range(0, plane.shape[0] // edge * edge, edge):
+            for x in range(0, plane.shape[1] // edge * edge, edge):
+                square = plane[y : y + edge, x : x + edge].astype(np.float64)
+                yield (
+                    square[:half, :half].sum(),
+                    square[:half, half:].sum(),
+                    square[half:, :half].sum(),
+                    square[half:, half:].sum(),
+                )
+
+    def cross(edge: int) -> float:
+        return float(np.mean([((a - b - c + d) / edge) ** 2 for a, b, c, d in quarters(edge)]))
+
+    def along(edge: int) -> float:
+        down = [((c + d - a - b) / edge) ** 2 for a, b, c, d in quarters(edge)]
+        right = [((a - b + c - d) / edge) ** 2 for a, b, c, d in quarters(edge)]
+        return float((np.mean(down) + np.mean(right)) / 2)
+
+    noise, fine, coarse = cross(2), cross(4), along(8)
+    if coarse <= 1.5 * noise:
+        return float("nan")
+    return float(np.log2(max(fine - noise, fine / 16) / (coarse - noise)))
+
+
+def naive_empty(plane: np.ndarray) -> float:
+    values = plane.astype(np.float64)
+    cross = [
+        abs(values[y, x] - values[y, x + 1] - values[y + 1, x] + values[y + 1, x + 1]) / 2
+        for y in range(0, values.shape[0] // 2 * 2, 4)
+        for x in range(0, values.shape[1] // 2 * 2, 4)
+    ]
+    noise = max(sorted(cross)[len(cross) // 2] / 0.67449, 12**-0.5)
+    empty = []
+    for y in range(0, values.shape[0] // 64 * 64, 64):
+        for x in range(0, values.shape[1] // 64 * 64, 64):
+            square = values[y : y + 64, x : x + 64]
+            means = [
+                square[j : j + 8, i : i + 8].mean()
+                for j in range(0, 64, 8)
+                for i in range(0, 64, 8)
+            ]
+            empty.append(max(means) - min(means) <= 1.25 * noise)
+    return float(np.mean(empty))
+
+
+def test_naive_loops(field: np.ndarray) -> None:
+    values = measure_planes(field)
+    for plane, row in zip(field, values, strict=True):
+        found = dict(zip(MEASURES, row, strict=True))
+        assert found["Intensity"] == pytest.approx(plane.mean(), rel=1e-6)
+        ordered = np.sort(plane, axis=None)
+        low, high = (ordered[round((plane.size - 1) * share)] for share in (0.05, 0.99))
+        assert found["Background"] == low
+        assert found["Signal"] == high - low
+        assert found["Focus"] == pytest.approx(naive_focus(plane), abs=1e-4)
+        assert found["EmptyTiles"] == naive_empty(plane)
+        assert found["Saturated"] == (np.count_nonzero(plane == plane.max()) - 1) / plane.size
+
+
+def test_a_straight_rise_of_light() -> None:
+    y, x = np.mgrid[:160, :240]
+    plane = 1000 * (1 + 0.3 * (y / 160 - 0.5) - 0.1 * (x / 240 - 0.5))
+    # of means of 8 pixels, whose outermost lie 4 pixels inside: the line goes on to the edges
+    assert measured([plane], "GradientY") == pytest.approx(0.3, rel=1e-3)
+    assert measured([plane], "GradientX") == pytest.approx(-0.1, rel=1e-3)
+
+
+def test_focus_does_not_follow_brightness(field: np.ndarray) -> None:
+    usual = measured(field, "Focus")
+    for factor, offset in ((2, 0), (1, 500), (3, 77)):
+        changed = field.astype(np.int32) * factor + offset
+        # to the rounding of float32 sums
+        np.testing.assert_allclose(measured(changed, "Focus"), usual, atol=1e-3)
+
+
+@pytest.mark.parametrize("light", [0.25, 1, 4])
+def test_focus_falls_with_blur(light: float) -> None:
+    """Of light, not of noise: a dim field has more of that, which a blur does not take away."""
+    found = [
+        measured(
+            simulate_field(
+                np.random.default_rng(1), size=(256, 256), channels=("DNA", "Mito"),
+                light=light, defocus=defocus,
+            ),
+            "Focus",
+        )
+        for defocus in (0, 2, 5)
+    ]  # fmt: skip
+    sharp, soft, blurred = found
+    assert (soft < sharp - 0.8).all()
+    assert (blurred < soft - 0.8).all()
+
+
+def test_nothing_to_see() -> None:
+    rng = np.random.default_rng(2)
+    noise = rng.normal(300, 10, (1, 256, 256)).astype(np.uint16)
+    assert np.isnan(measured(noise, "Focus"))
+    assert measured(noise, "EmptyTiles") == 1
+    constant = np.full((1, 64, 64), 7, np.uint8)
+    values = dict(zip(MEASURES, measure_planes(constant)[0], strict=True))
+    assert values["Intensity"] == values["Background"] == 7
+    assert values["Signal"] == values["Saturated"] == values["GradientX"] == 0
+    assert values["EmptyTiles"] == 1
+    black = np.zeros((1, 64, 64), np.uint16)
+    assert np.isnan(measured(black, "GradientY"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ceiling"), [("u1", 255), ("u2", 65535), ("u2", 4095), ("f4", 1)]
+)
+def test_saturation_by_any_ceiling(dtype: str, ceiling: float) -> None:
+    """Cameras of 12 bits stop at 4095."""
+    rng = np.random.default_rng(3)
+    light = rng.gamma(2, 0.2, (1, 100, 100)) * ceiling
+    plane = np.minimum(light, ceiling).astype(dtype)
+    share = (np.count_nonzero(light >= ceiling) - 1) / light.size
+    assert share > 0.01
+    assert measured(plane, "Saturated") == pytest.approx(share, abs=0.003)
+    assert measured((plane * 0.9 + 3).astype("u2"), "Saturated") == pytest.approx(
+        share if ceiling > 70 else 0, abs=0.003
+    )
+    dim = rng.integers(0, 9, (1, 100, 100), dtype=np.uint8)  # an eighth stands at the highest
+    assert measured(dim, "Saturated") == 0
+
+
+def test_the_same_bits_in_any_company_and_layout(field: np.ndarray) -> None:
+    whole = measure_planes(field)
+    for at in range(len(field)):
+        np.testing.assert_array_equal(measure_planes(field[at : at + 1])[0], whole[at])
+    padded = np.zeros((2, 210, 240), np.uint16)
+    padded[:, :203, :230] = field
+    np.testing.assert_array_equal(measure_planes(padded[:, :203, :230]), whole)
+    np.testing.assert_array_equal(measure_planes(field[::-1])[::-1], whole)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_open(value: float) -> None:
+    """Embedding says it, with the field's name; measuring must not fail in its thread."""
+    planes = np.random.default_rng(4).random((2, 40, 40), np.float32)
+    planes[1, 3, 3] = value
+    found = measure_planes(planes)
+    assert np.isfinite(found[0, MEASURES.index("Intensity")])
+    assert np.isnan(found[1]).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 100), (8, 8), (9, 65), (64, 63), (33, 1000)])
+def test_odd_sizes(shape: tuple[int, int]) -> None:
+    plane = np.random.default_rng(5).integers(0, 60000, (1, *shape), dtype=np.uint16)
+    found = measure_planes(plane)
+    assert found.shape == (1, len(MEASURES))
+    assert np.isnan(found[0, 0]) == (min(shape) < 8)
