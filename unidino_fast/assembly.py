@@ -5,20 +5,24 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
+from unidino_fast.heap import HeapTrimmer
 from unidino_fast.platemap import join_platemap
 from unidino_fast.profiles import aggregate, describe_neutralised, normalize_with_report
 from unidino_fast.qc import flag_wells, plate_qc, quality_series
-from unidino_fast.results import fields_frame
+from unidino_fast.results import fields_features, fields_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import polars as pl
+    from collections.abc import Iterator, Mapping, Sequence
 
     from unidino_fast.output import OutputFolder
     from unidino_fast.platemap import Platemap
     from unidino_fast.qc import Thresholds
-    from unidino_fast.results import WellResult
+    from unidino_fast.results import WellRecord, WellResult
+
+_PORTION_BYTES = 16 << 20
+"""Features that are held at a time while tables are written: a row group of `fields.parquet`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,31 +63,36 @@ class Layout:
     ) -> pl.DataFrame:
         """The table of fields, of results by well; with columns of quality where it has limits."""
         wells = [results[name] for name in self.wells if name in results]
-        found = [field for well in wells for field in well.fields]
-        frame = fields_frame(
-            wells,
-            plate=self.plate,
-            channels=self.channels,
-            dim=self.dim,
-            has_time=self.has_time,
-            measures=() if qc is None else quality_series(found, self.channels),
-        )
-        return frame if qc is None else flag_wells(frame, qc)
+        features = fields_features(wells, self.channels, self.dim)
+        return self.metadata(wells, qc).hstack(features)
+
+    def metadata(
+        self, wells: Sequence[WellResult | WellRecord], qc: Thresholds | None = None
+    ) -> pl.DataFrame:
+        """The columns of the table of fields before the features, of wells in plate order."""
+        frame = fields_metadata(wells, plate=self.plate, has_time=self.has_time)
+        if qc is None:
+            return frame
+        fields = [field for well in wells for field in well.fields]
+        return flag_wells(frame.hstack(quality_series(fields, self.channels)), qc)
 
 
 def write_tables(
     folder: OutputFolder,
     layout: Layout,
-    results: Mapping[str, WellResult],
+    records: Mapping[str, WellRecord],
     platemap: Platemap | None,
     qc: Thresholds | None,
 ) -> list[str]:
     """Writes fields, wells and profiles, and what quality control says of them.
 
+    Features are read back from the parts, some wells at a time: what is held does not grow with the
+    number of fields.
+
     Args:
         folder: where to.
         layout: of the plate.
-        results: by well.
+        records: of finished wells, by name.
         platemap: joined onto all tables.
         qc: limits of quality control; None for none.
 
@@ -94,15 +103,48 @@ def write_tables(
         OutputError: a table cannot be written.
     """
     warnings: list[str] = []
-    fields = layout.fields(results, qc)
+    wanted = [records[name] for name in layout.wells if name in records]
+    metadata = layout.metadata(wanted, qc)
     if platemap is not None:
-        fields, warnings = join_platemap(fields, platemap.table, name=platemap.name)
-    wells = aggregate(fields)
+        metadata, warnings = join_platemap(metadata, platemap.table, name=platemap.name)
+    wells = pl.concat(_write_fields(folder, layout, wanted, metadata))
     profiles, neutralised = normalize_with_report(wells)
-    folder.write_table("fields.parquet", fields)
     folder.write_table("wells.parquet", wells)
     folder.write_table("profiles.parquet", profiles)
     quality = None if qc is None else plate_qc(wells, profiles, qc)
     folder.write_quality(None if quality is None else quality.to_dict())
     said = [] if quality is None else quality.warnings
     return [*warnings, *(describe_neutralised(group) for group in neutralised), *said]
+
+
+def _write_fields(
+    folder: OutputFolder, layout: Layout, records: Sequence[WellRecord], metadata: pl.DataFrame
+) -> Iterator[pl.DataFrame]:
+    """Writes the table of fields, a row group for some wells; yields their rows of wells."""
+    most = max(1, _PORTION_BYTES // (4 * len(layout.channels) * layout.dim))
+    heap = HeapTrimmer()
+    start = 0
+    with folder.appending("fields.parquet") as table:
+        for portion in _portions(records, most):
+            wells = [folder.read_whole_part(record.position) for record in portion]
+            n_fields = sum(len(well.fields) for well in wells)
+            features = fields_features(wells, layout.channels, layout.dim)
+            fields = metadata.slice(start, n_fields).hstack(features)
+            start += n_fields
+            table.write(fields)
+            yield aggregate(fields)
+            heap.trim()
+
+
+def _portions(records: Sequence[WellRecord], most: int) -> Iterator[list[WellRecord]]:
+    """Wells that together have no more than so many fields, or one well."""
+    portion: list[WellRecord] = []
+    n_fields = 0
+    for record in records:
+        if portion and n_fields + len(record.fields) > most:
+            yield portion
+            portion, n_fields = [], 0
+        portion.append(record)
+        n_fields += len(record.fields)
+    if portion:
+        yield portion

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from unidino_fast.errors import OutputError
 from unidino_fast.files import TEMPORARY, reason_of, write_json
 from unidino_fast.lock import FolderLock
-from unidino_fast.parts import part_path, read_part, write_part
-from unidino_fast.tables import write_parquet
+from unidino_fast.parts import part_path, read_part, read_whole_part, write_part
+from unidino_fast.profiles.appending import RowGroups
+from unidino_fast.tables import atomic_table, write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from unidino_fast.names import WellName
     from unidino_fast.planning import WellTask
     from unidino_fast.results import WellResult
     from unidino_fast.stamps import PixelStamp
@@ -210,6 +212,20 @@ class OutputFolder:
             self.parts, task, stamp, self.made_by, any_stamp=any_stamp, remedy=self.remedy
         )
 
+    def read_whole_part(self, position: WellName) -> WellResult:
+        """A part that was there a moment ago.
+
+        Raises:
+            OutputError: it is there no more, or no longer what was written.
+        """
+        found = read_whole_part(self.parts, position, self.made_by)
+        if found is None:
+            raise OutputError(
+                f"{part_path(self.parts, position)} was removed or changed during the run: run the"
+                " same command again, which embeds that well"
+            )
+        return found
+
     def write_part(self, result: WellResult, stamp: PixelStamp | None) -> None:
         """Writes a finished well."""
         self.make_room()
@@ -226,6 +242,15 @@ class OutputFolder:
     def write_table(self, name: str, frame: pl.DataFrame) -> None:
         """Writes one of the final tables, with the provenance in its metadata."""
         write_parquet(frame, self.path / name, self.provenance)
+
+    @contextlib.contextmanager
+    def appending(self, name: str) -> Iterator[RowGroups]:
+        """Writes one of the final tables in portions; it is there when all are written."""
+        with (
+            atomic_table(self.path / name) as temporary,
+            RowGroups(temporary, self.provenance) as table,
+        ):
+            yield table
 
     def write_quality(self, report: Mapping[str, Any] | None) -> None:
         """Writes what quality control says; removes what it said before where it says nothing."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from unidino_fast.plate_model import Plate
     from unidino_fast.platemap import Platemap
     from unidino_fast.qc import Thresholds
-    from unidino_fast.results import FieldResult
+    from unidino_fast.results import FieldResult, WellRecord
     from unidino_fast.stamps import PixelStamp
 
 
@@ -103,7 +103,7 @@ class PlateRun:
         self.layout = layout_of(plan, plate, model)
         self.n_tiles = plan.n_tiles
         self.clock = StageClock()
-        self.results: dict[str, WellResult] = {}
+        self.results: dict[str, WellRecord] = {}
         self.left_out = dict(_split_fault(fault) for fault in plate.skipped)
         self.stamps: dict[str, PixelStamp | None] = {}
         self.n_resumed = 0
@@ -131,7 +131,7 @@ class PlateRun:
         for task in self.tasks:
             found = self.folder.read_part(task, self.stamps[task.name], any_stamp=verify)
             if found is not None:
-                self.results[task.name] = found
+                self.results[task.name] = found.record()
         self.n_resumed = len(self.results)
         lacking = [name for name, found in self.results.items() if self._lacks_measures(found)]
         self.n_measured_later = len(lacking)
@@ -142,7 +142,7 @@ class PlateRun:
                 self._read_again([task for task in self.tasks if task.name in again])
             self.n_absent_seen += len(absent)
 
-    def _lacks_measures(self, found: WellResult) -> bool:
+    def _lacks_measures(self, found: WellRecord) -> bool:
         return self.qc is not None and any(field.quality is None for field in found.fields)
 
     def _read_again(self, tasks: Sequence[WellTask]) -> None:
@@ -154,15 +154,16 @@ class PlateRun:
         stream = read_fields(tasks, self.plate.storage, self.options, measures=measures)
         with closing(stream) as read:
             for task in tasks:
-                found = self.results[task.name]
+                found = self.folder.read_whole_part(task.well.position)
                 fields = [
                     self._compared(task, field_task, field, now)
                     for field_task, field, now in zip(
                         task.fields, found.fields, islice(read, len(task.fields)), strict=True
                     )
                 ]
-                self.results[task.name] = WellResult(found.position, tuple(fields))
-                self._write(task, self.results[task.name])
+                compared = WellResult(found.position, tuple(fields))
+                self.results[task.name] = compared.record()
+                self._write(task, compared)
 
     def _compared(
         self, task: WellTask, field_task: FieldTask, field: FieldResult, now: Read
@@ -320,7 +321,7 @@ class PlateRun:
         return found
 
     def _keep(self, task: WellTask, result: WellResult) -> None:
-        self.results[task.name] = result
+        self.results[task.name] = result.record()
         self.n_new_tiles += sum(f.n_tiles * len(f.labels) for f in result.fields)
 
 

@@ -60,6 +60,38 @@ class WellResult:
     position: WellName
     fields: tuple[FieldResult, ...]
 
+    def record(self) -> WellRecord:
+        """All but the features."""
+        names = list(FieldRecord.__dataclass_fields__)
+        return WellRecord(
+            self.position,
+            tuple(
+                FieldRecord(**{name: getattr(field, name) for name in names})
+                for field in self.fields
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRecord:
+    """A `FieldResult` whose features lie in a part file."""
+
+    site: str
+    time: int
+    labels: tuple[str, ...]
+    n_tiles: int
+    n_tiles_dropped: int
+    checksum: int
+    quality: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True)
+class WellRecord:
+    """What is remembered of a well whose part is written: a plate's features need not fit."""
+
+    position: WellName
+    fields: tuple[FieldRecord, ...]
+
 
 def feature_columns(frame: pl.DataFrame) -> list[str]:
     """The feature columns of a profile table: every column without the `Metadata_` prefix."""
@@ -83,7 +115,6 @@ def fields_frame(
     channels: Sequence[str],
     dim: int,
     has_time: bool,
-    measures: Sequence[pl.Series] = (),
 ) -> pl.DataFrame:
     """The table of fields: one row a field, features channel by channel.
 
@@ -93,8 +124,15 @@ def fields_frame(
         channels: all channels, in output order; one that a field lacks is null there.
         dim: features a channel, D.
         has_time: whether there is a `Metadata_Time` column.
-        measures: columns of quality, which stand between the other metadata and the features.
     """
+    metadata = fields_metadata(wells, plate=plate, has_time=has_time)
+    return metadata.hstack(fields_features(wells, channels, dim))
+
+
+def fields_metadata(
+    wells: Sequence[WellResult | WellRecord], *, plate: str, has_time: bool
+) -> pl.DataFrame:
+    """The columns of `fields_frame` before the features."""
     rows = [(well.position, field) for well in wells for field in well.fields]
     fields = [field for _, field in rows]
     metadata = [
@@ -112,9 +150,16 @@ def fields_frame(
     ]
     if not has_time:
         metadata = [column for column in metadata if column.name != "Metadata_Time"]
+    return pl.DataFrame(metadata)
+
+
+def fields_features(
+    wells: Sequence[WellResult], channels: Sequence[str], dim: int
+) -> list[pl.Series]:
+    """The feature columns of `fields_frame`."""
+    fields = [field for well in wells for field in well.fields]
     names = [f"{channel}_{index:03d}" for channel in channels for index in range(dim)]
-    features = feature_series(names, _feature_matrix(fields, channels, dim))
-    return pl.DataFrame([*metadata, *measures, *features])
+    return feature_series(names, _feature_matrix(fields, channels, dim))
 
 
 def _feature_matrix(

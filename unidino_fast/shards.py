@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from unidino_fast.platemap import Platemap
     from unidino_fast.qc import Thresholds
-    from unidino_fast.results import WellResult
+    from unidino_fast.results import WellRecord
 
 _FORMAT = 1
 _PATTERN = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
@@ -244,7 +244,7 @@ def _results(
     n_shards: int,
     *,
     measured: bool,
-) -> dict[str, WellResult]:
+) -> dict[str, WellRecord]:
     results, made_by = {}, folder.made_by
     for index, name in enumerate(layout.wells):
         if name in left_out:
@@ -258,7 +258,7 @@ def _results(
                 f"{folder.parts} lacks well {name}, or its part is damaged: run embed with"
                 f" --shard {index % n_shards + 1}/{n_shards} again"
             )
-        results[name] = found
+        results[name] = found.record()
     if not results:
         raise OutputError(f"{folder.path} has no finished well: see why in its shards' records")
     return results

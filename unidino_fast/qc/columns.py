@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from unidino_fast.results import FieldResult
+    from unidino_fast.results import FieldRecord, FieldResult
 
 FLAGS = f"{QUALITY_PREFIX}Flags"
 """Text: what a well is flagged for, `kind:channel` with semicolons between."""
@@ -39,7 +39,9 @@ def quality_columns(frame: pl.DataFrame) -> dict[tuple[str, str], str]:
     return found
 
 
-def quality_series(fields: Sequence[FieldResult], channels: Sequence[str]) -> list[pl.Series]:
+def quality_series(
+    fields: Sequence[FieldResult | FieldRecord], channels: Sequence[str]
+) -> list[pl.Series]:
     """Columns of measures, a row a field; null where a field lacks a channel or leaves one open."""
     values = np.full((len(fields), len(channels), len(MEASURES)), np.nan, np.float32)
     places = {channel: place for place, channel in enumerate(channels)}
