@@ -137,6 +137,27 @@ def test_auto_goes_by_device_precision_and_size(
     assert choose.choose_engine("tensorrt", place, precision, n_tiles) == "tensorrt"
 
 
+def test_auto_says_why_once_a_job(
+    tiny_weights: Path, tiles: torch.Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "unidino_fast")
+    model = uf.load_backbone(tiny_weights, device="cpu", batch_size=8)
+    model.embed_tiles(tiles)  # a job of unknown size; in five batches
+    assert caplog.messages == []
+    for n_tiles in (100, 10**4, 100, 10**4):
+        engine = model.for_job(n_tiles).engine
+        assert engine == ("eager" if n_tiles == 100 else "onnx")
+    assert caplog.messages == [
+        "engine auto is eager: 100 tiles in fp32 on cpu, onnx pays from 2000",
+        "engine auto is onnx: 10000 tiles in fp32 on cpu, onnx pays from 2000",
+    ]
+    caplog.clear()
+    choose.choose_engine("auto", torch.device("cpu"), "bf16", 10**7)
+    assert caplog.messages == [
+        "engine auto is eager: 10000000 tiles in bf16 on cpu, no other is faster"
+    ]
+
+
 def test_an_unknown_engine_is_named() -> None:
     with pytest.raises(UsageError, match="warp"):
         choose.choose_engine("warp", torch.device("cpu"), "fp32", 1)
