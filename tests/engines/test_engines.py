@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import zarr
 from safetensors.torch import load_file
 
 import unidino_fast as uf
@@ -178,6 +179,41 @@ def test_self_check_goes_into_the_manifest(
     assert check["engine"] == "compile"
     assert check["lowest_cosine"] >= check["limit"] == 0.99999
     assert check["n_tiles"] > 0
+
+
+@pytest.mark.parametrize("n_blank", [1, 6])
+def test_self_check_looks_where_there_is_signal(
+    plate_path: Path,
+    tiny_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    n_blank: int,
+) -> None:
+    """An engine that mixes up patches would pass on the first well, which is blank."""
+
+    class Broken:
+        name = "compile"
+
+        def __init__(self, graph: InferenceGraph, *_: Any, step: int) -> None:
+            self.step, self.graph = step, graph
+
+        def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                return self.graph(patches.flip(1))
+
+    monkeypatch.setattr("unidino_fast.engines.compiled.CompiledEngine", Broken)
+    for path in [plate_path / row / column for row in "AB" for column in "123"][:n_blank]:
+        for site in "01":
+            zarr.open_array(path / site / "0", mode="r+")[:] = 7
+    model = uf.load_backbone(tiny_weights, device="cpu", engine="compile")
+    plate = uf.open_plate(plate_path)
+    if n_blank < len(plate.wells):
+        with pytest.raises(EngineError, match=r"cosine 0\.\d+"):
+            uf.embed_to_folder(plate, model, tmp_path / "out", EmbedOptions(tile=EDGE))
+    else:
+        uf.embed_to_folder(plate, model, tmp_path / "out", EmbedOptions(tile=EDGE))
+        check = json.loads((tmp_path / "out/small/manifest.json").read_text())["run"]["self_check"]
+        assert check["n_tiles"] == 16
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
