@@ -73,6 +73,16 @@ def read_table(path: str | os.PathLike[str]) -> pl.DataFrame:
     return table.select(name for name in table.columns if not PANDAS_INDEX.fullmatch(name))
 
 
+def provenance_in(path: Path) -> dict[str, Any] | None:
+    """What a Parquet file of ours says of how it was made; None for any other file."""
+    try:
+        held = pl.read_parquet_metadata(path) if path.suffix.lower() == ".parquet" else {}
+        found = json.loads(held[PROVENANCE_KEY])
+    except (KeyError, ValueError, RecursionError, OSError, pl.exceptions.PolarsError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 @contextmanager
 def atomic_table(path: Path) -> Iterator[Path]:
     """`files.atomic` for what Polars writes: its error for a full disk is one of the disk too."""

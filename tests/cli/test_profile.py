@@ -11,6 +11,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from unidino_fast.profiles import METHODS, OPERATIONS, consensus, normalize, select_features
+from unidino_fast.tables import write_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,6 +67,19 @@ def test_steps_in_order(run: Run, wells: Path, tmp_path: Path) -> None:
         "normalize": "spherize", "by": "all", "samples": CONTROLS, "epsilon": 1e-6
     }  # fmt: skip
     assert "samples" not in held["recipe"][1]
+
+
+def test_what_the_wells_were_made_of_goes_with_the_profiles(
+    run: Run, wells: Path, tmp_path: Path
+) -> None:
+    made_by = {"model": {"weights": "w.pth"}, "plate": {"name": "p"}}
+    write_table(pl.read_parquet(wells), wells, made_by)
+    for name in ("one", "two"):
+        assert run("profile", wells, "--out", tmp_path / f"{name}.parquet").code == 0
+        wells = tmp_path / f"{name}.parquet"
+    held = json.loads(pl.read_parquet_metadata(wells)["unidino_fast"])
+    assert (held["input"], held["source"]["input"]) == ("one.parquet", "wells.parquet")
+    assert held["source"]["source"] == made_by
 
 
 def test_one_value_goes_to_every_method_that_knows_it(

@@ -122,6 +122,9 @@ def test_files_say_whose_they_are(model: Embedder, tmp_path: Path) -> None:
     write_parquet(profiles("A", 1), path, {"model": model.describe()})
     other = {**model.describe(), "weights": "default"}  # the same ones by another name
     write_parquet(profiles("C", 1), tmp_path / "c.parquet", {"model": other})
+    whitened = {"recipe": [], "source": {"recipe": [], "source": {"model": other}}}
+    write_parquet(profiles("D", 1), tmp_path / "d.parquet", whitened)  # by `profile`, twice
+    assert read_data_sets([str(tmp_path / "d.parquet")])[0].weights == f"default {digest[:8]}"
     profiles("B", 2).write_csv(tmp_path / "b.csv")
     first, again, second = read_data_sets(
         [str(path), str(tmp_path / "c.parquet"), f"cp/B={tmp_path}/b.csv"]

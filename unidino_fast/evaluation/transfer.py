@@ -7,7 +7,6 @@ plate held out in turn, where A has several.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -29,7 +28,7 @@ from unidino_fast.evaluation.table import (
 )
 from unidino_fast.names import one_line
 from unidino_fast.results import METADATA_PREFIX, feature_columns
-from unidino_fast.tables import PROVENANCE_KEY
+from unidino_fast.tables import provenance_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -76,7 +75,7 @@ class _Told(NamedTuple):
 def read_data_sets(arguments: Sequence[str]) -> list[DataSet]:
     """Tables as they are typed: `FILE`, or `WEIGHTS/DATASET=FILE` where the file does not say it.
 
-    A Parquet file that `embed` wrote says by which weights; its data set is its plate. Weights of
+    A Parquet file that `embed` or `profile` wrote says by which weights; its data set is its plate. Weights of
     one digest are the same, whatever they were called: the first name stands for all.
 
     Raises:
@@ -253,12 +252,14 @@ def _prepared(one: DataSet, label: str) -> DataSet:
 
 
 def _weights_of(path: Path) -> tuple[str, str]:
-    """Name and digest of the weights that a file of ours was made by."""
+    """Name and digest of the weights that a file of ours, or what it was made of, was made by."""
+    held = provenance_in(path) or {}
+    while isinstance(source := held.get("source"), dict):  # of a table that `profile` wrote
+        held = source
     try:
-        metadata = pl.read_parquet_metadata(path) if path.suffix.lower() == ".parquet" else {}
-        model = json.loads(metadata[PROVENANCE_KEY])["model"]
+        model = held["model"]
         return str(model["weights"]), str(model["weights_digest"])
-    except (KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
+    except (KeyError, TypeError) as error:
         raise TableError(
             f"{path} does not say by which weights it was made: write WEIGHTS/DATASET={path}"
         ) from error
