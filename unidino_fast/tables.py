@@ -163,16 +163,13 @@ def check_output(
         raise OutputError(f"{out} cannot be written ({reason}): choose another --out")
 
 
-def check_polars(profiles: object) -> None:
-    """Raises UsageError where a table is none of Polars."""
-    if isinstance(profiles, pl.DataFrame):
+def check_polars(table: object) -> None:
+    """Raises UsageError where a table is none of Polars, and says how to make one of it."""
+    if isinstance(table, pl.DataFrame):
         return
-    kind = type(profiles)
-    remedy = ".collect() it" if kind is pl.LazyFrame else "use polars.from_pandas"
-    raise UsageError(
-        f"profiles are a {kind.__module__.partition('.')[0]} {kind.__name__}, not a Polars"
-        f" DataFrame: {remedy}"
-    )
+    found = f"{type(table).__module__.partition('.')[0]}.{type(table).__name__}"
+    how = "collect() it" if isinstance(table, pl.LazyFrame) else "polars.from_pandas makes one"
+    raise UsageError(f"the table is a {found}: give a Polars DataFrame ({how})")
 
 
 def _check_suffix(file: Path, suffixes: Sequence[str]) -> None:

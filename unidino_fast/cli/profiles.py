@@ -167,7 +167,7 @@ def _run(
     from unidino_fast.tables import provenance_in, write_table
 
     steps = recipe.describe()
-    provenance = {"unidino_fast": __version__, "recipe": steps, "input": wells.name}
+    provenance: dict[str, Any] = {"unidino_fast": __version__, "recipe": steps, "input": wells.name}
     if made_by := provenance_in(wells):
         provenance["source"] = made_by
     is_streamed = not features and streams(wells, out, recipe) and not _of_cellprofiler(wells)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 import polars as pl
 
+from unidino_fast.columns import find_column
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.evaluation.cellprofiler import read_profiles
 from unidino_fast.evaluation.counting import share_interval
@@ -23,7 +24,6 @@ from unidino_fast.evaluation.table import (
     check_varies,
     codes_of,
     feature_matrix,
-    find_column,
     labelled,
 )
 from unidino_fast.names import one_line
@@ -75,8 +75,8 @@ class _Told(NamedTuple):
 def read_data_sets(arguments: Sequence[str]) -> list[DataSet]:
     """Tables as they are typed: `FILE`, or `WEIGHTS/DATASET=FILE` where the file does not say it.
 
-    A Parquet file that `embed` or `profile` wrote says by which weights; its data set is its plate. Weights of
-    one digest are the same, whatever they were called: the first name stands for all.
+    A Parquet file that `embed` or `profile` wrote says by which weights; its data set is its plate.
+    Weights of one digest are the same, whatever they were called: the first name stands for all.
 
     Raises:
         UsageError: an argument names no data set, or two name the same.

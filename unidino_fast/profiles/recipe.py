@@ -12,9 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unidino_fast.columns import metadata_names
 from unidino_fast.errors import TableError, UsageError, first_line
 from unidino_fast.profiles.consensus import consensus_of
-from unidino_fast.profiles.groups import metadata_names
 from unidino_fast.profiles.normalize import Normalisation
 from unidino_fast.profiles.options import ConsensusOptions, SelectOptions
 from unidino_fast.profiles.selection import operations_of, select
