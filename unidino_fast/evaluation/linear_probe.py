@@ -236,6 +236,8 @@ def fit_predict(
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
+        # labels are codes of classes, however many of them there are
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         try:
             model.fit(train.astype(np.float64), labels)
         except ConvergenceWarning as error:
