@@ -112,6 +112,15 @@ def test_a_recipe_file_and_a_shipped_one(run: Run, wells: Path, tmp_path: Path) 
     assert shipped.code == 0, shipped.err
 
 
+def test_a_recipe_of_another_suffix(refuse: Refuse, wells: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.txt").write_text('[[step]]\nnormalize = "l2"\n')
+    refuse(
+        *("profile", wells, "--out", tmp_path / "p.parquet", "--recipe", tmp_path / "r.txt"),
+        code=2,
+        said="r.txt does not end in .toml: rename it, or name one of spherize-then-mad",
+    )
+
+
 def test_large_files_stream(
     run: Run, wells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -169,6 +169,11 @@ def read_recipe(name: str | Path) -> Recipe:
         text = shipped.read_text() if path.suffix != ".toml" else path.read_text(encoding="utf-8")
         document = tomllib.loads(text)
     except FileNotFoundError:
+        if path.is_file():
+            raise UsageError(
+                f"recipe {name} does not end in .toml: rename it, or name one of"
+                f" {', '.join(shipped_recipes())}"
+            ) from None
         raise UsageError(
             f"recipe {name} does not exist: give a .toml file, or {' or '.join(shipped_recipes())}"
         ) from None
