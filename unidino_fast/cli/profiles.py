@@ -164,10 +164,12 @@ def _run(
     from unidino_fast.profiles.streaming import stream_recipe, streams
     from unidino_fast.profiles.table import counted
     from unidino_fast.results import feature_columns
-    from unidino_fast.tables import write_table
+    from unidino_fast.tables import provenance_in, write_table
 
     steps = recipe.describe()
-    provenance = {"unidino_fast": __version__, "recipe": steps, "input": wells.name}
+    provenance: dict[str, Any] = {"unidino_fast": __version__, "recipe": steps, "input": wells.name}
+    if made_by := provenance_in(wells):
+        provenance["source"] = made_by
     is_streamed = not features and streams(wells, out, recipe) and not _of_cellprofiler(wells)
     if is_streamed:
         written, report = stream_recipe(wells, out, recipe, provenance)
