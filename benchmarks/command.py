@@ -16,7 +16,7 @@ from unidino_fast.benchmarks.environment import describe_environment
 from unidino_fast.benchmarks.kernel_graph import fitting_candidates
 from unidino_fast.benchmarks.model import ModelJob, bench_model, model_effort
 from unidino_fast.benchmarks.plot import plot_rows
-from unidino_fast.benchmarks.rows import LINES, TABLE, append_rows, render
+from unidino_fast.benchmarks.rows import LINES, TABLE, append_rows, check_folder, render
 from unidino_fast.engines.choose import ENGINES, choose_device, choose_precision, lacks_fp8
 from unidino_fast.errors import UsageError
 
@@ -88,6 +88,8 @@ def run_bench(
             if candidates:
                 job = _with_candidates(job)
             stream = bench_model(job, describe_environment(place), say)
+        if out is not None:
+            check_folder(out)
         for row in stream:
             rows.append(row)
             if out is not None:
@@ -123,7 +125,7 @@ def say(text: str) -> None:
 
 def _kernel_rows(device: torch.device, *, quick: bool) -> Iterator[Row]:
     if device.type != "cuda":
-        say("note: no CUDA device: what is measured are the references, which run in their place")
+        say("note: no CUDA device: measured are the references and what runs on the CPU instead")
     effort = kernel_effort(device, quick=quick)
     return bench_kernels(device, describe_environment(device), say, effort=effort)
 

@@ -90,8 +90,7 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """Flat and JSON-ready; floats with six digits (a cosine with eight)."""
-        flat = {field.name: getattr(self, field.name) for field in fields(self)}
-        del flat["environment"]
+        flat = {name: getattr(self, name) for name in _OWN}
         rounded = {name: _rounded(value) for name, value in flat.items()}
         if self.cosine is not None and math.isfinite(self.cosine):
             rounded["cosine"] = round(self.cosine, 8)
@@ -104,6 +103,10 @@ class Row:
         environment = Environment(**{name: flat[name] for name in names})
         own = {name: value for name, value in flat.items() if name not in names}
         return cls(**own, environment=environment)
+
+
+_OWN = [field.name for field in fields(Row) if field.name != "environment"]
+_COLUMNS = [*_OWN, *(field.name for field in fields(Environment))]
 
 
 def rate_figures(samples: Samples, *, per: float = 1.0) -> dict[str, Any]:
@@ -141,22 +144,33 @@ def append_rows(rows: Iterable[Row], folder: Path) -> None:
         OutputError: the folder cannot be written, or holds rows with other columns.
     """
     flat = [row.to_dict() for row in rows]
-    if not flat:
-        return
-    columns = list(flat[0])
+    if flat:
+        _append(flat, folder)
+
+
+def check_folder(folder: Path) -> None:
+    """Makes a folder for rows, so that one that takes none is said before minutes of measuring.
+
+    Raises:
+        OutputError: as `append_rows`.
+    """
+    _append([], folder)
+
+
+def _append(flat: list[dict[str, Any]], folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         table = folder / TABLE
         is_new = not table.exists()
-        if not is_new and _header(table) != columns:
+        if not is_new and _header(table) != _COLUMNS:
             raise OutputError(f"{table} has other columns: choose another --out")
+        with (folder / LINES).open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in flat)
         with table.open("a", newline="") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
             if is_new:
                 writer.writeheader()
             writer.writerows(flat)
-        with (folder / LINES).open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in flat)
     except OSError as error:
         if isinstance(error, OutputError):
             raise

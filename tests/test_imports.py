@@ -37,7 +37,7 @@ LAYERS = [
     "engines",
     "clock heap results threads upload",
     "tables",
-    "query",
+    "columns query",
     "platemap profiles",
     "qc",
     "provenance embedding parts write_behind",

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from unidino_fast.columns import find_column
 from unidino_fast.engines import Embedder
 from unidino_fast.errors import TrainingError, UnidinoError
 from unidino_fast.evaluation.counting import share_interval
 from unidino_fast.evaluation.linear_probe import linear_probe
-from unidino_fast.evaluation.table import find_column
 from unidino_fast.names import one_line
 from unidino_fast.pipeline import embed_plate
 from unidino_fast.plate import open_plate

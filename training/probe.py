@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from unidino_fast.columns import find_column, find_columns
 from unidino_fast.engines import Embedder
 from unidino_fast.errors import TrainingError, UnidinoError, UsageError
 from unidino_fast.evaluation.nearest_neighbour import evaluate
-from unidino_fast.evaluation.table import find_column, find_columns, labelled
+from unidino_fast.evaluation.table import labelled
 from unidino_fast.pipeline import embed_plate
 from unidino_fast.plate import open_plate
 from unidino_fast.platemap import join_platemap, read_platemap

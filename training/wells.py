@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from unidino_fast.columns import find_column
 from unidino_fast.errors import TrainingError, UnidinoError
-from unidino_fast.evaluation.table import find_column
 from unidino_fast.plate import open_plate
 from unidino_fast.platemap import join_platemap, read_platemap
 from unidino_fast.training.sources import PlateSource

@@ -20,16 +20,21 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN_LINES = 15.0
 
 
-class _Warnings(logging.Handler):
+class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        say(f"warning: {record.getMessage()}")
+        kind = "warning" if record.levelno >= logging.WARNING else "note"
+        say(f"{kind}: {record.getMessage()}")
 
 
 def log_to_console() -> None:
-    """Shows this package's warnings as plain lines on standard error."""
+    """Shows this package's warnings as plain lines on standard error, and what engines note.
+
+    That is which engine `auto` chose and why, and how long compiling or building one took.
+    """
     logger = logging.getLogger("unidino_fast")
-    logger.handlers = [_Warnings()]
+    logger.handlers = [_Lines()]
     logger.propagate = False
+    logging.getLogger("unidino_fast.engines").setLevel(logging.INFO)
 
 
 class WellProgress:

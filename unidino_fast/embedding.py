@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 SAMPLE_TILES = 16
 """Tiles that an engine is held against the reference on."""
+BLANK_FIELDS = 8
+"""Readable fields in which they are looked for, while those are blank."""
 
 
 def embed_wells(
@@ -150,14 +152,20 @@ def read_fields(
 def sample_patches(
     tasks: Sequence[WellTask], storage: Storage, model: Embedder, options: EmbedOptions
 ) -> Tensor:
-    """Some tiles of a plate for the self-check of an engine, of its first readable field.
+    """Some tiles of a plate for the self-check of an engine, of its first field with signal.
+
+    Tiles of one value throughout say little: an engine that mixes up pixels gives the same of them.
+    They are taken where the first `BLANK_FIELDS` readable fields have no others.
 
     Returns:
         (N, T, P * P) on the model's device, N at most `SAMPLE_TILES`, 0 if no field is readable.
     """
     reader = FieldReader(storage)
     patch = model.backbone.patch_size
+    blank: list[Tensor] = []
     for task in (one for well in tasks for one in well.fields):
+        if len(blank) == BLANK_FIELDS:
+            break
         try:
             planes = reader.read(task.field, time=task.time, channels=task.channels, z=options.z)
             pixels = torch.from_numpy(planes).to(model.device)
@@ -168,9 +176,17 @@ def sample_patches(
         except PixelError:
             continue  # said in its place, when the well is embedded
         everything = torch.cat(found)
-        n_tiles = min(len(everything), SAMPLE_TILES)
-        return everything[torch.linspace(0, len(everything) - 1, n_tiles).long()]
-    return torch.empty((0, 1, patch**2))
+        varied = everything.amax(dim=(1, 2)) > everything.amin(dim=(1, 2))
+        if bool(varied.any()):
+            return _spread_over(everything, varied.nonzero()[:, 0])
+        blank.append(_spread_over(everything, torch.arange(len(everything))))
+    return blank[0] if blank else torch.empty((0, 1, patch**2))
+
+
+def _spread_over(patches: Tensor, places: Tensor) -> Tensor:
+    """At most `SAMPLE_TILES` of the tiles at these places, evenly from the first to the last."""
+    n_tiles = min(len(places), SAMPLE_TILES)
+    return patches[places[torch.linspace(0, len(places) - 1, n_tiles).long()]]
 
 
 @dataclass(slots=True)

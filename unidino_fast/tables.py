@@ -73,6 +73,16 @@ def read_table(path: str | os.PathLike[str]) -> pl.DataFrame:
     return table.select(name for name in table.columns if not PANDAS_INDEX.fullmatch(name))
 
 
+def provenance_in(path: Path) -> dict[str, Any] | None:
+    """What a Parquet file of ours says of how it was made; None for any other file."""
+    try:
+        held = pl.read_parquet_metadata(path) if path.suffix.lower() == ".parquet" else {}
+        found = json.loads(held[PROVENANCE_KEY])
+    except (KeyError, ValueError, RecursionError, OSError, pl.exceptions.PolarsError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 @contextmanager
 def atomic_table(path: Path) -> Iterator[Path]:
     """`files.atomic` for what Polars writes: its error for a full disk is one of the disk too."""
@@ -153,16 +163,13 @@ def check_output(
         raise OutputError(f"{out} cannot be written ({reason}): choose another --out")
 
 
-def check_polars(profiles: object) -> None:
-    """Raises UsageError where a table is none of Polars."""
-    if isinstance(profiles, pl.DataFrame):
+def check_polars(table: object) -> None:
+    """Raises UsageError where a table is none of Polars, and says how to make one of it."""
+    if isinstance(table, pl.DataFrame):
         return
-    kind = type(profiles)
-    remedy = ".collect() it" if kind is pl.LazyFrame else "use polars.from_pandas"
-    raise UsageError(
-        f"profiles are a {kind.__module__.partition('.')[0]} {kind.__name__}, not a Polars"
-        f" DataFrame: {remedy}"
-    )
+    found = f"{type(table).__module__.partition('.')[0]}.{type(table).__name__}"
+    how = "collect() it" if isinstance(table, pl.LazyFrame) else "polars.from_pandas makes one"
+    raise UsageError(f"the table is a {found}: give a Polars DataFrame ({how})")
 
 
 def _check_suffix(file: Path, suffixes: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ class OpCase:
         expression: what one would write in torch for speed; None where that is the reference.
         tolerance: of the relative error to the reference.
         flops: operations of its matrix products; where there are some, it is measured by them.
+        on_cpu: what the package runs on the CPU; None where that is the reference or nothing.
     """
 
     op: str
@@ -38,6 +39,7 @@ class OpCase:
     expression: Callable[[], Tensor] | None
     tolerance: float
     flops: int | None = None
+    on_cpu: Callable[[], Tensor] | None = None
 
 
 def fluorescence(

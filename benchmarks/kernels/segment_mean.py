@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from unidino_fast import ops
 from unidino_fast.benchmarks.kernels.case import OpCase
 from unidino_fast.kernels import segment_mean, segment_mean_reference
 
@@ -35,6 +36,7 @@ def _case(device: torch.device, n_channels: int, n_tiles: int) -> OpCase:
         kernel=lambda: segment_mean(features, keep),
         reference=lambda: segment_mean_reference(features, keep),
         expression=lambda: expression(features, keep),
+        on_cpu=lambda: ops.segment_mean(features, keep),
         tolerance=1e-4,  # the expression sums in float32
     )
 

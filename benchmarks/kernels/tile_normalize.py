@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from unidino_fast import ops
 from unidino_fast.benchmarks.kernels.case import OpCase, fields, fluorescence, named
 from unidino_fast.kernels import tile_normalize, tile_normalize_reference
 
@@ -34,6 +35,7 @@ def _case(device: torch.device, dtype: torch.dtype) -> OpCase:
         kernel=lambda: tile_normalize(planes, low, span, **options),  # type: ignore[arg-type]
         reference=lambda: tile_normalize_reference(planes, low, span, **options),  # type: ignore[arg-type]
         expression=lambda: expression(planes, low.float(), span.float(), dtype),
+        on_cpu=lambda: ops.tile_normalize(planes, low, span, **options),  # type: ignore[arg-type]
         # one unit in the last place of bfloat16
         tolerance=5e-3 if dtype == torch.bfloat16 else 1e-6,
     )

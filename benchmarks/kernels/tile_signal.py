@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from unidino_fast import ops
 from unidino_fast.benchmarks.kernels.case import OpCase, fields, fluorescence, named
 from unidino_fast.kernels import tile_signal, tile_signal_reference
 
@@ -28,6 +29,7 @@ def cases(device: torch.device) -> list[OpCase]:
             kernel=lambda: tile_signal(planes, tile=TILE, stride=TILE),
             reference=lambda: tile_signal_reference(planes, tile=TILE, stride=TILE),
             expression=lambda: expression(planes),
+            on_cpu=lambda: ops.tile_signal(planes, tile=TILE, stride=TILE),
             tolerance=0.0,
         )
     ]

@@ -9,7 +9,7 @@ import pytest
 
 from unidino_fast.benchmarks.command import run_bench
 from unidino_fast.benchmarks.rows import read_rows
-from unidino_fast.errors import UsageError, WeightsError
+from unidino_fast.errors import OutputError, UsageError, WeightsError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,6 +77,24 @@ def test_options_that_cannot_be_meant(options: dict[str, Any], said: str) -> Non
     what = options.pop("what", "model")
     with pytest.raises(UsageError, match=said):
         run_bench(what, **({"device": "cpu"} | options))
+
+
+@pytest.mark.parametrize("what", ["model", "kernels", "io"])
+def test_a_folder_that_takes_no_rows_is_said_before_measuring(
+    tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: Any
+) -> None:
+    def measure(*_: Any, **__: Any) -> Any:
+        pytest.fail("measured")
+        yield
+
+    (tmp_path / "rows.csv").write_text("some,other\n1,2\n")
+    for name in ("command.bench_model", "command.bench_kernels", "reading.bench_io"):
+        monkeypatch.setattr(f"unidino_fast.benchmarks.{name}", measure)
+    with pytest.raises(OutputError, match="has other columns: choose another --out"):
+        run_bench(what, weights=str(tiny_weights), device="cpu", out=tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        run_bench(what, weights=str(tiny_weights), device="cpu", out=tmp_path / "file")
 
 
 def test_weights_that_are_not_there(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def test_from_plate_to_accuracy(
         "--metadata", tmp_path / "map.csv", "--json",
     )  # fmt: skip
     assert embedded.code == 0, embedded.err
+    assert embedded.err.count("note: engine auto is eager: ") == 1
     summary = json.loads(embedded.out)
     assert (summary["n_wells"], summary["n_fields"], summary["n_features"]) == (6, 12, 192)
     assert summary["plates"][0]["plate"] == "small"

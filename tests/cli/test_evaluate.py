@@ -263,7 +263,7 @@ BY_CONTROLS = ("--normalize", "standardize", "--samples", 'Metadata_Compound == 
         (
             lambda f: f.drop("Metadata_Plate"),
             ("--recipe", "paper-insect", "--normalize", "mad_robustize"),
-            "Metadata_Plate is missing",
+            "no column Metadata_Plate, which mad_robustize (--by) needs",
         ),
         (
             lambda f: f.drop("Metadata_Batch"),

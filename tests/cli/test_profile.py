@@ -11,6 +11,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from unidino_fast.profiles import METHODS, OPERATIONS, consensus, normalize, select_features
+from unidino_fast.tables import write_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,6 +69,19 @@ def test_steps_in_order(run: Run, wells: Path, tmp_path: Path) -> None:
     assert "samples" not in held["recipe"][1]
 
 
+def test_what_the_wells_were_made_of_goes_with_the_profiles(
+    run: Run, wells: Path, tmp_path: Path
+) -> None:
+    made_by = {"model": {"weights": "w.pth"}, "plate": {"name": "p"}}
+    write_table(pl.read_parquet(wells), wells, made_by)
+    for name in ("one", "two"):
+        assert run("profile", wells, "--out", tmp_path / f"{name}.parquet").code == 0
+        wells = tmp_path / f"{name}.parquet"
+    held = json.loads(pl.read_parquet_metadata(wells)["unidino_fast"])
+    assert (held["input"], held["source"]["input"]) == ("one.parquet", "wells.parquet")
+    assert held["source"]["source"] == made_by
+
+
 def test_one_value_goes_to_every_method_that_knows_it(
     run: Run, wells: Path, tmp_path: Path
 ) -> None:
@@ -96,6 +110,15 @@ def test_a_recipe_file_and_a_shipped_one(run: Run, wells: Path, tmp_path: Path) 
         "profile", wells, "--out", tmp_path / "s.parquet", "--recipe", "spherize-then-mad"
     )
     assert shipped.code == 0, shipped.err
+
+
+def test_a_recipe_of_another_suffix(refuse: Refuse, wells: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.txt").write_text('[[step]]\nnormalize = "l2"\n')
+    refuse(
+        *("profile", wells, "--out", tmp_path / "p.parquet", "--recipe", tmp_path / "r.txt"),
+        code=2,
+        said="r.txt does not end in .toml: rename it, or name one of spherize-then-mad",
+    )
 
 
 def test_large_files_stream(
@@ -175,10 +198,14 @@ def test_many_warnings_are_cut(run: Run, tmp_path: Path) -> None:
         (["--recipe", "none"], 2, "recipe none does not exist: give a .toml file"),
         (["--samples", "Metadata_Compound == 'x'"], 1, "no row of p fits the samples"),
         (["--method", "l2", "--by", "Metadata_Plate"], 2, "l2 knows no groups"),
-        (["--by", "Metadata_Plate,,"], 2, "the name of a column to group by is empty"),
-        (["--by", ""], 2, "the name of a column to group by is empty"),
-        (["--consensus", ""], 2, "the name of a column to group by is empty"),
-        (["--by", "Plaet"], 1, "column Metadata_Plaet is missing: did you mean Metadata_Plate?"),
+        (["--by", "Metadata_Plate,,"], 2, "the name of a column is empty"),
+        (["--by", ""], 2, "the name of a column is empty"),
+        (["--consensus", ""], 2, "the name of a column is empty"),
+        (
+            ["--by", "Plaet"],
+            1,
+            "which mad_robustize (--by) needs: did you mean Metadata_Plate?",
+        ),
         (["--statistic", "mean"], 2, "--statistic is that of a consensus: add --consensus"),
         (
             ["--recipe", "spherize-then-mad", "--statistic", "modz"],
@@ -186,7 +213,7 @@ def test_many_warnings_are_cut(run: Run, tmp_path: Path) -> None:
             "--recipe and --statistic exclude each other",
         ),
         (["--by", "a", "--by", "b"], 2, "--by is given 2 times for 1 methods"),
-        (["--consensus", "Metadata_Gate"], 1, "column Metadata_Gate is missing"),
+        (["--consensus", "Metadata_Gate"], 1, "the table has no column Metadata_Gate"),
         (["--select", "entropy"], 2, "selection 'entropy' is not known: use variance"),
         (["--method", "zscore"], 2, "method 'zscore' is not available: use mad_robustize"),
     ],

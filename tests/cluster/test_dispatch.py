@@ -105,18 +105,12 @@ def test_a_worker_that_is_late_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_a_death_counts_against_the_job_that_was_begun(
-    order: tuple[int, int], small_plate: tuple[Path, pl.DataFrame]
-) -> None:
-    """A worker takes a second job along that it had not begun; the news comes in any order."""
-    wells = plan_plate(uf.open_plate(small_plate[0]), EmbedOptions(tile=32)).wells
-    plate = PlateJob("", {}, "", "p", EmbedOptions(tile=32), 1, "", "", "")
-    jobs = WellsJob(plate, wells[:2], (None, None)).singles()
-    dispatcher = Dispatcher(mock.Mock())
-    for life, worker in enumerate(("one", "two")):
-        died = mock.Mock(address="tcp://10.0.0.1:4000", server_id=worker)
-        begun = [dispatcher._had_begun(jobs[i], 10 * life + i, died) for i in order]
-        assert begun[order.index(0)]
-    assert dispatcher._deaths[wells[0].name] == 2
-    assert dispatcher._deaths[wells[1].name] == 0
+def test_a_death_counts_against_the_job_that_was_begun_last() -> None:
+    """Another one waited behind it, one was done but not told of yet; other workers live on."""
+    events = [("one", 0), ("two", 2), ("one", 1), ("two", 3)]
+    client = mock.Mock()
+    client.get_events.return_value = [(0.0, {"worker": w, "job": job}) for w, job in events]
+    dispatcher = Dispatcher(client)
+    assert dispatcher._last_begun(mock.Mock(server_id="one")) == 1
+    assert dispatcher._last_begun(mock.Mock(server_id="two")) == 3
+    assert dispatcher._last_begun(mock.Mock(server_id="three")) is None

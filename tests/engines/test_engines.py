@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import zarr
 from safetensors.torch import load_file
 
 import unidino_fast as uf
@@ -137,6 +138,27 @@ def test_auto_goes_by_device_precision_and_size(
     assert choose.choose_engine("tensorrt", place, precision, n_tiles) == "tensorrt"
 
 
+def test_auto_says_why_once_a_job(
+    tiny_weights: Path, tiles: torch.Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "unidino_fast")
+    model = uf.load_backbone(tiny_weights, device="cpu", batch_size=8)
+    model.embed_tiles(tiles)  # a job of unknown size; in five batches
+    assert caplog.messages == []
+    for n_tiles in (100, 10**4, 100, 10**4):
+        engine = model.for_job(n_tiles).engine
+        assert engine == ("eager" if n_tiles == 100 else "onnx")
+    assert caplog.messages == [
+        "engine auto is eager: 100 tiles in fp32 on cpu, onnx pays from 2000",
+        "engine auto is onnx: 10000 tiles in fp32 on cpu, onnx pays from 2000",
+    ]
+    caplog.clear()
+    choose.choose_engine("auto", torch.device("cpu"), "bf16", 10**7)
+    assert caplog.messages == [
+        "engine auto is eager: 10000000 tiles in bf16 on cpu, no other is faster"
+    ]
+
+
 def test_an_unknown_engine_is_named() -> None:
     with pytest.raises(UsageError, match="warp"):
         choose.choose_engine("warp", torch.device("cpu"), "fp32", 1)
@@ -157,6 +179,41 @@ def test_self_check_goes_into_the_manifest(
     assert check["engine"] == "compile"
     assert check["lowest_cosine"] >= check["limit"] == 0.99999
     assert check["n_tiles"] > 0
+
+
+@pytest.mark.parametrize("n_blank", [1, 6])
+def test_self_check_looks_where_there_is_signal(
+    plate_path: Path,
+    tiny_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    n_blank: int,
+) -> None:
+    """An engine that mixes up patches would pass on the first well, which is blank."""
+
+    class Broken:
+        name = "compile"
+
+        def __init__(self, graph: InferenceGraph, *_: Any, step: int) -> None:
+            self.step, self.graph = step, graph
+
+        def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                return self.graph(patches.flip(1))
+
+    monkeypatch.setattr("unidino_fast.engines.compiled.CompiledEngine", Broken)
+    for path in [plate_path / row / column for row in "AB" for column in "123"][:n_blank]:
+        for site in "01":
+            zarr.open_array(path / site / "0", mode="r+")[:] = 7
+    model = uf.load_backbone(tiny_weights, device="cpu", engine="compile")
+    plate = uf.open_plate(plate_path)
+    if n_blank < len(plate.wells):
+        with pytest.raises(EngineError, match=r"cosine 0\.\d+"):
+            uf.embed_to_folder(plate, model, tmp_path / "out", EmbedOptions(tile=EDGE))
+    else:
+        uf.embed_to_folder(plate, model, tmp_path / "out", EmbedOptions(tile=EDGE))
+        check = json.loads((tmp_path / "out/small/manifest.json").read_text())["run"]["self_check"]
+        assert check["n_tiles"] == 16
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

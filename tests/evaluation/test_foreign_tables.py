@@ -35,7 +35,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("call", CALLS)
 def test_pandas_and_lazy_tables(screen: pl.DataFrame, call: str) -> None:
-    with pytest.raises(UsageError, match=r"^profiles are a pandas DataFrame.*polars\.from_pandas$"):
+    with pytest.raises(UsageError, match=r"^the table is a pandas.DataFrame: .*from_pandas"):
         CALLS[call](pd.DataFrame({"Metadata_MoA": ["x"]}))
-    with pytest.raises(UsageError, match=r"^profiles are a polars LazyFrame.*\.collect\(\) it$"):
+    with pytest.raises(UsageError, match=r"^the table is a polars.LazyFrame: .*collect\(\) it"):
         CALLS[call](screen.lazy())

@@ -135,3 +135,14 @@ def test_as_a_question() -> None:
     ]  # fmt: skip
     with pytest.raises(UsageError, match="no label was given"):
         answer(wells(), Question(metric="linear-probe"))
+
+
+def test_many_labels_of_few_rows() -> None:
+    """No warning of scikit-learn, which pytest would raise."""
+    labels = [f"m{at}" for at in range(24)]
+    rows = np.random.default_rng(1).normal(size=(48, 3))
+    table = pl.DataFrame(rows, schema=["DNA_000", "DNA_001", "DNA_002"]).with_columns(
+        Metadata_Plate=pl.Series(["p"] * 24 + ["q"] * 24), Metadata_MoA=pl.Series(labels * 2)
+    )
+    found = linear_probe(table, "MoA", bootstrap=0)
+    assert found.chance == pytest.approx(1 / 24)

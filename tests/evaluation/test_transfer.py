@@ -24,6 +24,8 @@ from unidino_fast.tables import write_parquet
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from unidino_fast import Embedder
+
 
 def profiles(plate: str, seed: int, n: int = 24, channels: tuple[str, ...] = ("DNA", "ER")) -> Any:
     centres = np.random.default_rng(9).normal(size=(4, 3 * len(channels)))
@@ -115,16 +117,24 @@ def test_features_in_common_and_labels_unseen() -> None:
         transfer_table(sets[:1], "MoA")
 
 
-def test_files_say_whose_they_are(tmp_path: Path) -> None:
-    path = tmp_path / "profiles.parquet"
-    write_parquet(profiles("A", 1), path, {"model": {"name": "w.pth", "digest": "ab" * 32}})
+def test_files_say_whose_they_are(model: Embedder, tmp_path: Path) -> None:
+    path, digest = tmp_path / "profiles.parquet", model.backbone.digest
+    write_parquet(profiles("A", 1), path, {"model": model.describe()})
+    other = {**model.describe(), "weights": "default"}  # the same ones by another name
+    write_parquet(profiles("C", 1), tmp_path / "c.parquet", {"model": other})
+    whitened = {"recipe": [], "source": {"recipe": [], "source": {"model": other}}}
+    write_parquet(profiles("D", 1), tmp_path / "d.parquet", whitened)  # by `profile`, twice
+    assert read_data_sets([str(tmp_path / "d.parquet")])[0].weights == f"default {digest[:8]}"
     profiles("B", 2).write_csv(tmp_path / "b.csv")
-    first, second = read_data_sets([str(path), f"cp/B={tmp_path}/b.csv"])
-    assert (first.weights, first.name) == ("w.pth abababab", "A")
+    first, again, second = read_data_sets(
+        [str(path), str(tmp_path / "c.parquet"), f"cp/B={tmp_path}/b.csv"]
+    )
+    assert (first.weights, first.name) == (f"tiny.safetensors {digest[:8]}", "A")
+    assert (again.weights, again.name) == (first.weights, "C")
     assert (second.weights, second.name) == ("cp", "B")
     with pytest.raises(TableError, match=r"b\.csv does not say by which weights it was made"):
         read_data_sets([str(tmp_path / "b.csv")])
-    with pytest.raises(UsageError, match=r"two tables are of data set A by weights w\.pth"):
+    with pytest.raises(UsageError, match=r"two tables are of data set A by weights tiny"):
         read_data_sets([str(path), str(path)])
     with pytest.raises(UsageError, match="names no data set: write WEIGHTS/DATASET=FILE"):
         read_data_sets([f"cp={tmp_path}/b.csv"])

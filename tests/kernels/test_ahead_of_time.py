@@ -226,7 +226,10 @@ class TestCompiled:
         assert re.search(STORE_16, ptx)
         assert not re.search(NARROW_LOAD, ptx)  # low and span are b64
         assert not re.search(NARROW_STORE, ptx)
-        if value == torch.bfloat16:  # the interpreter cannot show it: it cuts off
+        # the interpreter cannot show either: it divides as numpy does, and cuts off
+        assert "div.rn.f32" in ptx
+        assert "div.full.f32" not in ptx
+        if value == torch.bfloat16:
             assert "cvt.rn.bf16x2.f32" in ptx
 
     @pytest.mark.parametrize("pixel", [torch.uint8, torch.uint16], ids=TYPES.get)

@@ -143,7 +143,7 @@ def test_every_method_through_a_recipe(method):
         ('[[step]]\nnormalize = "mad_robustize"\nsamples = 1', "names something that is no text"),
         ('[[step]]\nconsensus = ["x"]\nstatistic = "mode"', "statistic 'mode' is refused"),
         ("[[step]]\nconsensus = []", "consensus needs a column"),
-        ('[[step]]\nconsensus = ""', "column to group by is empty"),
+        ('[[step]]\nconsensus = ""', "the name of a column is empty"),
         ("[[step]]\nselect = []", "select names no operation"),
         ('[[step]]\nnormalize = "l2"\nmethod = "l2"', "option method is not known here"),
         ('[[step]]\nnormalize = "l2"\ncls = 1', "option cls is not known here"),

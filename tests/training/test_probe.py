@@ -93,8 +93,8 @@ def test_it_decides_which_checkpoint_is_best(
     ("change", "said"),
     [
         ({"plate": "/none"}, "probe: "),
-        ({"label": "Rle"}, r"probe: the profiles have no column Metadata_Rle: did you mean .*Role"),
-        ({"not_same": ["Batch"]}, "probe: the profiles have no column Metadata_Batch"),
+        ({"label": "Rle"}, r"probe: the table has no column Metadata_Rle: did you mean .*Role"),
+        ({"not_same": ["Batch"]}, "probe: the table has no column Metadata_Batch"),
         ({"platemap": "/none.csv"}, r"probe: .*none\.csv"),
     ],
 )

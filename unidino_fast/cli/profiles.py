@@ -179,7 +179,7 @@ def _run(
     from unidino_fast.profiles.streaming import stream_recipe, streams
     from unidino_fast.profiles.table import counted
     from unidino_fast.results import feature_columns
-    from unidino_fast.tables import write_table
+    from unidino_fast.tables import provenance_in, write_table
 
     steps = recipe.describe()
     provenance: dict[str, Any] = {
@@ -187,6 +187,8 @@ def _run(
         "recipe": steps,
         "input": wells.name,
     }
+    if made_by := provenance_in(wells):
+        provenance["source"] = made_by
     is_streamed = not features and streams(wells, out, recipe) and not _of_cellprofiler(wells)
     table = None if is_streamed else read_profiles(wells, features)
     gone = None

@@ -16,7 +16,7 @@ from distributed import as_completed
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
-from unidino_fast.cluster.job import WellsJob, run_job, run_packed
+from unidino_fast.cluster.job import Begun, WellsJob, run_job, run_packed
 from unidino_fast.errors import ClusterError, PixelError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Dispatcher:
         self._flying: dict[Future[Any], WellsJob] = {}
         self._numbers: dict[Future[Any], int] = {}
         self._n_submitted = 0
-        self._taken_along: dict[str, tuple[int, WellsJob]] = {}
+        self._begun = f"unidino_fast begun {uuid.uuid4().hex}"
         self._done = as_completed()
         self._deaths: Counter[str] = Counter()
         self._pace: float | None = None
@@ -140,9 +140,11 @@ class Dispatcher:
                     done = future.result()  # of a worker that just died: done again meanwhile
                 except KilledWorker as error:
                     number = self._numbers.pop(future)
-                    if not self._had_begun(job, number, error.last_worker):
-                        again.append(job)
+                    if number != self._last_begun(error.last_worker):
+                        again.append(job)  # it waited there behind another, or was just done
                         continue
+                    _log.warning("a worker died while it had %s in hand: trying again", job.name)
+                    self._deaths.update(task.name for task in job.wells)
                     for single in job.singles():
                         deaths = self._deaths[single.wells[0].name]
                         if deaths >= _DEATHS:
@@ -150,6 +152,7 @@ class Dispatcher:
                         else:
                             (again if deaths < _DEATHS - 1 else suspects).append(single)
                 else:
+                    future.release()  # kept, it would be done again if its worker died now
                     self.seconds.update(done.seconds)
                     self.n_absent += done.n_absent
                     del self._numbers[future]
@@ -194,7 +197,9 @@ class Dispatcher:
     def _submit(self, job: WellsJob) -> None:
         # as bytes, which the scheduler passes on unread: it would unpack and pack each field's task
         packed = pickle.dumps(job)
-        future = self._client.submit(run_packed, self._run, packed, key=self._key(job), pure=False)
+        begun = Begun(self._begun, self._n_submitted)
+        key = self._key(job)
+        future = self._client.submit(run_packed, self._run, packed, begun, key=key, pure=False)
         self._flying[future] = job
         self._numbers[future] = self._n_submitted
         self._n_submitted += 1
@@ -207,23 +212,14 @@ class Dispatcher:
         """
         return (f"embed {job.plate.name}", job.name, uuid.uuid4().hex)
 
-    def _had_begun(self, job: WellsJob, number: int, worker: Any) -> bool:
-        """Whether a job may be why its worker died; its wells are counted then.
+    def _last_begun(self, worker: Any) -> int | None:
+        """Number of the job that a dead worker had in hand: the last one that it began.
 
-        A worker does jobs one at a time, in the order in which they were handed out: of those that
-        it takes along the first one was begun, the others waited. They come here in any order, so
-        that a count may be taken back.
+        A worker takes along what waits for it as well, and what it has done but not yet told of.
         """
-        died = f"{worker.address} {worker.server_id}"
-        first = self._taken_along.get(died)
-        if first is not None and first[0] < number:
-            return False
-        if first is not None:
-            self._deaths.subtract(task.name for task in first[1].wells)
-        self._taken_along[died] = (number, job)
-        self._deaths.update(task.name for task in job.wells)
-        _log.warning("a worker died while it had %s in hand: trying again", job.name)
-        return True
+        events = self._client.get_events(self._begun)
+        begun = [told["job"] for _, told in events if told["worker"] == worker.server_id]
+        return begun[-1] if begun else None
 
 
 def _poisoned(job: WellsJob, deaths: int) -> PixelError:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from distributed import WorkerPlugin, get_worker
+from distributed.utils import sync
 
 from unidino_fast.clock import StageClock
 from unidino_fast.cluster.travel import for_travel
@@ -153,8 +154,28 @@ class Done:
     n_absent: int = 0
 
 
-def run_packed(run: Callable[[WellsJob], Done], packed: bytes) -> Done:
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What a worker tells of a job before anything that may end its process.
+
+    Attributes:
+        topic: of the scheduler's events, which outlive the worker.
+        number: of the job.
+    """
+
+    topic: str
+    number: int
+
+    def tell(self) -> None:
+        """Runs on a worker: returns when the scheduler has heard."""
+        worker = get_worker()
+        told = {"worker": worker.id, "job": self.number}
+        sync(worker.loop, worker.scheduler.log_event, topic=self.topic, msg=told)
+
+
+def run_packed(run: Callable[[WellsJob], Done], packed: bytes, begun: Begun) -> Done:
     """Runs on a worker: unpacks a job, which comes as bytes, and does it."""
+    begun.tell()
     job: WellsJob = pickle.loads(packed)
     return run(job)
 

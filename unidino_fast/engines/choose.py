@@ -60,13 +60,13 @@ class Engine(Protocol):
 def choose_engine(
     name: str, device: torch.device, precision: Precision, n_tiles: int | None
 ) -> EngineName:
-    """The engine that `auto` means for a job; any other name is itself.
+    """The engine that `auto` means for a job, and a line in the log why; any other name is itself.
 
     Args:
         name: an engine's name or `auto`.
         device: where it will run.
         precision: what it will compute in.
-        n_tiles: tiles of the whole job, None if unknown.
+        n_tiles: tiles of the whole job; None if unknown, which is the eager engine without a word.
 
     Raises:
         UsageError: an unknown name, or an engine that does not compute in this precision.
@@ -76,17 +76,14 @@ def choose_engine(
     check_engine(name, precision)
     if name != "auto":
         return cast("EngineName", name)
+    if n_tiles is None:
+        return "eager"
     fast = _FAST.get((device.type, precision), "eager")
     least = PAYS_FROM_TILES.get(fast, 0)
-    chosen: EngineName = fast if n_tiles is not None and n_tiles >= least else "eager"
+    chosen: EngineName = fast if n_tiles >= least else "eager"
+    why = "no other is faster" if fast == "eager" else f"{fast} pays from {least}"
     _log.info(
-        "engine auto is %s: %s tiles in %s on %s, %s pays from %d",
-        chosen,
-        "unknown" if n_tiles is None else n_tiles,
-        precision,
-        device.type,
-        fast,
-        least,
+        "engine auto is %s: %d tiles in %s on %s, %s", chosen, n_tiles, precision, device.type, why
     )
     return chosen
 

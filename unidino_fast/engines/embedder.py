@@ -63,16 +63,22 @@ class Embedder:
         self.engine = engine
         self.batch_size = batch_size or BATCH_TILES[device.type]
         self._engines: dict[EngineName, Engine] = {}
+        self._jobs: dict[int, Embedder] = {}
 
     def for_job(self, n_tiles: int) -> Embedder:
-        """This embedder with the engine that suits a job of so many tiles; engines are shared."""
-        chosen = choose_engine(self.engine, self.device, self.precision, n_tiles)
-        if chosen == self.engine:
+        """This embedder with the engine that suits a job of so many tiles; engines are shared.
+
+        The log says why once, however often a job is asked for.
+        """
+        if self.engine != "auto":
             return self
-        other = Embedder(self.backbone, chosen, self.device, self.precision, self.batch_size)
-        other._engines = self._engines
-        other.__dict__["_graph"] = self._graph
-        return other
+        if n_tiles not in self._jobs:
+            chosen = choose_engine(self.engine, self.device, self.precision, n_tiles)
+            other = Embedder(self.backbone, chosen, self.device, self.precision, self.batch_size)
+            other._engines = self._engines
+            other.__dict__["_graph"] = self._graph
+            self._jobs[n_tiles] = other
+        return self._jobs[n_tiles]
 
     @property
     def is_reference(self) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from unidino_fast.columns import find_column, find_columns
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.evaluation.cosine import nearest_rows, unit_rows
 from unidino_fast.evaluation.counting import count_allowed
@@ -20,8 +21,6 @@ from unidino_fast.evaluation.table import (
     check_varies,
     codes_of,
     feature_matrix,
-    find_column,
-    find_columns,
     group_codes,
     group_means,
     labelled,

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 import polars as pl
 
+from unidino_fast.columns import find_column
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.evaluation.forest import forest_features, matching_columns
-from unidino_fast.evaluation.table import check_complete, find_column, tidy
+from unidino_fast.evaluation.table import check_complete, tidy
 from unidino_fast.names import one_line
 from unidino_fast.results import METADATA_PREFIX
 from unidino_fast.threads import in_threads

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
+from unidino_fast.columns import find_columns
 from unidino_fast.errors import TableError, UsageError
-from unidino_fast.evaluation.table import find_columns
 from unidino_fast.names import one_line
 from unidino_fast.results import METADATA_PREFIX, feature_columns
 from unidino_fast.tables import check_polars, read_table

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from unidino_fast.columns import find_column, find_columns
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.evaluation.forest import forest_features
 from unidino_fast.evaluation.holdout import GroupIntervals, HeldOut
@@ -19,8 +20,6 @@ from unidino_fast.evaluation.table import (
     average,
     check_count,
     check_varies,
-    find_column,
-    find_columns,
     group_codes,
     labelled,
     tidy,

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unidino_fast.columns import find_column
 from unidino_fast.errors import TableError
-from unidino_fast.evaluation.table import feature_matrix, find_column
+from unidino_fast.evaluation.table import feature_matrix
 from unidino_fast.names import one_line
 from unidino_fast.results import METADATA_PREFIX, feature_columns
 from unidino_fast.tables import check_polars

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from unidino_fast.columns import find_column
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.evaluation.counting import share_interval
 from unidino_fast.evaluation.table import (
@@ -19,7 +20,6 @@ from unidino_fast.evaluation.table import (
     check_varies,
     codes_of,
     feature_matrix,
-    find_column,
     labelled,
     tidy,
 )
@@ -236,6 +236,8 @@ def fit_predict(
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
+        # labels are codes of classes, however many of them there are
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         try:
             model.fit(train.astype(np.float64), labels)
         except ConvergenceWarning as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 import polars as pl
 
+from unidino_fast.columns import find_column, find_columns
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.evaluation.cosine import at_largest_distance, nearest_rows, unit_rows
 from unidino_fast.evaluation.counting import count_allowed, share_interval
@@ -22,8 +23,6 @@ from unidino_fast.evaluation.table import (
     check_varies,
     codes_of,
     feature_matrix,
-    find_column,
-    find_columns,
     group_codes,
     joint_codes,
     labelled,

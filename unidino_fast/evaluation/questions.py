@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
+from unidino_fast.columns import find_column, find_columns
 from unidino_fast.errors import UsageError
 from unidino_fast.evaluation.nearest_neighbour import PRESETS, evaluate
-from unidino_fast.evaluation.table import average, find_column, find_columns, labelled
+from unidino_fast.evaluation.table import average, labelled
 from unidino_fast.results import feature_columns, feature_series
 
 if TYPE_CHECKING:

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from unidino_fast.columns import find_column, find_columns
 from unidino_fast.errors import TableError
 from unidino_fast.evaluation.table import (
     average,
     check_count,
     check_share,
     feature_matrix,
-    find_column,
-    find_columns,
     group_codes,
     labelled,
     shown,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from unidino_fast.columns import find_columns
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.evaluation.ranking import (
     Pairs,
@@ -25,7 +26,6 @@ from unidino_fast.evaluation.table import (
     check_count,
     check_share,
     feature_matrix,
-    find_columns,
     group_codes,
     shown,
     tidy,

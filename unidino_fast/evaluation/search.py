@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from unidino_fast.columns import find_column, n_unknown
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.evaluation.stored import StoredProfiles, open_profiles
-from unidino_fast.evaluation.table import check_count, find_column, group_means, n_unknown
+from unidino_fast.evaluation.table import check_count, group_means
 from unidino_fast.evaluation.topk import TopK
 from unidino_fast.query import parse_query
 from unidino_fast.results import METADATA_PREFIX

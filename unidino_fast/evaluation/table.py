@@ -5,16 +5,15 @@ N rows, D features, G groups.
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
+from unidino_fast.columns import n_unknown
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.names import one_line
 from unidino_fast.results import METADATA_PREFIX, feature_columns
-from unidino_fast.tables import check_polars
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -40,54 +39,6 @@ def tidy(rows: Iterable[Sequence[Any]]) -> pl.DataFrame:
     return frame.with_columns(pl.col("value", "lower", "upper").fill_nan(None))
 
 
-def find_column(profiles: pl.DataFrame, name: str, needed_by: str = "") -> str:
-    """The metadata column of a name given with or without its prefix.
-
-    Args:
-        profiles: the table.
-        name: such as `MoA` or `Metadata_MoA`.
-        needed_by: who needs it, such as `preset NSCB`, where nobody typed the name.
-
-    Raises:
-        UsageError: the table is none of Polars.
-        TableError: there is no such column, or it holds lists and the like.
-    """
-    check_polars(profiles)
-    metadata = [column for column in profiles.columns if column.startswith(METADATA_PREFIX)]
-    for column in (name, METADATA_PREFIX + name):
-        if column in metadata:
-            return _plain(profiles, column)
-    stem = name.removeprefix(METADATA_PREFIX)
-    folded = {column.removeprefix(METADATA_PREFIX).lower(): column for column in metadata}
-    near = difflib.get_close_matches(stem.lower(), folded, n=3, cutoff=0.6)
-    meant = f"did you mean {' or '.join(folded[match] for match in near)}? " if near else ""
-    asked = f", which {needed_by} needs" if needed_by else ""
-    raise TableError(
-        f"the profiles have no column {METADATA_PREFIX}{stem}{asked}: {meant}join it to the table "
-        "(embed --metadata) or name one of "
-        f"{', '.join(metadata) or 'its columns (it has no metadata)'}"
-    )
-
-
-def _plain(profiles: pl.DataFrame, column: str) -> str:
-    """The column, whose values must be such as can be compared and counted."""
-    dtype = profiles[column].dtype
-    if dtype.is_nested() or dtype in (pl.Object, pl.Binary):
-        raise TableError(
-            f"{one_line(column)} holds {dtype}: labels and groups are text, numbers or dates, name"
-            " another column"
-        )
-    return column
-
-
-def find_columns(
-    profiles: pl.DataFrame, names: str | Sequence[str], needed_by: str = ""
-) -> tuple[str, ...]:
-    """`find_column` of one name or several, each once, in their order."""
-    given = (names,) if isinstance(names, str) else tuple(names)
-    return tuple(dict.fromkeys(find_column(profiles, name, needed_by) for name in given))
-
-
 def labelled(profiles: pl.DataFrame, label: str) -> pl.DataFrame:
     """The rows whose label is not null or NaN.
 
@@ -111,11 +62,6 @@ def check_varies(rows: pl.DataFrame, label: str, option: str = "--label") -> Non
             f"{label} is {rows[label][0]!r} in all {len(rows)} rows that take part: a label must "
             f"have two values or more, use another {option}"
         )
-
-
-def n_unknown(values: pl.Series) -> int:
-    """How many are null or NaN."""
-    return (values.fill_nan(None) if values.dtype.is_float() else values).null_count()
 
 
 def check_complete(rows: pl.DataFrame, key: str) -> None:

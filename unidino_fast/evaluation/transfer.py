@@ -7,7 +7,6 @@ plate held out in turn, where A has several.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 import polars as pl
 
+from unidino_fast.columns import find_column
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.evaluation.cellprofiler import read_profiles
 from unidino_fast.evaluation.counting import share_interval
@@ -24,12 +24,11 @@ from unidino_fast.evaluation.table import (
     check_varies,
     codes_of,
     feature_matrix,
-    find_column,
     labelled,
 )
 from unidino_fast.names import one_line
 from unidino_fast.results import METADATA_PREFIX, feature_columns
-from unidino_fast.tables import PROVENANCE_KEY
+from unidino_fast.tables import provenance_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -76,13 +75,15 @@ class _Told(NamedTuple):
 def read_data_sets(arguments: Sequence[str]) -> list[DataSet]:
     """Tables as they are typed: `FILE`, or `WEIGHTS/DATASET=FILE` where the file does not say it.
 
-    A Parquet file that `embed` wrote says by which weights; its data set is its plate.
+    A Parquet file that `embed` or `profile` wrote says by which weights; its data set is its plate.
+    Weights of one digest are the same, whatever they were called: the first name stands for all.
 
     Raises:
         UsageError: an argument names no data set, or two name the same.
         TableError: a table cannot be read, or does not say whose it is.
     """
     found = []
+    called: dict[str, str] = {}  # digest of weights -> what they are shown as
     for text in arguments:
         name, mark, path = text.partition("=")
         if not mark or Path(text).exists():
@@ -91,11 +92,10 @@ def read_data_sets(arguments: Sequence[str]) -> list[DataSet]:
         if name and not (slash and weights and data_set):
             raise UsageError(f"{text} names no data set: write WEIGHTS/DATASET=FILE, or FILE alone")
         profiles = read_profiles(Path(path), ())
-        found.append(
-            DataSet(
-                weights or _weights_of(Path(path)), data_set or _name_of(profiles, path), profiles
-            )
-        )
+        if not weights:
+            own, digest = _weights_of(Path(path))
+            weights = called.setdefault(digest, f"{own} {digest[:_DIGEST_SHOWN]}")
+        found.append(DataSet(weights, data_set or _name_of(profiles, path), profiles))
     seen: set[tuple[str, str]] = set()
     for one in found:
         if (one.weights, one.name) in seen:
@@ -251,13 +251,15 @@ def _prepared(one: DataSet, label: str) -> DataSet:
     return DataSet(one.weights, one.name, rows)
 
 
-def _weights_of(path: Path) -> str:
-    """Name and digest of the weights that a file of ours was made by."""
+def _weights_of(path: Path) -> tuple[str, str]:
+    """Name and digest of the weights that a file of ours, or what it was made of, was made by."""
+    held = provenance_in(path) or {}
+    while isinstance(source := held.get("source"), dict):  # of a table that `profile` wrote
+        held = source
     try:
-        metadata = pl.read_parquet_metadata(path) if path.suffix.lower() == ".parquet" else {}
-        model = json.loads(metadata[PROVENANCE_KEY])["model"]
-        return f"{model['name']} {model['digest'][:_DIGEST_SHOWN]}"
-    except (KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        model = held["model"]
+        return str(model["weights"]), str(model["weights_digest"])
+    except (KeyError, TypeError) as error:
         raise TableError(
             f"{path} does not say by which weights it was made: write WEIGHTS/DATASET={path}"
         ) from error

@@ -10,8 +10,9 @@ import polars as pl
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.profiles.groups import keyed_groups
 from unidino_fast.profiles.statistics import median, weighted_mean
-from unidino_fast.profiles.table import check_frame, feature_frame, take_apart
+from unidino_fast.profiles.table import feature_frame, take_apart
 from unidino_fast.results import METADATA_PREFIX, QUALITY_PREFIX
+from unidino_fast.tables import check_polars
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +58,7 @@ def aggregate(
         raise UsageError(
             f"statistic {statistic!r}, weight {weight!r}: use mean or median, tiles or fields"
         )
-    check_frame(fields)
+    check_polars(fields)
     for needed in ("Metadata_Plate", "Metadata_Well", "Metadata_n_tiles"):
         if needed not in fields.columns:
             raise TableError(f"column {needed} is missing: give the table that embed_plate returns")

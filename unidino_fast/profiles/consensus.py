@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import polars as pl
 
+from unidino_fast.columns import metadata_names
 from unidino_fast.errors import UsageError
 from unidino_fast.profiles.aggregate import constant_columns
-from unidino_fast.profiles.groups import keyed_groups, metadata_names
+from unidino_fast.profiles.groups import keyed_groups
 from unidino_fast.profiles.options import Statistic
 from unidino_fast.profiles.statistics import mean_of, median, weighted_mean
 from unidino_fast.profiles.table import Profiles, take_apart
@@ -62,7 +63,7 @@ def consensus_of(profiles: Profiles, columns: Sequence[str], statistic: Statisti
         raise UsageError(f"statistic {statistic!r}: use {', '.join(get_args(Statistic))}")
     if not columns:
         raise UsageError("no column to group by: name one, such as Metadata_Compound")
-    groups = list(keyed_groups(profiles.metadata, columns, "name another").values())
+    groups = list(keyed_groups(profiles.metadata, columns).values())
     values = np.empty((len(profiles.features), len(groups)), profiles.values.dtype)
 
     def work(index: int) -> None:
@@ -105,7 +106,7 @@ def replicate_correlation(
     if not columns:
         raise UsageError("no column to group by: name one, such as Metadata_Compound")
     table = take_apart(profiles)
-    groups = list(keyed_groups(table.metadata, columns, "name another").values())
+    groups = list(keyed_groups(table.metadata, columns).values())
 
     def work(rows: Rows) -> tuple[float, float, float]:
         matrix = row_correlations(table.values[:, rows], ranked=method == "spearman")

@@ -6,8 +6,9 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from unidino_fast.columns import metadata_names
 from unidino_fast.errors import UsageError
-from unidino_fast.profiles.groups import groups_of, metadata_names
+from unidino_fast.profiles.groups import groups_of
 from unidino_fast.profiles.harmony import harmony
 from unidino_fast.profiles.options import (
     HarmonyOptions,
@@ -159,7 +160,7 @@ class Normalisation:
 
     def apply(self, profiles: Profiles, report: Report) -> Profiles:
         """Normalises; may write into the matrix that it is given."""
-        groups = groups_of(profiles.metadata, self.by)
+        groups = groups_of(profiles.metadata, self.by, f"{self.method} (--by)")
         selected = selected_rows(profiles, self.samples)
         if self.method == "none" or not profiles.features or not profiles.height:
             return profiles

@@ -12,9 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unidino_fast.columns import metadata_names
 from unidino_fast.errors import TableError, UsageError, first_line
 from unidino_fast.profiles.consensus import consensus_of
-from unidino_fast.profiles.groups import metadata_names
 from unidino_fast.profiles.normalize import Normalisation
 from unidino_fast.profiles.options import ConsensusOptions, SelectOptions
 from unidino_fast.profiles.selection import operations_of, select
@@ -169,6 +169,11 @@ def read_recipe(name: str | Path) -> Recipe:
         text = shipped.read_text() if path.suffix != ".toml" else path.read_text(encoding="utf-8")
         document = tomllib.loads(text)
     except FileNotFoundError:
+        if path.is_file():
+            raise UsageError(
+                f"recipe {name} does not end in .toml: rename it, or name one of"
+                f" {', '.join(shipped_recipes())}"
+            ) from None
         raise UsageError(
             f"recipe {name} does not exist: give a .toml file, or {' or '.join(shipped_recipes())}"
         ) from None

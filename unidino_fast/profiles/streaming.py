@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from unidino_fast.columns import find_columns
 from unidino_fast.errors import TableError, first_line
 from unidino_fast.heap import HeapTrimmer
 from unidino_fast.profiles.appending import RowGroups
@@ -154,7 +155,8 @@ def _plan(
         step = max(1, n_bytes[0] // (4 * max(1, outline.n_features)))
         starts = range(0, outline.n_rows, step)
         return _Plan([min(step, outline.n_rows - at) for at in starts], None)
-    keys = reader.columns([name for name in columns if name in outline.columns])
+    names = pl.DataFrame(schema=dict.fromkeys(outline.columns, pl.Null))
+    keys = reader.columns(list(find_columns(names, columns)))
     groups = list(keyed_groups(keys, columns).values())
     is_scattered = not all(isinstance(rows, slice) for rows in groups)
     most = n_bytes[is_scattered] / (4 * max(1, outline.n_features))

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import polars as pl
 
-from unidino_fast.errors import TableError, UsageError
+from unidino_fast.errors import TableError
 from unidino_fast.query import parse_query
 from unidino_fast.results import METADATA_PREFIX, feature_columns
+from unidino_fast.tables import check_polars
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -149,19 +150,6 @@ class Profiles:
         return whole.select(self.order) if self.order else whole
 
 
-def check_frame(frame: object) -> None:
-    """Stops at what is no Polars DataFrame.
-
-    Raises:
-        UsageError: says how to make one of it.
-    """
-    if isinstance(frame, pl.DataFrame):
-        return
-    found = f"{type(frame).__module__.partition('.')[0]}.{type(frame).__name__}"
-    how = "collect() it" if isinstance(frame, pl.LazyFrame) else "polars.from_pandas makes one"
-    raise UsageError(f"the table is a {found}: give a Polars DataFrame ({how})")
-
-
 def take_apart(frame: pl.DataFrame) -> Profiles:
     """A profile table as metadata and a matrix of its own.
 
@@ -169,7 +157,7 @@ def take_apart(frame: pl.DataFrame) -> Profiles:
         TableError: a feature is no number, not finite, or beyond float32.
         UsageError: it is no Polars DataFrame.
     """
-    check_frame(frame)
+    check_polars(frame)
     names = tuple(feature_columns(frame))
     metadata = frame.drop(names)
     plain = frame.columns == [*metadata.columns, *names]

@@ -1,6 +1,7 @@
 """The kernel against the reference; bfloat16 on CUDA alone: the interpreter multiplies none."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -53,9 +54,27 @@ def test_a_tile_of_the_network(dtype, device):
     check(packed(1, 197, 6, 64, dtype), 6, device)
 
 
+if INTERPRETED:  # a GPU may lack the memory for what others run
+
+    @pytest.mark.parametrize("tokens", [5, 131])
+    def test_shapes_of_an_h100(tokens, device, monkeypatch):
+        module = sys.modules[attention.__module__]
+        plan = module.plan_attention
+        shapes = lambda **sizes: plan(**(sizes | {"capability": (9, 0)}))  # noqa: E731
+        monkeypatch.setattr(module, "plan_attention", shapes)
+        check(packed(1, tokens, 2, 64), 2, device)
+
+
 def test_large_scores_do_not_overflow(device):
     """Scores of some thousands: without the largest taken away their powers would be infinite."""
     qkv = packed(1, 70, 1, 64) * 20
+    check(qkv, 1, device)
+
+
+def test_scores_far_below_zero_do_not_vanish(device):
+    """The largest of each query is about -170: taken from zero, all powers would be zero."""
+    qkv = packed(1, 70, 1, 32)
+    qkv[:, :, :32], qkv[:, :, 32:64] = -1.0, qkv[:, :, 32:64] * 0.1 + 30
     check(qkv, 1, device)
 
 

@@ -1,6 +1,7 @@
 """The kernel against the reference; bfloat16 on CUDA alone: the interpreter multiplies none."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -48,6 +49,17 @@ def check(x, weights, device, dtype):
 )
 def test_reference(n, dim, hidden, dtype, device):
     check((normal(n, dim) * 2 + 0.5).to(dtype), weights_of(dim, hidden), device, dtype)
+
+
+if INTERPRETED:  # a GPU may lack the memory for what others run
+
+    @pytest.mark.parametrize("capability", [(9, 0), (10, 0), (12, 0)])
+    def test_shapes_of_other_gpus(capability, device, monkeypatch):
+        module = sys.modules[mlp.__module__]
+        plan = module.plan_mlp
+        shapes = lambda **sizes: plan(**(sizes | {"capability": capability}))  # noqa: E731
+        monkeypatch.setattr(module, "plan_mlp", shapes)
+        check((normal(67, 384) + 3).to(HALF), weights_of(384, 64), device, HALF)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -63,6 +63,19 @@ def test_reference(n, dim, outputs, gelu, dtype, device):
     check((normal(n, dim) * 2 + 0.5).to(dtype), parameters(dim, outputs), device, gelu=gelu)
 
 
+if INTERPRETED:  # a GPU may lack the memory for what others run
+
+    @pytest.mark.parametrize(
+        ("dim", "capability"), [(384, (10, 0)), (384, (12, 0)), (768, (12, 0))]
+    )
+    def test_shapes_of_other_gpus(dim, capability, device, monkeypatch):
+        module = sys.modules[norm_linear.__module__]
+        plan = module.plan_norm_linear
+        shapes = lambda **sizes: plan(**(sizes | {"capability": capability}))  # noqa: E731
+        monkeypatch.setattr(module, "plan_norm_linear", shapes)
+        check((normal(67, dim) + 3).to(HALF), parameters(dim, 64), device, gelu=True)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_queries_keys_and_values_of_a_tile(dtype, device):
     check(normal(197, 384).to(dtype), parameters(384, 1152), device)

@@ -9,11 +9,11 @@ from unidino_fast.kernels.tile_normalize import PIXEL_DTYPES
 
 
 def pixels(dtype, shape, seed=0):
-    """Half of them zero; the others of either sign where the dtype has one."""
+    """Half of them zero; the others of either sign where the dtype has one; floats within one."""
     rng = np.random.default_rng(seed)
     lowest = -100 if dtype.is_signed else 0
     values = rng.integers(lowest, 200, shape) * rng.integers(0, 2, shape)
-    return torch.from_numpy(values).to(dtype)
+    return torch.from_numpy(values / 256 if dtype.is_floating_point else values).to(dtype)
 
 
 SHAPES = [(2, 31, 17, 7, 3), (2, 11, 23, 4, 9), (1, 7, 7, 7, 7), (1, 230, 228, 224, 3)]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from unidino_fast.columns import find_column
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.evaluation.cellprofiler import as_profiles
 from unidino_fast.evaluation.forest import fits
-from unidino_fast.evaluation.table import find_column
 from unidino_fast.names import one_line
 from unidino_fast.profiles.recipe import run_recipe as run_steps
 from unidino_fast.query import parse_query
