@@ -5,6 +5,7 @@ Nothing raises here: what is wrong, absent or odd is collected, and `open_plate`
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from unidino_fast.documents import Document, Documents, JsonObject
-    from unidino_fast.ngff import ImageFacts, PlateDocument, PlateWell
+    from unidino_fast.ngff import ArrayFacts, ImageFacts, PlateDocument, PlateWell
 
 _LONGEST = {"c": 1_000, "z": 100_000, "t": 100_000}
 """Axes beyond these are no microscopy: refused here, before anything is as long as they are."""
@@ -68,6 +69,7 @@ class PlateReader:
         self.missing: list[str] = []
         self.warnings: list[str] = []
         self._misnamed: list[_Image] = []
+        self._arrays: dict[str, ArrayFacts] = {}
 
     def read(self) -> tuple[Well, ...]:
         """The readable wells in plate order."""
@@ -168,8 +170,15 @@ class PlateReader:
             self.faults.append(f"field {image} ({image.path}): {error}")
             return None
 
+    def _array(self, document: JsonObject) -> ArrayFacts:
+        """What an array's document says; thousands that say the same are kept once."""
+        said = json.dumps(document)
+        if said not in self._arrays:
+            self._arrays[said] = ngff.parse_array(document, self.documents.zarr_format)
+        return self._arrays[said]
+
     def _field(self, image: _Image, facts: ImageFacts, path: str, document: JsonObject) -> Field:
-        array = ngff.parse_array(document, self.documents.zarr_format)
+        array = self._array(document)
         if len(array.shape) != len(facts.axes):
             raise PlateError(
                 f"array of {len(array.shape)} dimensions does not have the axes {facts.axes!r}"
