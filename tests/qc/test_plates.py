@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
@@ -13,6 +12,9 @@ import unidino_fast as uf
 from unidino_fast.config import EmbedOptions
 from unidino_fast.platemap import Platemap
 from unidino_fast.simulate import Faults, simulate_plate
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 OPTIONS = EmbedOptions(tile=32, stride=192)
 PLATE: dict[str, Any] = {"size": (224, 224), "edge_effect": 0.0}
