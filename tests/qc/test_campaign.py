@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from quality_tables import brighten, names, plate
 
 import unidino_fast as uf
 from unidino_fast.qc import compare_folder, compare_plates
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def statistics(n_plates: int = 5, spread: float = 0.2) -> dict[str, dict[str, Any]]:

@@ -208,7 +208,7 @@ def test_few_wells_are_said_to_be_few() -> None:
     document = uf.plate_qc(plate(2, 3)).to_dict()
     assert document["checks"] == []
     assert document["not_assessed"]["plate"] == (
-        "6 wells without flags are too few to compare: 12 are needed"
+        "6 wells without flags: too few to compare, 12 are needed"
     )
     less = thresholds_of({"min_wells": 5}, "x")
     assert uf.plate_qc(plate(2, 3), config=less).checks

@@ -26,7 +26,7 @@ def test_a_sound_plate_has_no_flags(seed: int) -> None:
 
 
 def test_limits_of_the_focus() -> None:
-    """The fall must be 4 MADs and 1.5 octaves: with MADs of .1 the octaves decide, with .5 the MADs."""
+    """The fall must be 4 MADs and 1.5 octaves: of .1 a MAD the octaves decide, of .5 the MADs."""
     for spread, limit in ((0.1, 1.5), (0.5, 2.0)):
         frame = plate(spread=spread, seed=1)
         focus = frame["Metadata_QC_Focus_ER"].to_numpy().astype(float)
@@ -165,7 +165,7 @@ def test_columns_are_told_by_measure_and_channel() -> None:
 
 
 def test_tables_without_quality_are_refused() -> None:
-    with pytest.raises(TableError, match="no columns Metadata_QC_.*without --no-qc"):
+    with pytest.raises(TableError, match=r"no columns Metadata_QC_.*without --no-qc"):
         uf.flag_wells(pl.DataFrame({"Metadata_Plate": ["p"], "Metadata_Well": ["A01"]}))
     with pytest.raises(TableError, match="Metadata_QC_Focus_DNA is missing"):
         uf.flag_wells(plate().drop("Metadata_QC_Focus_DNA"))

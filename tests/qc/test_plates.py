@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
@@ -13,6 +12,9 @@ import unidino_fast as uf
 from unidino_fast.config import EmbedOptions
 from unidino_fast.platemap import Platemap
 from unidino_fast.simulate import Faults, simulate_plate
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 OPTIONS = EmbedOptions(tile=32, stride=192)
 PLATE: dict[str, Any] = {"size": (224, 224), "edge_effect": 0.0}
@@ -46,9 +48,11 @@ def found(report: dict[str, Any]) -> set[tuple[str, str | None]]:
     return {(check["check"], check["where"]) for check in checks if check["found"]}
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_clean_plate(tmp_path: Path, model: uf.Embedder, seed: int) -> None:
-    report, wells, warnings = judged(tmp_path, model, seed=seed)
+@pytest.mark.parametrize(("seed", "size"), [(0, (6, 8)), (1, (4, 6)), (2, (4, 6))])
+def test_a_clean_plate(
+    tmp_path: Path, model: uf.Embedder, seed: int, size: tuple[int, int]
+) -> None:
+    report, wells, warnings = judged(tmp_path, model, seed=seed, rows=size[0], columns=size[1])
     assert report["wells"] == []
     assert set(report["counts"].values()) == {0}
     assert found(report) == set()

@@ -1,4 +1,4 @@
-"""Quality in runs: default, left out, resumed, sharded, with other limits; and on the command line."""
+"""Quality in runs: left out, resumed, sharded, with other limits; and on the command line."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ def test_the_command_line(
     with pytest.raises(UsageError, match="--no-qc and --qc-config exclude each other"):
         call("embed", plates[0], "--out", str(tmp_path / "x"), "--no-qc", *config, *rest)
     (tmp_path / "q.toml").write_text("[saturated]\nshar = 0.0\n")
-    with pytest.raises(TableError, match="saturated.shar is no threshold: did you mean share"):
+    with pytest.raises(TableError, match=r"saturated\.shar is no threshold: did you mean share"):
         call("embed", plates[0], "--out", str(tmp_path / "x"), *config, *rest)
     assert not (tmp_path / "x").exists()
 

@@ -75,8 +75,7 @@ def left_out(frame: pl.DataFrame) -> LeftOut:
     flags: Sequence[str | None] = gone[_FLAGS].to_list() if _FLAGS in gone.columns else []
     kinds: Counter[str] = Counter()
     for text in flags:
-        kinds.update(dict.fromkeys(flag.partition(":")[0] for flag in (text or "").split(";")))
-    kinds.pop("", None)
+        kinds.update({flag.partition(":")[0] for flag in (text or "").split(";") if flag})
     named = gone.select(name for name in _NAMES if name in gone.columns)
     rows = tuple(" ".join(str(value) for value in row) for row in named.iter_rows())
     return LeftOut(gone.height, frame.height, dict(sorted(kinds.items())), rows)

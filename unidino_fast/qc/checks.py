@@ -147,13 +147,24 @@ def plate_checks(plate: Plate, config: Thresholds) -> Iterator[Check]:
 
 
 def effect(
-    values: NDArray[Any], holds: NDArray[Any], one: Mask, other: Mask
+    values: NDArray[Any],
+    holds: NDArray[Any],
+    one: Mask,
+    other: Mask,
+    within: NDArray[Any] | None = None,
 ) -> tuple[float, float] | None:
     """How far some wells lie off others that hold the same, and by how many standard errors.
 
     The median of the differences of all pairs (Hodges and Lehmann 1963), which needs fewer wells
     than a difference of medians. Its error is told by how wells of the same side differ that hold
     the same.
+
+    Args:
+        values: of all wells (N,).
+        holds: numbers of what they hold (N,).
+        one: some wells (N,).
+        other: those that they are compared with (N,).
+        within: differences of wells that hold the same, if they are known already.
 
     Returns:
         Offset and errors; None where fewer than `_LEAST_WELLS` on one side have a partner on the
@@ -163,7 +174,8 @@ def effect(
         return None
     pairs = holds[one][:, None] == holds[other][None]
     n_one, n_other = int(pairs.any(axis=1).sum()), int(pairs.any(axis=0).sum())
-    within = np.concatenate([_differences(values[side], holds[side]) for side in (one, other)])
+    if within is None:
+        within = np.concatenate([_differences(values[side], holds[side]) for side in (one, other)])
     if min(n_one, n_other) < _LEAST_WELLS or len(within) < _LEAST_PAIRS:
         return None
     off = float(np.median((values[one][:, None] - values[other][None])[pairs]))
@@ -233,9 +245,12 @@ def _lines(
 ) -> list[Check]:
     """The row or column that is most unlike the others, and all others that are too unlike."""
     checks = []
+    alike = np.zeros_like(holds)
+    ways = [(h, _differences(values[sound], h[sound])) for h in (holds, alike)]
     for place in np.unique(places[sound]):
         own, other = sound & (places == place), sound & (places != place)
-        found_effect = _best_effect(values, holds, own, other)
+        effects = (effect(values, h, own, other, within) for h, within in ways)
+        found_effect = next((found for found in effects if found is not None), None)
         if found_effect is None:
             continue
         off, errors = found_effect

@@ -113,10 +113,10 @@ def _separation(channel: str | None, negative: Matrix, positive: Matrix, limits:
         "n_positive": len(positive),
     }
     z, effect = details["z_prime"], details["ssmd"]
-    known = z is not None and effect is not None
-    # positive controls that come to lie before negative ones are not apart either: signed
-    is_missed = known and z < limits.z_prime and effect < limits.ssmd
-    found = channel is None and is_missed
+    found = False
+    if channel is None and z is not None and effect is not None:
+        # signed: positive controls that come to lie before negative ones are not apart either
+        found = z < limits.z_prime and effect < limits.ssmd
     line = f"controls are hardly apart: Z' {_shown(z)}, SSMD {_shown(effect)}"
     return Check("controls", channel, found, z, limits.z_prime, None, line, details)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from unidino_fast.errors import TableError
 from unidino_fast.names import one_line, parse_well
+from unidino_fast.profiles.table import counted
 from unidino_fast.qc.checks import Check, Plate, plate_checks
 from unidino_fast.qc.columns import Quality, of_wells
 from unidino_fast.qc.controls import contents_of, control_checks, replicate_check
@@ -182,7 +183,8 @@ def _checks(
         checks += plate_checks(plate, config)
     else:
         not_assessed["plate"] = (
-            f"{n_sound} wells without flags are too few to compare: {config.min_wells} are needed"
+            f"{counted(n_sound, 'well')} without flags: too few to compare, {config.min_wells} are"
+            " needed"
         )
     if labels is None:
         not_assessed |= dict.fromkeys(("controls", "replicates"), "no profiles were given")
