@@ -60,7 +60,13 @@ def signed(title: str, largest: float) -> Spec:
 
 
 def _bar(title: str) -> Spec:
-    return {"title": title, "orient": "bottom", "gradientThickness": 10, "tickCount": 4}
+    return {
+        "title": title,
+        "orient": "bottom",
+        "gradientThickness": 10,
+        "tickCount": 4,
+        "format": "~s" if title.endswith("grey levels") else "~g",
+    }
 
 
 def kinds(field: str, names: Sequence[str], title: str) -> Spec:

@@ -94,24 +94,30 @@
     }
   }
 
+  // Charts of cells take their size from the width of their place; others fill it.
   function sized(spec, steps, width) {
-    if (!steps) return;
+    const meta = spec.usermeta || {};
+    if (!steps) {
+      spec.width = width;
+      spec.autosize = { type: "fit-x", contains: "padding" };
+      return;
+    }
     const [across, down] = steps;
-    const room = width - 62;
-    const step = Math.max(5, Math.min(30, Math.floor(room / across)));
+    const named = Boolean(meta.cells);
+    const free = width - (named ? 26 : 62);
+    const labels = named && (free - 150) / across >= 9 ? 150 : 0;
+    const fitting = (free - labels) / across;
+    const step = fitting >= 5 ? Math.min(named ? 24 : 30, Math.floor(fitting)) : fitting;
     spec.width = step * across;
     spec.height = step * down;
     const axes = spec.encoding || {};
-    if (step < 13 && axes.x && axes.x.axis && !axes.x.axis.values) {
-      const every = Math.ceil(15 / step);
-      const keep = (domain) => domain.filter((_, place) => place % every === 0);
-      for (const name of ["x", "y"]) {
-        const axis = axes[name];
-        if (axis.scale && axis.scale.domain) axis.axis.values = keep(axis.scale.domain);
-      }
+    if (named) {
+      if (!labels) for (const name of ["x", "y"]) axes[name].axis = { ...axes[name].axis, labels: false };
+      return;
     }
-    if (spec.usermeta && spec.usermeta.names && step < 11) {
-      for (const name of ["x", "y"]) axes[name].axis = { ...axes[name].axis, labels: false };
+    const every = Math.ceil(15 / step);
+    for (const name of ["x", "y"]) {
+      axes[name].axis.values = axes[name].scale.domain.filter((_, place) => place % every === 0);
     }
   }
 
@@ -145,13 +151,17 @@
     spec.$schema = "https://vega.github.io/schema/vega-lite/v6.json";
     spec.description = alt;
     spec.datasets = page.data;
-    const result = await vegaEmbed(document.createElement("div"), spec, {
-      mode: "vega-lite", renderer: "svg", tooltip: tooltip(tips),
+    const holder = make("div");
+    place.append(holder); // beside the former drawing, which stays until this one is there
+    const many = steps && steps[0] * steps[1] > 8000; // beyond it one canvas is quicker
+    const result = await vegaEmbed(holder, spec, {
+      mode: "vega-lite", renderer: many ? "canvas" : "svg", tooltip: tooltip(tips),
       config: withLegendColumns(spec, width),
       actions: { export: true, source: false, compiled: false, editor: false },
     });
     if (turns.get(key) !== turn) {
       result.finalize();
+      holder.remove();
       return;
     }
     result.view.addEventListener("click", (_, item) => {
@@ -161,7 +171,7 @@
     const before = views.get(key);
     if (before) before.finalize();
     views.set(key, result);
-    place.replaceChildren(result.element || result.view.container());
+    place.replaceChildren(holder);
   }
 
   // --- a well -------------------------------------------------------------
@@ -280,13 +290,15 @@
     if (event.key === "Escape" && panel && !panel.hidden) closeWell();
   });
 
+  const redraw = () => Object.keys(page.charts).forEach(draw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   let width = innerWidth;
   let waiting = null;
   addEventListener("resize", () => {
     if (innerWidth === width) return;
     width = innerWidth;
     clearTimeout(waiting);
-    waiting = setTimeout(() => Object.keys(page.charts).forEach(draw), 150);
+    waiting = setTimeout(redraw, 150);
   });
   Promise.all(Object.keys(page.charts).map(draw)).then(() => {
     document.documentElement.dataset.ready = "yes";

@@ -1,0 +1,1 @@
+def campaign_page(pages, links): return ""
