@@ -65,7 +65,7 @@ def _bar(title: str) -> Spec:
         "orient": "bottom",
         "gradientThickness": 10,
         "tickCount": 4,
-        "format": "~s" if title.endswith("grey levels") else "~g",
+        **({"format": "~s"} if title.endswith("grey levels") else {}),
     }
 
 

@@ -41,7 +41,8 @@ def importance_section(results: PlateResults, labels: Labels) -> Section | None:
             "importance", "Which channels tell them apart", {"note": note, "chart": None}
         )
     channels = distinct_names(found.channels)
-    classes = distinct_names(found.counts)
+    in_order = [str(value) for value in sorted(kept)]  # numbers as numbers: 2 before 10
+    classes = distinct_names(name for name in in_order if name in found.counts)
     data = [
         {
             "name": classes[name],
@@ -50,13 +51,14 @@ def importance_section(results: PlateResults, labels: Labels) -> Section | None:
             "order": place,
             "n": found.n_rows[name],
         }
-        for name, counts in found.counts.items()
+        for name in classes
+        for counts in (found.counts[name],)
         for place, (channel, count) in enumerate(counts.items())
     ]
     palette = [OKABE_ITO[i % len(OKABE_ITO)] for i in range(len(channels))]
     spec = {
         "width": "container",
-        "height": {"step": 24},
+        "height": 24 * len(classes),
         "data": {"name": _CHART},
         "usermeta": {
             "tips": [

@@ -67,13 +67,14 @@ def plate_section(results: PlateResults, labels: Labels) -> Section:
         )
         for index, channel in enumerate(results.channels)
     ]
-    whole = _whole_well_charts(results, reference, columns)
+    whole, said = _whole_well_charts(results, reference, columns)
     return Section(
         key="plate",
         title="Plate maps",
         values={
             "channel_charts": [chart.key for chart in charts],
             "whole_charts": [chart.key for chart in whole],
+            "said": said,
             "has_quality": len(options) > 1,
             "reference": reference,
             "controls_are": labels.controls_are,
@@ -156,13 +157,15 @@ def _distance_option(
 
 def _whole_well_charts(
     results: PlateResults, reference: str, columns: dict[str, list[float | None]]
-) -> list[Chart]:
+) -> tuple[list[Chart], list[str]]:
+    """Maps that are not of one channel; and what needs no map, a line each."""
+    said: list[str] = []
     charts = [
         Chart(
             "map-distance",
             plate_map(
                 results.positions,
-                f"Distance to {reference}, all channels",
+                "Profile distance, all channels",
                 {"field": "d", **amounts(_DISTANCE, low=0)},
                 tips=[["d", f"Distance to {reference}", "robust SD per feature"]],
             ),
@@ -178,17 +181,20 @@ def _whole_well_charts(
             continue
         columns[field] = numbers(results.profiles[name])
         known = [value for value in columns[field] if value is not None]
+        if len(set(known)) == 1:  # a map of one colour says no more than this
+            said.append(f"{title}: {known[0]:g} in every well.")
+            continue
         charts.append(
             Chart(
                 f"map-{field}",
                 plate_map(
                     results.positions,
                     title,
-                    {"field": field, **amounts("tiles", low=0, high=max([1, *known]))},
+                    {"field": field, **amounts("tiles", low=0)},
                     tips=[[field, title, "tiles"]],
                 ),
                 f"Plate map: {title.lower()}",
                 plate_steps(results.positions),
             )
         )
-    return charts
+    return charts, said

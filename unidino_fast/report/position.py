@@ -1,7 +1,9 @@
 """Section: how much of a profile is its place on the plate, before and after normalisation.
 
 Share of variance: sum of squares between groups of wells over the total, over all features, as in
-an analysis of variance (eta squared). Chance is the 95 % quantile over random orders of the wells.
+an analysis of variance (eta squared). Chance is the 99 % quantile over random orders of the wells.
+Treatments that stand in whole rows or columns look like position; so profiles are also asked after
+the mean of their treatment was taken from them, and chance is then orders within treatments.
 N wells, G groups.
 """
 
@@ -41,6 +43,8 @@ _SEED = 0
 _CHART = "position"
 _RIM = "Rim or inside"
 _BEFORE, _AFTER = "before", "after"
+_WITHIN = "after, within treatments"
+_CHANCE = 0.99
 
 
 def position_section(results: PlateResults, labels: Labels) -> Section | None:
@@ -55,13 +59,20 @@ def position_section(results: PlateResults, labels: Labels) -> Section | None:
         for what, codes in groups.items():
             share, chance = share_of_variance(gram, codes)
             rows.append({"name": what, "when": when, "share": share, "chance": chance})
+    if labels.compound is not None:
+        treatment = group_codes(results.profiles, labels.replicates).astype(np.int64)
+        gram = gram_matrix(within(results.filled, treatment))
+        for what in _POSITIONS:
+            if what in groups and gram.trace() > 0:
+                share, chance = share_of_variance(gram, groups[what], treatment)
+                rows.append({"name": what, "when": _WITHIN, "share": share, "chance": chance})
     columns = {}
-    charts = [_bars(list(groups))]
+    charts = [_bars(list(groups), list(dict.fromkeys(row["when"] for row in rows)))]
     for when, values in tables.items():
         scores, shares = principal_components(values, 1)
         field = f"p_{when}"
         columns[field] = numbers(scores[:, 0])
-        title = f"First principal component {when} ({shares[0]:.0%} of variance)"
+        title = f"PC 1 {when} normalisation, {shares[0]:.0%}"
         color = signed("score, no unit", largest(scores[:, 0]))
         charts.append(
             Chart(
@@ -96,8 +107,24 @@ def gram_matrix(values: Values) -> Values:
     return product
 
 
-def share_of_variance(gram: Values, codes: Codes) -> tuple[float, float]:
-    """Share that groups explain, and the 95 % quantile of that over random orders of the wells."""
+def within(values: Values, codes: Codes) -> Values:
+    """Rows without the mean of their group."""
+    member = np.eye(int(codes.max()) + 1)[codes]  # (N, G)
+    count = np.maximum(member.sum(axis=0), 1)
+    means: Values = (member.T @ values) / count[:, None]
+    return values - means[codes]
+
+
+def share_of_variance(
+    gram: Values, codes: Codes, strata: Codes | None = None
+) -> tuple[float, float]:
+    """Share that groups explain, and what that stays below in 99 of 100 random orders of the wells.
+
+    Args:
+        gram: from `gram_matrix`.
+        codes: group of each well.
+        strata: wells change places only within these, where given.
+    """
     total = float(np.trace(gram))
     if total <= 0:
         return 0.0, 0.0
@@ -109,8 +136,13 @@ def share_of_variance(gram: Values, codes: Codes) -> tuple[float, float]:
     drawn = []
     for _ in range(_ORDERS):
         order = rng.permutation(len(gram))
+        if strata is not None:  # the random order of each stratum, at the stratum's places
+            places = np.argsort(strata, kind="stable")
+            shuffled = order[np.argsort(strata[order], kind="stable")]
+            order = np.empty_like(places)
+            order[places] = shuffled
         drawn.append(float((weight * gram[np.ix_(order, order)]).sum()))
-    return float((weight * gram).sum()) / total, float(np.quantile(drawn, 0.95)) / total
+    return float((weight * gram).sum()) / total, float(np.quantile(drawn, _CHANCE)) / total
 
 
 def is_rim(positions: Sequence[WellName]) -> Codes:
@@ -145,11 +177,12 @@ def _filled(values: Values) -> Values:
     return np.where(known, values, mean)
 
 
-def _bars(names: Sequence[str]) -> Chart:
-    domain = [_BEFORE, _AFTER]
+def _bars(names: Sequence[str], domain: Sequence[str]) -> Chart:
+    """Bars by grouping and normalisation."""
+    colours = ["#8C9AA8", "#0072B2", "#56B4E9"]
     spec: dict[str, Any] = {
         "width": "container",
-        "height": {"step": 15},
+        "height": 15 * len(domain) * len(names),
         "data": {"name": _CHART},
         "usermeta": {
             "tips": [
@@ -160,7 +193,7 @@ def _bars(names: Sequence[str]) -> Chart:
         },
         "encoding": {
             "y": {"field": "name", "type": "nominal", "title": None, "sort": list(names)},
-            "yOffset": {"field": "when", "type": "nominal", "sort": domain},
+            "yOffset": {"field": "when", "type": "nominal", "sort": list(domain)},
         },
         "layer": [
             {
@@ -169,19 +202,25 @@ def _bars(names: Sequence[str]) -> Chart:
                     "x": {
                         "field": "share",
                         "type": "quantitative",
-                        "title": "share of variance that the grouping explains",
+                        "title": "share of variance explained",
                         "axis": {"format": "%"},
                     },
                     "color": {
                         "field": "when",
                         "type": "nominal",
-                        "scale": {"domain": domain, "range": ["#8C9AA8", "#0072B2"]},
+                        "scale": {"domain": list(domain), "range": colours[: len(domain)]},
                         "legend": {"title": "normalisation", "orient": "top"},
                     },
                 },
             },
             {
-                "mark": {"type": "tick", "thickness": 3, "color": "#D55E00", "size": 13},
+                "mark": {
+                    "type": "tick",
+                    "thickness": 3,
+                    "color": "#D55E00",
+                    "size": 13,
+                    "opacity": 1,
+                },
                 "encoding": {"x": {"field": "chance", "type": "quantitative"}},
             },
         ],
@@ -191,13 +230,14 @@ def _bars(names: Sequence[str]) -> Chart:
 
 def _finding(rows: Sequence[dict[str, Any]]) -> Finding:
     """Position after normalisation: the grouping that goes farthest beyond chance."""
-    placed = [row for row in rows if row["when"] == _AFTER and row["name"] in _POSITIONS]
-    beyond = [row for row in placed if row["share"] > row["chance"]]
+    last = rows[-1]["when"]  # within treatments, where there are any
+    placed = [row for row in rows if row["when"] == last and row["name"] in _POSITIONS]
+    beyond = [row for row in placed if row["share"] > row["chance"] + _ROUNDING]
     if not beyond:
         return Finding(
             "Position on the plate",
             "no effect beyond chance",
-            "rim, rows and columns, after normalisation",
+            f"rim, rows and columns; {last} normalisation" if last == _AFTER else _WITHOUT,
             "good",
             "position",
         )
@@ -205,10 +245,13 @@ def _finding(rows: Sequence[dict[str, Any]]) -> Finding:
     return Finding(
         "Position on the plate",
         f"{worst['share']:.0%} by {worst['name'].lower()}",
-        f"of the variance after normalisation; by chance below {worst['chance']:.0%}",
+        f"of the variance {'after normalisation' if last == _AFTER else 'within treatments'};"
+        f" by chance below {worst['chance']:.0%}",
         "look",
         "position",
     )
 
 
 _POSITIONS = (_RIM, "Plate row", "Plate column")
+_WITHOUT = "rim, rows and columns, within treatments"
+_ROUNDING = 1e-6

@@ -93,8 +93,8 @@ def _mechanisms(
         better = nearest.accuracy > 2 * nearest.chance
         findings.append(
             Finding(
-                f"Nearest other compound shares {stem(moa)}",
-                f"{nearest.accuracy:.0%}",
+                f"{stem(moa)} of the nearest other compound",
+                f"{nearest.accuracy:.0%} the same",
                 f"of {nearest.n_queries} wells; by chance {nearest.chance:.0%}",
                 "good" if better else "look",
                 "replicates",
@@ -115,15 +115,15 @@ def _tried(what: str, notes: list[str], compute: Callable[[], Any]) -> Any:
 def _replicate_finding(
     replicating: ReplicateResult | None, retrieved: RetrievalResult | None, notes: list[str]
 ) -> Finding:
-    label = "Replicates agree"
+    label = "Replicates"
     if replicating is None:
         return Finding(label, "not known", notes[0] if notes else "", "none", "replicates")
     passed = sum(score.passes for score in replicating.groups)
     precision = "" if retrieved is None else f"; mAP {retrieved.mean_average_precision:.2f}"
     return Finding(
         label,
-        f"{passed} of {len(replicating.groups)} treatments",
-        f"correlate more than chance (5 % would){precision}",
+        f"{passed} of {len(replicating.groups)} agree",
+        f"treatments whose wells correlate more than chance (5% would){precision}",
         "good" if replicating.share >= _GOOD_SHARE else "look",
         "replicates",
     )

@@ -114,7 +114,7 @@ def _spec(key: str, names: list[str], title: str) -> dict[str, Any]:
     x = {
         "field": "b",
         "type": "nominal",
-        "title": None,
+        "title": title,
         "scale": {"domain": names},
         "axis": {**axis, "labelAngle": -60, "orient": "bottom"},
     }

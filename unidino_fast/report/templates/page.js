@@ -81,7 +81,7 @@
       titleLimit: 320,
     },
     header: { labelColor: "currentColor", titleColor: "currentColor" },
-    title: { color: "currentColor", fontSize: 13, fontWeight: 600, anchor: "start", limit: 320 },
+    title: { color: "currentColor", fontSize: 13, fontWeight: 600, anchor: "start" },
   };
 
   function patch(spec, changes) {
@@ -124,7 +124,8 @@
   function withLegendColumns(spec, width) {
     const columns = Math.max(1, Math.floor((width - 40) / 150));
     const bar = Math.max(120, Math.min(220, width - 90));
-    return { ...config, legend: { ...config.legend, columns, gradientLength: bar } };
+    const title = { ...config.title, limit: Math.max(120, width - 110) };
+    return { ...config, title, legend: { ...config.legend, columns, gradientLength: bar } };
   }
 
   async function draw(key) {
