@@ -13,5 +13,6 @@ setup(
         "unidino_fast": ["py.typed"],
         "unidino_fast.profiles": ["recipes/*.toml"],
         "unidino_fast.evaluation.protocols": ["*.toml"],
+        "unidino_fast.report": ["templates/*", "templates/sections/*"],
     },
 )

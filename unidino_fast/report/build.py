@@ -13,16 +13,17 @@ import polars as pl
 from unidino_fast._version import __version__
 from unidino_fast.errors import OutputError
 from unidino_fast.files import atomic, reason_of
+from unidino_fast.output import REPORT
 from unidino_fast.report.campaign import campaign_page
 from unidino_fast.report.charts import absent_positions, numbers
-from unidino_fast.report.gather import as_object, find_plates, read_results
+from unidino_fast.report.gather import as_object, find_plates, read_json, read_results
 from unidino_fast.report.importance import importance_section
 from unidino_fast.report.labels import distinct_names, find_labels, shown, stem
 from unidino_fast.report.page import render_page
 from unidino_fast.report.pictures import Pictures, take_pictures
 from unidino_fast.report.plate_maps import plate_section
-from unidino_fast.report.projections import projection_section
 from unidino_fast.report.position import position_section
+from unidino_fast.report.projections import projection_section
 from unidino_fast.report.replicates import replicate_section
 from unidino_fast.report.similarity import similarity_section
 from unidino_fast.report.summary import (
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from unidino_fast.report.gather import PlateResults
     from unidino_fast.report.labels import Labels
     from unidino_fast.report.section import Section
-
-_NAME = "report.html"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,8 +191,8 @@ def write_reports(folder: Path, out: Path | None, options: ReportOptions) -> lis
 
     Args:
         folder: what `embed --out` was given, or one plate in it.
-        out: the file of the page; of several plates that over all, with theirs beside it. By default
-            `report.html` in each plate's folder, and in `folder`.
+        out: the file of the page; of several plates that over all, with theirs beside it. By
+            default `report.html` in each plate's folder, and in `folder`.
         options: what to show.
 
     Returns:
@@ -205,19 +204,20 @@ def write_reports(folder: Path, out: Path | None, options: ReportOptions) -> lis
     """
     places = find_plates(folder)
     if len(places) == 1:
-        path = out or places[0] / _NAME
+        path = out or places[0] / REPORT
         _write(path, plate_page(places[0], options).html)
         return [path]
-    first = out or folder / _NAME
+    first = out or folder / REPORT
+    quality = read_json(folder / "qc.json")[0]
     pages, paths = [], []
     for place in places:
-        path = place / _NAME if out is None else out.with_name(f"{out.stem}-{place.name}.html")
+        path = place / REPORT if out is None else out.with_name(f"{out.stem}-{place.name}.html")
         page = plate_page(place, options, _link(first, path))
         _write(path, page.html)
         pages.append(page)
         paths.append(path)
     links = [_link(path, first) for path in paths]
-    _write(first, campaign_page(pages, links))
+    _write(first, campaign_page(pages, links, quality))
     return [first, *paths]
 
 

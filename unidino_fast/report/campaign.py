@@ -32,9 +32,12 @@ if TYPE_CHECKING:
     class Page(Protocol):
         """A plate's page, as `build` makes it."""
 
-        results: PlateResults
-        labels: Labels
-        verdict: Section
+        @property
+        def results(self) -> PlateResults: ...  # noqa: D102
+        @property
+        def labels(self) -> Labels: ...  # noqa: D102
+        @property
+        def verdict(self) -> Section: ...  # noqa: D102
 
 
 _MOST_KINDS = 40
@@ -118,7 +121,8 @@ def _batches(pages: Sequence[Page], names: Sequence[str]) -> Section:
         ]
     except (TableError, UsageError) as error:
         note = f"batch effects were not computed: {shown(first_line(error), 240)}"
-    charts, data = [], {}
+    charts: list[Chart] = []
+    data: dict[str, list[Any]] = {}
     for when, table in tables.items():
         charts.append(_plane(when, table, features, data))
     return Section(
@@ -162,9 +166,7 @@ def _rows(
     )
 
 
-def _plane(
-    when: str, table: pl.DataFrame, features: Sequence[str], data: dict[str, Any]
-) -> Chart:
+def _plane(when: str, table: pl.DataFrame, features: Sequence[str], data: dict[str, Any]) -> Chart:
     """All wells by PCA, in the colour of their plate."""
     values: NDArray[np.float64] = table.select(features).to_numpy()
     scores, shares = principal_components(values, 2)
@@ -174,7 +176,11 @@ def _plane(
     data[key] = [
         {"name": well, "plate": plate, "x": x, "y": y}
         for well, plate, x, y in zip(
-            table["Metadata_Well"], plates, numbers(scores[:, 0]), numbers(scores[:, 1]), strict=True
+            table["Metadata_Well"],
+            plates,
+            numbers(scores[:, 0]),
+            numbers(scores[:, 1]),
+            strict=True,
         )
     ]
     spec = {

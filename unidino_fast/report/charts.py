@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
     from unidino_fast.report.section import Spec
 
-OKABE_ITO = (
-    "#0072B2 #E69F00 #009E73 #D55E00 #56B4E9 #CC79A7 #B8A800 #6B6B6B"
-).split()
+OKABE_ITO = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#B8A800", "#6B6B6B"]
 """Their yellow is darkened and their black is grey, to be seen on white and on black."""
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross")
 MOST_KINDS = len(OKABE_ITO) * len(SHAPES)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from unidino_fast.tables import read_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -152,10 +152,10 @@ def read_results(folder: Path) -> PlateResults:
             f"{folder}/wells.parquet lacks feature {one_line(missing[0])} of profiles.parquet:"
             " embed it again"
         )
-    manifest, notes = _json(folder / "manifest.json")
+    manifest, notes = read_json(folder / "manifest.json")
     if manifest is None and not notes:
         notes = ["manifest.json is missing: where these results come from is not known"]
-    quality, faults = _json(folder / "qc.json")
+    quality, faults = read_json(folder / "qc.json")
     wells, profiles, about_time = _one_time(wells, profiles)
     document = manifest or {}
     return PlateResults(
@@ -191,7 +191,7 @@ def _table(path: Path) -> pl.DataFrame:
     return frame
 
 
-def _json(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
+def read_json(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """An object from a file; None where there is no file, with a note where it is unfit."""
     if not path.is_file():
         return None, []
@@ -214,7 +214,7 @@ def _one_time(
         return wells, profiles, []
     first, n_times = profiles["Metadata_Time"].min(), profiles["Metadata_Time"].n_unique()
     kept = profiles["Metadata_Time"] == first
-    note = f"the plate has {n_times} time points: this report shows the first ({first}) alone"
+    note = f"the plate has {n_times} time points: this report shows the first ({first!r}) alone"
     return wells.filter(kept), profiles.filter(kept), [note]
 
 

@@ -10,7 +10,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 
 from unidino_fast.evaluation.table import find_column
@@ -21,25 +20,65 @@ from unidino_fast.results import METADATA_PREFIX
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import numpy as np
     from numpy.typing import NDArray
 
-_COMPOUND = (
-    "compound compoundname compoundid pertiname pertname broadsample jcp2022 treatment drug"
-    " chemical perturbation perturbagen gene genesymbol sirna"
-).split()
-_DOSE = (
-    "concentration conc concentrationum concum dose doseum mmolesperliter umolesperliter"
-).split()
-_MOA = "moa mechanism mechanismofaction moaclass target pathway".split()
+_COMPOUND = [
+    "compound",
+    "compoundname",
+    "compoundid",
+    "pertiname",
+    "pertname",
+    "broadsample",
+    "jcp2022",
+    "treatment",
+    "drug",
+    "chemical",
+    "perturbation",
+    "perturbagen",
+    "gene",
+    "genesymbol",
+    "sirna",
+]
+_DOSE = [
+    "concentration",
+    "conc",
+    "concentrationum",
+    "concum",
+    "dose",
+    "doseum",
+    "mmolesperliter",
+    "umolesperliter",
+]
+_MOA = ["moa", "mechanism", "mechanismofaction", "moaclass", "target", "pathway"]
 _CONTROL_WORDS = frozenset(
-    (
-        "dmso|negcon|negative control|negative_control|negative|neg|vehicle|untreated|mock|control"
-        "|solvent"
-    ).split("|")
+    [
+        "dmso",
+        "negcon",
+        "negative control",
+        "negative_control",
+        "negative",
+        "neg",
+        "vehicle",
+        "untreated",
+        "mock",
+        "control",
+        "solvent",
+    ]
 )
 _STRUCTURE = frozenset(
     f"{METADATA_PREFIX}{name}"
-    for name in "Plate Well Row Column Site Time n_fields n_tiles n_tiles_dropped".split()
+    for name in [
+        "Plate",
+        "Well",
+        "Row",
+        "Column",
+        "Site",
+        "Time",
+        "n_fields",
+        "n_tiles",
+        "n_tiles_dropped",
+    ]
 )
 LONGEST = 60
 """Characters of a name that the page shows."""

@@ -1,8 +1,8 @@
 """Sections -> one HTML file that needs nothing else: scripts, data and pictures are inside it.
 
 Foreign text reaches the page in two ways only: through Jinja, which escapes it, and as JSON in a
-script element whose `<`, `>` and `&` are escapes of their own, from where it is shown as text. What a
-browser may run is named by digest in the page's Content-Security-Policy, which also forbids any
+script element whose `<`, `>` and `&` are escapes of their own, from where it is shown as text. What
+a browser may run is named by digest in the page's Content-Security-Policy, which also forbids any
 connection: what slipped through would neither run nor reach anybody.
 """
 
@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
-from unidino_fast.report.section import Section
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from unidino_fast.report.section import Section
+
 _VEGA_LITE = "6.4"
+_SNIPPET = "window.vegaEmbed = vegaEmbed;"
 _TEMPLATES = "templates"
 
 
@@ -51,13 +52,17 @@ def render_page(
     named = {name: rows for section in sections for name, rows in section.data.items()}
     document = {**data, "charts": charts, "choices": choices, "data": {**data["data"], **named}}
     scripts = (vega(), _text("page.js"))
-    return _environment().get_template(template).render(
-        sections=sections,
-        style=Markup(_text("style.css")),  # noqa: S704: our own file
-        scripts=[Markup(script) for script in scripts],  # noqa: S704: our own, and Vega's
-        policy=policy(scripts),
-        document=Markup(script_json(document)),  # noqa: S704: made safe there
-        **values,
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            sections=sections,
+            style=Markup(_text("style.css")),
+            scripts=[Markup(script) for script in scripts],
+            policy=policy(scripts),
+            document=Markup(script_json(document)),
+            **values,
+        )
     )
 
 
@@ -91,7 +96,7 @@ def vega() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, which vl-convert carries within it."""
     import vl_convert
 
-    script: str = vl_convert.javascript_bundle(vl_version=_VEGA_LITE)
+    script: str = vl_convert.javascript_bundle(_SNIPPET, vl_version=_VEGA_LITE)
     if "</script" in script.lower() or "<!--" in script:  # would end the element that holds it
         script = script.replace("</", "<\\/").replace("<!--", "<\\!--")
     return script

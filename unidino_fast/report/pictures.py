@@ -173,9 +173,7 @@ def _shots(
     from unidino_fast.reading import FieldReader, FieldRequest
 
     wanted = [(well, task) for well, tasks in plan.items() for task in tasks]
-    requests = (
-        FieldRequest(task.field, task.time, task.channels, options.z) for _, task in wanted
-    )
+    requests = (FieldRequest(task.field, task.time, task.channels, options.z) for _, task in wanted)
     with closing(FieldReader(plate.storage).stream(requests)) as read:
         for (well, task), pixels in zip(wanted, read, strict=True):
             if isinstance(pixels, PixelError):
@@ -188,8 +186,8 @@ def as_embedded(pixels: NDArray[Any], intensity: str, edge: int) -> Bytes:
     """Planes (C, H, W) as bytes (C, h, w), each at most `edge` long, scaled as for the embedding.
 
     Every picture element is the mean of the pixels it covers. The scale is that of `preprocess`:
-    the dtype's range, or the 0.1 to 99.9 percentiles of the plane; `none`, which has no range of its
-    own, is shown as the dtype's.
+    the dtype's range, or the 0.1 to 99.9 percentiles of the plane; `none`, which has no range of
+    its own, is shown as the dtype's.
     """
     import torch
 
@@ -269,9 +267,7 @@ def _note(options: EmbedOptions, n_shown: int, n_all: int) -> str:
     return f"Contrast as embedded: {scale}. Squares are the tiles of {options.tile} px.{some}"
 
 
-def _dark(
-    shots: Sequence[_Shot], channels: Sequence[str], options: EmbedOptions
-) -> Iterator[str]:
+def _dark(shots: Sequence[_Shot], channels: Sequence[str], options: EmbedOptions) -> Iterator[str]:
     """Channels that use little of the range: what the network saw was nearly black."""
     if options.intensity != "dtype":
         return
@@ -283,8 +279,8 @@ def _dark(
         ]
         if bright and float(np.median(bright)) < _DARK * 255:
             yield (
-                f"channel {shown(channel)} uses less than {_DARK:.0%} of the intensity range in most"
-                " fields, so that the network saw it nearly black: embed with"
+                f"channel {shown(channel)} uses less than {_DARK:.0%} of the intensity range in"
+                " most fields, so that the network saw it nearly black: embed with"
                 " --intensity percentile"
             )
 

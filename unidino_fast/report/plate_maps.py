@@ -102,7 +102,9 @@ def distances(results: PlateResults, labels: Labels, channel: str | None = None)
     square = np.square(difference)
     count = np.isfinite(square).sum(axis=1)
     total = np.nansum(square, axis=1)
-    return np.sqrt(np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0))
+    mean = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+    found: Values = np.sqrt(mean)
+    return found
 
 
 def _option(

@@ -53,7 +53,7 @@ def position_section(results: PlateResults, labels: Labels) -> Section | None:
         return None
     groups = _groups(results, labels)
     tables = {_BEFORE: _filled(results.raw), _AFTER: results.filled}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for when, values in tables.items():
         gram = gram_matrix(values)
         for what, codes in groups.items():

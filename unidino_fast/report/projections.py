@@ -72,7 +72,7 @@ def projection_section(results: PlateResults, labels: Labels, *, densmap: bool) 
 
 
 def principal_components(values: Values, count: int) -> tuple[Values, list[float]]:
-    """Scores (N, count) and shares of variance; the largest weight of each component is positive."""
+    """Scores (N, count) and shares of variance; each component's largest weight is positive."""
     centred = values - values.mean(axis=0)
     left, singular, right = np.linalg.svd(centred, full_matrices=False)
     total = float(np.square(singular).sum()) or 1.0
@@ -111,6 +111,9 @@ def _spec() -> dict[str, Any]:
         "filled": True,
         "size": 64,
         "opacity": 0.9,
+        "stroke": "currentColor",
+        "strokeWidth": 0.6,
+        "strokeOpacity": 0.5,
         "tooltip": {"content": "data"},
         "cursor": "pointer",
     }
@@ -139,7 +142,8 @@ def _colours(
 ) -> tuple[list[Option], dict[str, Sequence[Any]]]:
     """What the points can be coloured by, most telling first, and the data for it."""
     first = [name for name in (labels.moa, labels.compound) if name is not None]
-    options, painted = [], {}
+    options: list[Option] = []
+    painted: dict[str, Sequence[Any]] = {}
     for column in [*first, *(name for name in labels.columns if name not in first)]:
         field = f"k{len(painted)}"
         patch, values = colouring(results.profiles[column], field, stem(column))

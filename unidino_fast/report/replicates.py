@@ -74,9 +74,7 @@ def _mechanisms(
     retrieved = _tried(
         f"mean average precision by {stem(moa)}",
         notes,
-        lambda: mean_average_precision(
-            known, moa, moa, pos_diffby=compound, null_size=_NULL_SIZE
-        ),
+        lambda: mean_average_precision(known, moa, moa, pos_diffby=compound, null_size=_NULL_SIZE),
     )
     nearest = _tried(
         f"nearest neighbour by {stem(moa)}",
@@ -87,7 +85,9 @@ def _mechanisms(
     if matching is not None or retrieved is not None:
         name = stem(moa)
         tables.append(
-            _table(f"Other compounds of the same {name}", name, "compounds", matching, retrieved, [moa])
+            _table(
+                f"Other compounds of the same {name}", name, "compounds", matching, retrieved, [moa]
+            )
         )
     if nearest is not None:
         better = nearest.accuracy > 2 * nearest.chance

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Spec = dict[str, Any]
-"""A Vega-Lite chart. Its fields and expressions are ours; foreign text is data in it, never code."""
+"""A Vega-Lite chart: fields and expressions are ours, foreign text is data in it, never code."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,10 @@ _NAME = 34
 
 def similarity_section(results: PlateResults, labels: Labels) -> Section | None:
     """Maps by compound and by mechanism; None where nothing is labelled."""
-    charts, data, captions, warnings = [], {}, {}, []
+    charts: list[Chart] = []
+    data: dict[str, list[Any]] = {}
+    captions: dict[str, str] = {}
+    warnings: list[str] = []
     for key, column in (("compound", labels.compound), ("moa", labels.moa)):
         if column is None:
             continue
@@ -90,7 +93,7 @@ def correlations(rows: Values) -> Values:
     centred = rows - rows.mean(axis=1, keepdims=True)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     unit = np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
-    found = np.clip(unit @ unit.T, -1, 1)
+    found: Values = np.clip(unit @ unit.T, -1, 1)
     np.fill_diagonal(found, 1.0)
     return found
 

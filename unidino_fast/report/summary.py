@@ -94,7 +94,9 @@ def _wells(results: PlateResults) -> Finding:
 
 def _warnings(warnings: Sequence[str]) -> Finding:
     if not warnings:
-        return Finding("Warnings", "none", "of embedding, files and this report", "good", "warnings")
+        return Finding(
+            "Warnings", "none", "of embedding, files and this report", "good", "warnings"
+        )
     return Finding("Warnings", str(len(warnings)), "listed below", "look", "warnings")
 
 
@@ -103,11 +105,15 @@ def _quality(results: PlateResults) -> Finding:
         detail = "these results carry no quality control"
         return Finding("Quality control", "not run", detail, "none", "plate")
     counts = as_object(results.quality.get("counts"))
-    found = [f"{count} {kind}" for kind, count in counts.items() if isinstance(count, int) and count]
+    found = [
+        f"{count} {kind}" for kind, count in counts.items() if isinstance(count, int) and count
+    ]
     flagged = results.quality.get("n_flagged")
     n_flagged = flagged if isinstance(flagged, int) else 0
     if not found:
-        return Finding("Quality control", "no well flagged", "focus, saturation, signal", "good", "plate")
+        return Finding(
+            "Quality control", "no well flagged", "focus, saturation, signal", "good", "plate"
+        )
     return Finding(
         "Quality control",
         f"{n_flagged} wells to leave out" if n_flagged else "flags",

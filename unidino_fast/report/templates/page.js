@@ -223,7 +223,7 @@
         }
         cell.setAttribute("fill", "none");
         cell.setAttribute("stroke", "#fff");
-        cell.setAttribute("stroke-opacity", "0.55");
+        cell.setAttribute("stroke-opacity", "0.35");
         cell.setAttribute("stroke-width", "1");
         cell.setAttribute("vector-effect", "non-scaling-stroke");
         drawing.append(cell);
