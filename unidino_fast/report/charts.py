@@ -47,24 +47,18 @@ def amounts(title: str, *, low: float | None = None, high: float | None = None) 
         scale["domainMin"] = low
     if high is not None:
         scale["domainMax"] = high
-    return {"type": "quantitative", "scale": scale, "legend": _bar(title)}
+    return {"type": "quantitative", "title": title, "scale": scale, "legend": _bar()}
 
 
 def signed(title: str, largest: float) -> Spec:
     """Colour scale of what may be above or below zero."""
     largest = largest or 1.0
     scale = {"scheme": "blueorange", "domain": [-largest, largest], "domainMid": 0}
-    return {"type": "quantitative", "scale": scale, "legend": _bar(title)}
+    return {"type": "quantitative", "title": title, "scale": scale, "legend": _bar()}
 
 
-def _bar(title: str) -> Spec:
-    return {
-        "title": title,
-        "orient": "bottom",
-        "gradientThickness": 10,
-        "tickCount": 4,
-        **({"format": "~s"} if title.endswith("grey levels") else {}),
-    }
+def _bar() -> Spec:
+    return {"orient": "bottom", "gradientThickness": 10, "tickCount": 4}
 
 
 def kinds(field: str, names: Sequence[str], title: str) -> Spec:

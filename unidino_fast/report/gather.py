@@ -182,6 +182,8 @@ def as_lines(value: object) -> list[str]:
 
 
 def _table(path: Path) -> pl.DataFrame:
+    if not path.is_file():
+        raise TableError(f"{path} is missing, which unidino-fast embed writes: embed it again")
     frame = read_table(path)
     for name in _NEEDED:
         if name not in frame.columns:
