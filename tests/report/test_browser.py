@@ -1,4 +1,4 @@
-"""Pages opened in Chromium: pointed at, clicked, switched; nothing complains, nothing is fetched."""
+"""Pages in Chromium: pointed at, clicked, switched; nothing complains, nothing is fetched."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
@@ -15,6 +15,9 @@ from report_tables import made_up, table
 from unidino_fast.errors import OutputError, TableError
 from unidino_fast.report import ReportOptions, build, page, write_reports
 from unidino_fast.report.gather import read_results
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PLAIN = ReportOptions(pictures=False)
 
