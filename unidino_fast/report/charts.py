@@ -71,8 +71,8 @@ def kinds(field: str, names: Sequence[str], title: str) -> Spec:
     for place, name in enumerate(names):
         if name in (OTHERS, MISSING):
             palette[place] = _GREY
-    legend = {"title": title, "orient": "bottom", "symbolLimit": len(names)}
-    common = {"field": field, "type": "nominal", "legend": legend}
+    legend = {"orient": "bottom", "symbolLimit": len(names)}
+    common = {"field": field, "type": "nominal", "title": title, "legend": legend}
     return {
         "color": {**common, "scale": {"domain": list(names), "range": palette}},
         "shape": {**common, "scale": {"domain": list(names), "range": shapes}},

@@ -189,17 +189,13 @@ def as_embedded(pixels: NDArray[Any], intensity: str, edge: int) -> Bytes:
     the dtype's range, or the 0.1 to 99.9 percentiles of the plane; `none`, which has no range of
     its own, is shown as the dtype's.
     """
-    import torch
-
-    from unidino_fast import ops
     from unidino_fast.preprocess import STRETCH, STRETCH_EPSILON
 
     low = np.zeros(len(pixels))
     span = np.ones(len(pixels))
     if intensity == "percentile":
-        bounds = ops.intensity_range(torch.from_numpy(np.ascontiguousarray(pixels)), STRETCH)
-        low = bounds[:, 0].numpy()
-        span = bounds[:, 1].numpy() - low + STRETCH_EPSILON
+        bounds = np.array([_percentiles(plane, STRETCH) for plane in pixels])  # (C, 2)
+        low, span = bounds[:, 0], bounds[:, 1] - bounds[:, 0] + STRETCH_EPSILON
     elif not np.issubdtype(pixels.dtype, np.floating):
         span[:] = np.iinfo(pixels.dtype).max
     small = shrink(pixels, edge)
@@ -212,13 +208,30 @@ def shrink(planes: NDArray[Any], edge: int) -> NDArray[np.float64]:
     height, width = planes.shape[1:]
     factor = max(1.0, max(height, width) / edge)
     rows, columns = max(1, round(height / factor)), max(1, round(width / factor))
-    y = np.arange(rows) * height // rows
-    x = np.arange(columns) * width // columns
-    sums = np.add.reduceat(planes, y, axis=1, dtype=np.float64)
-    sums = np.add.reduceat(sums, x, axis=2)
-    counts = np.diff(np.append(y, height))[:, None] * np.diff(np.append(x, width))
-    means: NDArray[np.float64] = sums / counts
+    y = np.arange(rows + 1) * height // rows
+    x = np.arange(columns + 1) * width // columns
+    exact = planes.dtype.kind == "u" and planes.dtype.itemsize <= 2 and height <= 2**16
+    sums = np.empty((len(planes), rows, width), np.uint32 if exact else np.float64)
+    for row in range(rows):  # slices add up ten times as fast as np.add.reduceat
+        planes[:, y[row] : y[row + 1]].sum(axis=1, dtype=sums.dtype, out=sums[:, row])
+    totals = np.add.reduceat(sums, x[:-1], axis=2, dtype=np.float64)
+    means: NDArray[np.float64] = totals / (np.diff(y)[:, None] * np.diff(x))
     return means
+
+
+def _percentiles(plane: NDArray[Any], percentiles: Sequence[float]) -> NDArray[np.float64]:
+    """`numpy.percentile`; of 8 and 16 bits by counting, without sorting."""
+    if plane.dtype not in (np.uint8, np.uint16):
+        return np.asarray(np.percentile(plane, percentiles), dtype=np.float64)
+    below = np.cumsum(np.bincount(plane.ravel()))
+    places = np.asarray(percentiles) / 100 * (plane.size - 1)
+    first = np.floor(places).astype(np.int64)
+    lower, upper = (
+        np.searchsorted(below, np.minimum(first + step, plane.size - 1), side="right")
+        for step in (0, 1)
+    )
+    found: NDArray[np.float64] = lower + (upper - lower) * (places - first)
+    return found
 
 
 def _encoded(shots: Sequence[_Shot]) -> list[list[bytes]]:
@@ -234,7 +247,8 @@ def _encoded(shots: Sequence[_Shot]) -> list[list[bytes]]:
 def _webp(plane: Bytes, quality: int) -> bytes:
     import imagecodecs
 
-    return bytes(imagecodecs.webp_encode(np.repeat(plane[..., None], 3, axis=2), level=quality))
+    grey = np.repeat(plane[..., None], 3, axis=2)
+    return bytes(imagecodecs.webp_encode(grey, level=quality, lossless=False))
 
 
 def _by_well(

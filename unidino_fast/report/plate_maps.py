@@ -177,7 +177,7 @@ def _whole_well_charts(
     ]
     for name, field, title in (
         ("Metadata_n_tiles", "t", "Tiles embedded per channel"),
-        ("Metadata_n_tiles_dropped", "e", "Tiles left out as empty per channel"),
+        ("Metadata_n_tiles_dropped", "e", "Empty tiles per channel"),
     ):
         if name not in results.profiles.columns:
             continue

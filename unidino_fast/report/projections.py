@@ -173,8 +173,13 @@ def colouring(values: pl.Series, field: str, title: str) -> tuple[Patch, Sequenc
     if values.dtype.is_numeric():
         steps = sorted(values.drop_nulls().drop_nans().unique().to_list())
         scale = {"domain": numbers(steps), "scheme": "viridis"}
-        legend = {"title": title, "orient": "bottom"}
-        color = {"field": field, "type": "ordinal", "scale": scale, "legend": legend}
+        color = {
+            "field": field,
+            "type": "ordinal",
+            "title": title,
+            "scale": scale,
+            "legend": {"orient": "bottom"},
+        }
         return _encodings({"color": color}, field, title), numbers(values)
     texts = ["" if value is None else str(value) for value in values]
     names = distinct_names(texts)
