@@ -6,12 +6,14 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
 from report_tables import made_up, table
 
+from unidino_fast import demo
 from unidino_fast.errors import OutputError, TableError
 from unidino_fast.report import ReportOptions, build, page, write_reports
 from unidino_fast.report.gather import read_results
@@ -209,3 +211,26 @@ def test_embed_refuses_a_report_of_one_shard(tmp_path):
     )
     assert done.returncode == 2
     assert "unidino-fast report" in done.stderr
+
+
+def test_embed_makes_the_report_when_asked(plate_path, tiny_weights, tmp_path):
+    out = tmp_path / "out"
+    call = [sys.executable, "-m", "unidino_fast", "embed", str(plate_path), "--out", str(out)]
+    call += ["--weights", str(tiny_weights), "--tile", "32", "--device", "cpu"]
+    done = subprocess.run([*call, "--report"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    [path] = out.glob("*/report.html")
+    assert f"report: {path}" in done.stderr
+    assert len(document(path)["pictures"]["wells"]) == 6
+    again = subprocess.run([*call, "--overwrite"], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert not path.exists()  # it was of the results that were replaced
+
+
+def test_the_demo_ends_with_a_report(tiny_weights, tmp_path, monkeypatch, capsys, without_umap):
+    monkeypatch.setattr(demo, "simulate_plate", partial(demo.simulate_plate, size=(64, 64)))
+    monkeypatch.setattr(demo, "log_to_console", lambda: None)  # which would outlive this test
+    demo.run_demo(tmp_path / "demo", weights=str(tiny_weights), seed=0)
+    path = tmp_path / "demo" / "results" / "plate" / "report.html"
+    assert f"report     {path}" in capsys.readouterr().out
+    assert len(document(path)["pictures"]["wells"]) == 48
