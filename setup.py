@@ -14,5 +14,6 @@ setup(
         "unidino_fast.profiles": ["recipes/*.toml"],
         "unidino_fast.evaluation.protocols": ["*.toml"],
         "unidino_fast.qc": ["*.toml"],
+        "unidino_fast.report": ["templates/*", "templates/sections/*"],
     },
 )

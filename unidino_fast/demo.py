@@ -1,4 +1,4 @@
-"""`unidino-fast demo`: a simulated plate from pixels to retrieval accuracies."""
+"""`unidino-fast demo`: a simulated plate from pixels to retrieval accuracies and a report."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from unidino_fast.files import reason_of
 from unidino_fast.pipeline import embed_to_folder
 from unidino_fast.plate import open_plate
 from unidino_fast.platemap import Platemap, read_platemap
+from unidino_fast.report import ReportOptions, write_reports
 from unidino_fast.simulate import CONTROL, simulate_plate
 from unidino_fast.tables import atomic_table
 from unidino_fast.terminal import say, say_some, tell
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def run_demo(out: Path, *, weights: str, seed: int) -> None:
-    """Simulates, embeds, profiles and evaluates; prints the numbers and where the files are.
+    """Simulates, embeds, profiles, evaluates and reports; prints numbers and where the files are.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -68,7 +69,10 @@ def run_demo(out: Path, *, weights: str, seed: int) -> None:
         f" -> {summary.n_wells} x {summary.n_features} features"
     )
     _print_retrieval(pl.read_parquet(f"{summary.folder}/profiles.parquet"))
+    say("making the report")
+    page, *_ = write_reports(out / "results", None, ReportOptions())
     tell(
+        f"report     {page}  open it in a browser\n"
         f"files      {plate_path}  the plate (try: unidino-fast info {plate_path})\n"
         f"           {platemap_path}  what is in each well\n"
         f"           {summary.folder}/profiles.parquet  beside wells and fields"

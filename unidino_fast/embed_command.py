@@ -53,6 +53,7 @@ class EmbedRequest:
     verify: bool = False
     no_qc: bool = False
     qc_config: Path | None = None
+    report: bool = False
 
     def __post_init__(self) -> None:
         if self.no_qc and self.qc_config is not None:
@@ -62,6 +63,11 @@ class EmbedRequest:
             raise UsageError(f"--scheduler and {other} exclude each other: use one of them")
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"--workers {self.workers} is too small: use 1 or more")
+        if self.shard is not None and self.report:
+            raise UsageError(
+                "--report and --shard exclude each other: run unidino-fast merge, then"
+                " unidino-fast report"
+            )
         if self.shard is not None and self.overwrite:
             raise UsageError(
                 "--overwrite and --shard exclude each other, for other shards write into the same"
@@ -160,6 +166,8 @@ def run_embed(request: EmbedRequest, *, dry_run: bool, as_json: bool) -> int:
     else:
         for summary in done:
             tell(_as_text(summary, request.shard))
+    if request.report:
+        _report(request)
     return LEFT_OUT if failed.reasons or any(summary.left_out for summary in done) else 0
 
 
@@ -173,6 +181,15 @@ def _compared(request: EmbedRequest) -> Campaign | None:
     if found is not None:
         say_some("warning", found.warnings)
     return found
+
+
+def _report(request: EmbedRequest) -> None:
+    """Makes the pages of all plates in the output folder, and says where."""
+    from unidino_fast.report import ReportOptions, write_reports
+
+    say("making the report")
+    first, *_ = write_reports(request.out, None, ReportOptions(plates=tuple(request.plates)))
+    say(f"report: {first}")
 
 
 def how_to_go_on(out: Path) -> str:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 TABLES = ("fields.parquet", "wells.parquet", "profiles.parquet")
 QUALITY = "qc.json"
+REPORT = "report.html"
+"""Made of them on request; it goes when they are replaced."""
 _FORMAT = 1
 DECIDING = ("plate", "model", "options")
 """Groups of the provenance that results in one folder must share."""
@@ -333,7 +335,7 @@ class OutputFolder:
 
     def _remove_results(self) -> None:
         """Removes this package's files and nothing else."""
-        ours = [self.manifest, *(self.path / name for name in (*TABLES, QUALITY))]
+        ours = [self.manifest, *(self.path / name for name in (*TABLES, QUALITY, REPORT))]
         for path in (*ours, *self.parts.glob("*.parquet"), *self.shards.glob("*-of-*.json")):
             path.unlink(missing_ok=True)
 

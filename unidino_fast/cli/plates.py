@@ -21,7 +21,7 @@ def demo(
     weights: Weights = "default",
     seed: Annotated[int, typer.Option(help="Another seed simulates another plate.")] = 0,
 ) -> None:
-    """Simulate a small plate, embed and evaluate it (2 minutes)."""
+    """Simulate a small plate, embed, evaluate and show it (3 minutes)."""
     from unidino_fast.demo import run_demo
 
     with interruptible(f"run it again to start {out} over"):
@@ -199,6 +199,9 @@ def embed(
     acquisition: Annotated[
         int | None, typer.Option(help="Only this acquisition.", show_default="all")
     ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Make report.html of what OUT holds afterwards.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and stop.")
     ] = False,
@@ -243,6 +246,7 @@ def embed(
         verify=verify,
         no_qc=no_qc,
         qc_config=qc_config,
+        report=report,
     )
     with interruptible(partial(how_to_go_on, out)):
         code = run_embed(request, dry_run=dry_run, as_json=as_json)

@@ -1,0 +1,150 @@
+"""Pages in Chromium: pointed at, clicked, switched; nothing complains, nothing is fetched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import Visit
+
+CELLS = "#chart-map-distance g[class*=layer_1_marks] path"
+
+
+def fills(page: Any) -> list[str]:
+    """The colours of the points of the projection, in order."""
+    found: list[str] = page.eval_on_selector_all(
+        "#chart-projection g.mark-symbol.role-mark path",
+        "nodes => nodes.map(node => node.getAttribute('fill') || node.style.fill)",
+    )
+    return found
+
+
+def use_it(seen: Visit, well: str, colour: str) -> None:
+    """What a reader does, and that it does something."""
+    page = seen.page
+    cells = page.locator(CELLS)
+    assert cells.count() > 40
+    cells.nth(1).hover()  # scrolls there, which closes any tip
+    cells.first.hover()
+    page.wait_for_selector("#tip:visible")
+    assert well in page.inner_text("#tip")
+    assert "robust SD per feature" in page.inner_text("#tip")
+    assert page.is_hidden("#well")
+    cells.first.click()
+    page.wait_for_selector("#well:visible")
+    assert page.inner_text("#well-title") == f"Well {well}"
+    images = page.locator("#well img")
+    assert images.count() >= 2
+    assert page.evaluate(
+        "Promise.all([...document.querySelectorAll('#well img')].map(image => image.decode()))"
+        ".then(() => [...document.querySelectorAll('#well img')].every(i => i.naturalWidth > 40))"
+    )
+    assert page.locator("#well svg rect").count() > 0  # the tiles
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#well")
+    before = fills(page)
+    page.select_option("select[data-choice=colour]", label=colour)
+    page.wait_for_function(
+        "old => [...document.querySelectorAll('#chart-projection g.mark-symbol.role-mark path')]"
+        ".map(node => node.getAttribute('fill') || node.style.fill).join() !== old.join()",
+        arg=before,
+    )
+    assert len(fills(page)) == len(before)
+    page.select_option("select[data-choice=way]", label="PCA")
+    page.wait_for_function(
+        "document.querySelector('#chart-projection').textContent.includes('of variance')"
+    )
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_demo_plate(demo_page: Path, visit: Callable[..., Visit], dark: bool) -> None:
+    seen = visit(demo_page, dark=dark)
+    use_it(seen, "A01", "Compound")
+    assert (seen.complaints, seen.requests) == ([], [])
+
+
+@pytest.mark.real_data
+def test_a_real_plate_of_doses(sbs_page: Path, visit: Callable[..., Visit]) -> None:
+    seen = visit(sbs_page)
+    page = seen.page
+    assert page.locator("select[data-choice=colour] option").first.inner_text() == "SBS_Doses"
+    assert "SBS_Controls is -1" in page.inner_text("#plate")
+    use_it(seen, "A01", "SBS_Controls")
+    assert (seen.complaints, seen.requests) == ([], [])
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_window(
+    demo_page: Path, visit: Callable[..., Visit], width: int
+) -> None:
+    seen = visit(demo_page, width=width)
+    page = seen.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    outside = page.eval_on_selector_all(
+        ".plot svg",
+        "nodes => nodes.filter(n => { const a = n.getBoundingClientRect(),"
+        " b = n.closest('.chart').getBoundingClientRect();"
+        " return a.right > b.right + 1 || a.left < b.left - 1; }).length",
+    )
+    assert outside == 0
+
+
+def test_text_of_charts_does_not_overlap(demo_page: Path, visit: Callable[..., Visit]) -> None:
+    """Labels of axes and legends keep clear of each other, on a desk and on a phone."""
+    for width in (1280, 390):
+        page = visit(demo_page, width=width).page
+        clashes = page.evaluate(
+            """() => [...document.querySelectorAll('.plot svg')].flatMap(svg => {
+              const boxes = [...svg.querySelectorAll('text')]
+                .filter(t => t.textContent && getComputedStyle(t).opacity !== '0'
+                  && !(t.getAttribute('transform') || '').includes('rotate(300'))
+                .map(t => [t.textContent, t.getBoundingClientRect()]);
+              const found = [];
+              boxes.forEach(([a, p], i) => boxes.slice(i + 1).forEach(([b, q]) => {
+                if (p.left < q.right - 2 && q.left < p.right - 2
+                    && p.top < q.bottom - 3 && q.top < p.bottom - 3) found.push(a + ' / ' + b);
+              }));
+              return found;
+            })"""
+        )
+        assert clashes == []
+
+
+def test_every_chart_has_words_and_axes_have_titles(
+    demo_page: Path, visit: Callable[..., Visit]
+) -> None:
+    page = visit(demo_page).page
+    charts = page.locator(".plot")
+    assert charts.count() >= 8
+    for index in range(charts.count()):
+        label = charts.nth(index).locator("[role=graphics-document]").get_attribute("aria-label")
+        assert label
+        assert len(label) > 15
+    assert page.locator("table th[scope=col]").count() > 5
+    assert page.locator("table caption").count() == page.locator("table").count()
+
+
+def test_the_keyboard_reaches_a_well(demo_page: Path, visit: Callable[..., Visit]) -> None:
+    page = visit(demo_page).page
+    page.focus("select[data-well]")
+    page.select_option("select[data-well]", "B03")
+    assert page.inner_text("#well-title") == "Well B03"
+    page.select_option("#well select", "4")
+    assert "brightness(4)" in page.locator("#well img").first.get_attribute("style")
+    page.click("#well-close")
+    assert page.is_hidden("#well")
+
+
+def test_it_prints(demo_page: Path, visit: Callable[..., Visit], tmp_path: Path) -> None:
+    page = visit(demo_page, dark=True).page
+    page.emulate_media(media="print")
+    assert page.is_hidden("nav")
+    ink = page.evaluate("getComputedStyle(document.body).color")
+    assert ink == "rgb(0, 0, 0)"  # on white paper, whatever the screen was
+    page.pdf(path=tmp_path / "page.pdf")
+    assert (tmp_path / "page.pdf").stat().st_size > 20_000

@@ -1,0 +1,227 @@
+"""Which columns say what is in a well: treatment, mechanism, controls; and their text, shortened.
+
+Names of columns differ from screen to screen, so they are looked for by what they are usually
+called; what was chosen stands in the report, and the command line can name others.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from unidino_fast.columns import find_column
+from unidino_fast.names import printable
+from unidino_fast.query import parse_query
+from unidino_fast.results import METADATA_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+_COMPOUND = [
+    "compound",
+    "compoundname",
+    "compoundid",
+    "pertiname",
+    "pertname",
+    "broadsample",
+    "jcp2022",
+    "treatment",
+    "drug",
+    "chemical",
+    "perturbation",
+    "perturbagen",
+    "gene",
+    "genesymbol",
+    "sirna",
+]
+_DOSE = [
+    "concentration",
+    "conc",
+    "concentrationum",
+    "concum",
+    "dose",
+    "doseum",
+    "mmolesperliter",
+    "umolesperliter",
+]
+_MOA = ["moa", "mechanism", "mechanismofaction", "moaclass", "target", "pathway"]
+_CONTROL_WORDS = frozenset(
+    [
+        "dmso",
+        "negcon",
+        "negative control",
+        "negative_control",
+        "negative",
+        "neg",
+        "vehicle",
+        "untreated",
+        "mock",
+        "control",
+        "solvent",
+    ]
+)
+_STRUCTURE = frozenset(
+    f"{METADATA_PREFIX}{name}"
+    for name in [
+        "Plate",
+        "Well",
+        "Row",
+        "Column",
+        "Site",
+        "Time",
+        "n_fields",
+        "n_tiles",
+        "n_tiles_dropped",
+    ]
+)
+LONGEST = 60
+"""Characters of a name that the page shows."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is known about the wells.
+
+    Attributes:
+        columns: all columns that the platemap brought.
+        compound: the column of compounds, or of whatever replicates share; None without one.
+        dose: the column of concentrations; None without one, or where each compound has but one.
+        moa: the column of mechanisms; None without one.
+        controls: which wells are negative controls (N,); None where none are known.
+        controls_are: how they are known, in words.
+    """
+
+    columns: tuple[str, ...]
+    compound: str | None
+    dose: str | None
+    moa: str | None
+    controls: NDArray[np.bool_] | None
+    controls_are: str
+
+    @property
+    def replicates(self) -> tuple[str, ...]:
+        """Columns that replicates share."""
+        return tuple(name for name in (self.compound, self.dose) if name is not None)
+
+    def treated(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The rows that are no controls."""
+        return frame if self.controls is None else frame.filter(pl.Series(~self.controls))
+
+
+def find_labels(
+    profiles: pl.DataFrame,
+    *,
+    compound: str | None = None,
+    moa: str | None = None,
+    controls: str | None = None,
+) -> Labels:
+    """Finds them by name, or takes those that are given.
+
+    Args:
+        profiles: the table.
+        compound: column, with or without `Metadata_`.
+        moa: column.
+        controls: query, such as `Metadata_Compound == "DMSO"`.
+
+    Raises:
+        TableError: a given column is not there, or the query does not fit the table.
+        UsageError: the query is no query.
+    """
+    columns = tuple(
+        name
+        for name in profiles.columns
+        if name.startswith(METADATA_PREFIX)
+        and name not in _STRUCTURE
+        and not name.startswith(f"{METADATA_PREFIX}QC_")
+        and not profiles[name].dtype.is_nested()
+    )
+    mask, how = _controls(profiles, columns, controls)
+    if compound is not None:
+        column: str | None = find_column(profiles, compound)
+    else:
+        column = _by_name(columns, _COMPOUND) or _repeating(profiles, columns)
+    mechanism = find_column(profiles, moa) if moa is not None else _by_name(columns, _MOA)
+    return Labels(
+        columns=columns,
+        compound=column,
+        dose=_dose(profiles, columns, column),
+        moa=None if mechanism == column else mechanism,
+        controls=mask,
+        controls_are=how,
+    )
+
+
+def stem(column: str) -> str:
+    """A column's name for the page, without its prefix."""
+    return shown(column.removeprefix(METADATA_PREFIX))
+
+
+def shown(value: object, longest: int = LONGEST) -> str:
+    """A foreign value as one short line, without what would steer text (bidi overrides)."""
+    line = printable(" ".join(str(value).split()))
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def distinct_names(values: Iterable[Any], longest: int = LONGEST) -> dict[Any, str]:
+    """Each value's short name; values that differ keep names that differ."""
+    names: dict[Any, str] = {}
+    taken: dict[str, int] = {}
+    for value in dict.fromkeys(values):
+        name = shown(value, longest)
+        count = taken[name] = taken.get(name, 0) + 1
+        names[value] = name if count == 1 else f"{name} ({count})"
+    return names
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", column.removeprefix(METADATA_PREFIX).lower())
+
+
+def _by_name(columns: Iterable[str], names: Iterable[str]) -> str | None:
+    by_plain = {_plain(column): column for column in columns}
+    return next((by_plain[name] for name in names if name in by_plain), None)
+
+
+def _repeating(profiles: pl.DataFrame, columns: Iterable[str]) -> str | None:
+    """The first column with values that several wells share: replicates of something."""
+    for column in columns:
+        values = profiles[column].drop_nulls()
+        if 3 <= values.n_unique() <= len(profiles) // 2 and not values.dtype.is_float():
+            return column
+    return None
+
+
+def _dose(profiles: pl.DataFrame, columns: Iterable[str], compound: str | None) -> str | None:
+    dose = _by_name(columns, _DOSE)
+    if dose is None or compound is None or dose == compound:
+        return None
+    most = profiles.group_by(compound).agg(pl.col(dose).drop_nulls().n_unique())[dose].max()
+    return dose if isinstance(most, int) and most > 1 else None
+
+
+def _controls(
+    profiles: pl.DataFrame, columns: Iterable[str], query: str | None
+) -> tuple[NDArray[np.bool_] | None, str]:
+    if query is not None:
+        schema = {name: profiles.schema[name] for name in profiles.columns}
+        mask = profiles.select(parse_query(query, schema).alias("is")).to_series().to_numpy()
+        return (mask, shown(query)) if mask.any() else (None, f"{shown(query)} fits no well")
+    for column in columns:
+        values = profiles[column]
+        if values.dtype == pl.String:
+            is_control = values.str.strip_chars().str.to_lowercase().is_in(list(_CONTROL_WORDS))
+        elif "control" in column.lower() and values.dtype.is_numeric():
+            is_control = values == -1  # the usual code beside 0 (sample) and 1 (positive control)
+        else:
+            continue
+        mask = is_control.fill_null(value=False).to_numpy()
+        if mask.any():
+            kinds = sorted({shown(value) for value in values.filter(pl.Series(mask))})
+            return mask, f"{stem(column)} is {' or '.join(kinds[:3])}"
+    return None, "no negative controls are labelled"
