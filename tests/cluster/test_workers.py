@@ -22,7 +22,7 @@ from unidino_fast.cluster.session import _session
 from unidino_fast.config import EmbedOptions
 from unidino_fast.engines.spec import ModelSpec
 from unidino_fast.errors import PixelError, UsageError
-from unidino_fast.output import TABLES
+from unidino_fast.output import QUALITY, TABLES
 from unidino_fast.simulate import simulate_plate
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def test_files_are_byte_equal(
     assert summary.n_resumed == 0
     assert summary.seconds["embed"] > 0
     names = {entry.name for entry in (tmp_path / plate.name).iterdir()}
-    assert names == {*TABLES, "manifest.json", "parts"}
+    assert names == {*TABLES, QUALITY, "manifest.json", "parts"}
     again = embed(plate, spec, workers, tmp_path)
     assert again.n_resumed == 12
     assert tables_of(tmp_path / plate.name) == expected
