@@ -46,8 +46,9 @@ def cluster(directions: Values, smallest: int) -> NDArray[np.int64]:
 
     Rows are brought to unit length, so that doses of one compound, which differ in length, fall
     together; their principal components (95 % of the variance, 20 at most) go to HDBSCAN (Campello
-    et al. 2013), through scikit-learn. Where it finds no clusters apart from each other, the rows
-    may be a single one with stragglers: it counts if its mean cosine of pairs is above one half.
+    et al. 2013), through scikit-learn. HDBSCAN tells clusters from each other and finds none in a
+    single one: there, if the mean cosine of pairs is above one half, the rows whose cosine to their
+    mean is so are the cluster.
 
     Args:
         directions: from the controls, whitened.
@@ -58,13 +59,10 @@ def cluster(directions: Values, smallest: int) -> NDArray[np.int64]:
     if len(directions) < max(smallest, 2):
         return np.full(len(directions), NO_CLUSTER)
     units = _unit(directions)
-    points = _principal(units)
-    found = HDBSCAN(min_cluster_size=smallest, copy=True).fit_predict(points)
-    if not (found >= 0).any():
-        single = HDBSCAN(min_cluster_size=smallest, allow_single_cluster=True, copy=True)
-        found = single.fit_predict(points)
-        if _cohesion(units[found >= 0]) <= _ALIKE:
-            return np.full(len(directions), NO_CLUSTER)
+    found = HDBSCAN(min_cluster_size=smallest, copy=True).fit_predict(_principal(units))
+    if not (found >= 0).any() and _cohesion(units) > _ALIKE:
+        middle = _unit(units.mean(axis=0, keepdims=True))[0]
+        found = np.where(units @ middle > _ALIKE, 0, NO_CLUSTER)
     sizes = Counter(found[found >= 0].tolist())
     firsts = {number: int(np.argmax(found == number)) for number in sizes}
     order = sorted(sizes, key=lambda number: (-sizes[number], firsts[number]))
