@@ -8,7 +8,7 @@ import numpy as np
 
 from unidino_fast.errors import TableError
 from unidino_fast.evaluation.channels import TOP
-from unidino_fast.figures.style import HATCHES, OKABE_ITO, add_legend, distinct_names
+from unidino_fast.figures.style import HATCHES, OKABE_ITO, PALE, add_legend, distinct_names
 from unidino_fast.names import one_line
 from unidino_fast.profiles.table import numbered
 from unidino_fast.results import feature_columns
@@ -79,7 +79,7 @@ def draw_importance(figure: Any, result: ChannelResult, title: str) -> Any:
                 counts,
                 0.78,
                 left=left,
-                color=OKABE_ITO[number % len(OKABE_ITO)],
+                color=PALE if channel == NO_CHANNEL else OKABE_ITO[number % len(OKABE_ITO)],
                 hatch=HATCHES[number // len(OKABE_ITO) % len(HATCHES)],
                 edgecolor="white",
                 linewidth=0.4,

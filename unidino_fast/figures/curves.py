@@ -105,13 +105,13 @@ def draw_curves(figure: Any, curves: list[Curve]) -> Any:
             drawstyle="steps-pre",  # between two thresholds the share of the upper one is known
         )
         of_table = f", {shown(curve.table)}" if len(tables) > 1 else ""
-        auc = "" if curve.auc is None else f" (AUC_s {curve.auc:.3f})"
+        auc = "" if curve.auc is None else f" (AUCₛ {curve.auc:.3f})"
         names.append(f"{shown(curve.line)}{of_table}{auc}")
     axes.set(
         xlim=(0, 1),
         ylim=(0, 1.02),
         xlabel="threshold t of R² on held-out folds",
-        ylabel="S_t, share of readouts with R² of t or more",
+        ylabel="Sₜ, share of readouts with R² of t or more",
     )
     axes.grid(color="#E5E5E5", linewidth=0.5)
     axes.set_axisbelow(True)

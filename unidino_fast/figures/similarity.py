@@ -33,7 +33,7 @@ def correlations(rows: Values) -> Values:
     centred = rows - rows.mean(axis=1, keepdims=True)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     unit = np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
-    found = np.clip(unit @ unit.T, -1, 1)
+    found: Values = np.clip(unit @ unit.T, -1, 1)
     np.fill_diagonal(found, 1.0)
     return found
 
@@ -105,11 +105,8 @@ def _draw_strip(figure: Any, axes: Any, kinds: Kinds, title: str) -> None:
     from matplotlib.patches import Patch
 
     strip = axes.inset_axes((0, 1.012, 1, 0.025), sharex=axes)
-    for place, name in enumerate(kinds.names):
-        own = np.flatnonzero(kinds.codes == place)
-        strip.bar(
-            own, 1, 1, color=kinds.colours[place], hatch=kinds.hatches[place], label=f"kind {name}"
-        )
+    for place, (colour, hatch) in enumerate(zip(kinds.colours, kinds.hatches, strict=True)):
+        strip.bar(np.flatnonzero(kinds.codes == place), 1, 1, color=colour, hatch=hatch)
     strip.set(ylim=(0, 1), yticks=[])
     strip.tick_params(bottom=False, labelbottom=False)
     strip.spines[:].set_visible(False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from unidino_fast.files import atomic
 from unidino_fast.names import one_line
@@ -72,7 +72,7 @@ def style() -> Iterator[None]:
 
     with mpl.rc_context():
         mpl.rcdefaults()  # a user's settings change nothing
-        mpl.rcParams.update(_STYLE)
+        cast("dict[str, Any]", mpl.rcParams).update(_STYLE)
         yield
 
 

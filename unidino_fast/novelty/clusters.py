@@ -29,7 +29,7 @@ _MOST_COMPONENTS = 20
 _CLUSTER_VARIANCE = 0.95
 _ALIKE = 0.5
 
-CLUSTERS = {
+CLUSTERS: dict[str, Any] = {
     "cluster": pl.Int64,
     "n_wells": pl.Int64,
     "label": pl.String,

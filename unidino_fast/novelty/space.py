@@ -114,15 +114,16 @@ class ControlModel:
 
     def mahalanobis(self, white: Values) -> Values:
         """Distance of whitened rows (R, P) from the controls' mean (Mahalanobis 1936)."""
-        return np.linalg.norm(white, axis=1)
+        distances: Values = np.linalg.norm(white, axis=1)
+        return distances
 
     def knn(self, white: Values, k: int) -> Values:
         """Mean distance of whitened rows (R, P) to their k nearest controls."""
         from sklearn.neighbors import NearestNeighbors
 
         search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(self.reference)
-        distances: Values = search.kneighbors(white)[0]
-        return distances.mean(axis=1)
+        nearest: Values = search.kneighbors(white)[0].mean(axis=1)
+        return nearest
 
 
 def _group_medians(features: Values, groups: Codes) -> Values:
