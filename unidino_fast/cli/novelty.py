@@ -57,7 +57,9 @@ def unusual(
         ),
     ] = "empirical",
     fdr: Annotated[float, typer.Option(help="False discovery rate of what is unusual.")] = 0.05,
-    k: Annotated[int, typer.Option("--k", help="Nearest controls, of knn.")] = 5,
+    k: Annotated[
+        int | None, typer.Option("--k", help="Nearest controls, of knn.", show_default="5")
+    ] = None,
     variance: Annotated[
         float, typer.Option(help="Share of the variance that the components hold.")
     ] = 0.95,

@@ -41,6 +41,7 @@ SITE = "Metadata_Site"
 _WELL = ("Metadata_Plate", "Metadata_Well")
 _FEWEST_CONTROLS = 3
 _FEWEST_ROWS = 3
+_NEIGHBOURS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Options:
     measure: Measure
     tail: Tail
     fdr: float
-    k: int
+    k: int | None
     variance: float
 
     def check(self) -> None:
@@ -64,7 +65,8 @@ class Options:
             if value not in known:
                 raise UsageError(f"{name} {value!r} is unknown: use {' or '.join(known)}")
         check_share("fdr", self.fdr)
-        check_count("k", self.k, 1)
+        if self.k is not None:
+            check_count("k", self.k, 1)
         if not 0 < self.variance <= 1:
             raise UsageError(f"variance {self.variance} is no share: use more than 0, 1 at most")
 
@@ -146,7 +148,7 @@ def find_unusual(
     measure: Measure = "mahalanobis",
     tail: Tail = "empirical",
     fdr: float = 0.05,
-    k: int = 5,
+    k: int | None = None,
     variance: float = 0.95,
     smallest: int = 4,
     explained: float = 0.5,
@@ -175,7 +177,7 @@ def find_unusual(
         tail: `empirical` counts left-out controls, so that p is 1 / (n + 1) at least; `lognormal`
             takes their distances as lognormal, for few controls.
         fdr: false discovery rate of what is called unusual.
-        k: neighbours.
+        k: neighbours of `knn`; None for 5, or for all controls of the smallest model.
         variance: share of the variance that the components hold.
         smallest: wells that make a cluster.
         explained: a cluster is explained where more than this share of its wells carries one label.
@@ -271,13 +273,20 @@ class _Scores:
         _check_controls(frame, is_control, groups, units, options)
         folds = folds_of(units, groups[is_control])
         fewest = int(is_control.sum() - np.bincount(folds).max())
-        if options.k > fewest:
+        if options.k is not None and options.k > fewest:
             raise TableError(
                 f"k {options.k} is more than the {fewest} controls that are left when a fold is"
                 f" left out: use --k {fewest} or less, or widen --samples"
             )
         components = components_of(features, groups, options.variance)
-        scored = score(components, is_control, groups, folds, k=options.k, tail=options.tail)
+        scored = score(
+            components,
+            is_control,
+            groups,
+            folds,
+            k=options.k or min(_NEIGHBOURS, fewest),
+            tail=options.tail,
+        )
         whole = ControlModel.fit(components[is_control], groups[is_control], int(groups.max()) + 1)
         unusual = np.nan_to_num(scored[options.measure].q, nan=1.0) <= options.fdr
         return cls(frame, is_control, whole.whiten(components, groups), scored, unusual)
