@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 import pytest
+from matplotlib import colormaps
 from matplotlib.colors import to_hex, to_rgba
 from scipy.cluster.hierarchy import average as average_linkage
 from scipy.spatial.distance import pdist
@@ -79,7 +80,15 @@ def test_amounts_are_viridis_over_their_range() -> None:
     assert (known.get_cmap().name, known.get_clim()) == ("viridis", (-2, 7))
     assert figure.axes[1].get_ylabel() == "Dose"
     few = draw_plane(new_figure(100), PLANE, pl.Series([10, 2, 1] * 10), "Dose", "UMAP")
-    assert len(few.collections) == 3  # steps, in the order of numbers
+    steps = [to_hex(drawn.get_facecolors()[0]) for drawn in reversed(few.collections)]
+    assert steps == [to_hex(colormaps["viridis"](share)) for share in (0, 0.475, 0.95)]
+    doses = pl.Series(np.geomspace(0.01, 100, 30))
+    figure = new_figure(100)
+    points = draw_plane(figure, PLANE, doses, "Dose", "UMAP").collections[-1]
+    np.testing.assert_allclose(points.norm(doses.to_numpy()), np.linspace(0, 1, 30), atol=1e-9)
+    figure.draw_without_rendering()
+    ticks = [text.get_text() for text in figure.axes[1].get_yticklabels()]
+    assert {"0.01", "1", "100"} <= set(ticks)
 
 
 def test_kinds_differ_in_colour_or_mark_and_the_rare_are_put_together() -> None:

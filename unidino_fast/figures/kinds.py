@@ -52,7 +52,10 @@ def is_amount(values: pl.Series) -> bool:
 
 
 def kinds_of(values: pl.Series) -> Kinds:
-    """Kinds of a column; beyond 40 the commonest 39 keep a mark of their own."""
+    """Kinds of a column; numbers are steps of viridis.
+
+    Beyond 40 kinds the commonest 39 keep a mark of their own.
+    """
     known = values.fill_nan(None) if values.dtype.is_float() else values
     counts = Counter(known.drop_nulls().to_list())
     common = sorted(counts, key=lambda value: (-counts[value], _order(value)))
@@ -70,6 +73,8 @@ def kinds_of(values: pl.Series) -> Kinds:
     colours = [OKABE_ITO[i % len(OKABE_ITO)] for i in range(n_known)] + [PALE, PALE]
     markers = [MARKERS[i // len(OKABE_ITO)] for i in range(n_known)] + ["o", "X"]
     hatches = [HATCHES[i // len(OKABE_ITO)] for i in range(n_known)] + ["", HATCHES[1]]
+    if values.dtype.is_numeric() and n_known <= _FEW_VALUES:
+        colours[:n_known], markers[:n_known], hatches[:n_known] = _steps(n_known)
     present = np.unique(codes)
     return Kinds(
         names=tuple(names[i] for i in present),
@@ -78,6 +83,15 @@ def kinds_of(values: pl.Series) -> Kinds:
         markers=tuple(markers[i] for i in present),
         hatches=tuple(hatches[i] for i in present),
     )
+
+
+def _steps(n: int) -> tuple[list[str], list[str], list[str]]:
+    """Colours, markers and hatches of n steps of an amount; the palest yellow is left out."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    colours = [to_hex(colour) for colour in colormaps["viridis"](np.linspace(0, 0.95, n))]
+    return colours, ["o"] * n, [""] * n
 
 
 def _order(value: object) -> tuple[bool, float, str]:

@@ -62,6 +62,11 @@ def umap_plane(
     return np.asarray(model.fit_transform(rows), dtype=np.float64)
 
 
+def _norm(amounts: Values) -> str:
+    """How amounts become colours: by their logarithm where they span two powers of ten."""
+    return "log" if amounts.min() > 0 and amounts.max() >= 100 * amounts.min() else "linear"
+
+
 def draw_plane(figure: Any, plane: Values, colour: pl.Series | None, title: str, way: str) -> Any:
     """Points of a plane (N, 2) in the colours of a column; returns the axes.
 
@@ -81,10 +86,12 @@ def draw_plane(figure: Any, plane: Values, colour: pl.Series | None, title: str,
         amounts = colour.cast(float).to_numpy().astype(np.float64)
         known = np.isfinite(amounts)
         axes.scatter(plane[~known, 0], plane[~known, 1], c=PALE, marker="X", **edge)
+        norm = _norm(amounts[known])
         points = axes.scatter(
-            plane[known, 0], plane[known, 1], c=amounts[known], cmap="viridis", **edge
+            plane[known, 0], plane[known, 1], c=amounts[known], cmap="viridis", norm=norm, **edge
         )
-        figure.colorbar(points, ax=axes, label=title, shrink=0.6, pad=0.02)
+        bar = figure.colorbar(points, ax=axes, label=title, shrink=0.6, pad=0.02, format="{x:g}")
+        bar.ax.minorticks_off()
     else:
         kinds = kinds_of(colour)
         # what has no name lies below what has one
