@@ -6,6 +6,7 @@ into p-values by controls that were left out, `clusters` looks for phenotypes am
 
 from __future__ import annotations
 
-from unidino_fast.novelty.unusual import Unusual, find_unusual
+from unidino_fast.novelty.result import Unusual
+from unidino_fast.novelty.unusual import find_unusual
 
 __all__ = ["Unusual", "find_unusual"]
