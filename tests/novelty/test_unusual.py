@@ -150,6 +150,8 @@ FLAT_CONTROLS = TABLE.with_columns(
         (FLAT_CONTROLS, CONTROLS, "controls do not differ from each other"),
         (TABLE.with_columns(DNA_001=pl.lit(None, pl.Float64)), CONTROLS, "feature DNA_001 is null"),
         (TABLE.with_columns(DNA_001=float("nan")), CONTROLS, "feature DNA_001 is null, NaN or inf"),
+        (TABLE.with_columns(DNA_001=1e300), CONTROLS, "feature DNA_001 is larger than float32"),
+        (TABLE.lazy(), CONTROLS, "not a Polars DataFrame"),
         (TABLE.with_columns(DNA_001=pl.lit("x")), CONTROLS, "DNA_001 holds String"),
         (TABLE.select("^Metadata_.*$"), CONTROLS, "no feature columns"),
         (TABLE.with_columns(Metadata_Plate="Metadata_Well"), CONTROLS, "A01 has one control well"),

@@ -47,6 +47,8 @@ def curves_of(rows: pl.DataFrame) -> list[Curve]:
     Raises:
         TableError: there are none.
     """
+    if not rows["value"].dtype.is_numeric():
+        raise TableError(f"column value holds {rows['value'].dtype}, not numbers: mend the table")
     if "table" not in rows.columns:
         rows = rows.with_columns(table=pl.lit(""))
     marked = rows.with_columns(

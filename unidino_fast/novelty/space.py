@@ -43,9 +43,12 @@ def components_of(features: Values, groups: Codes, variance: float) -> Values:
     """
     scaled = features - _group_medians(features, groups)[groups]
     spread = _MAD_TO_SD * np.median(np.abs(scaled - np.median(scaled, axis=0)), axis=0)
-    tied = spread <= np.abs(features).max(axis=0) * np.finfo(np.float32).eps
+    rounding = np.median(np.abs(features), axis=0) * np.finfo(np.float32).eps
+    tied = spread <= rounding
     spread[tied] = scaled[:, tied].std(axis=0)
-    scaled /= np.where(spread > 0, spread, 1.0)
+    flat = spread <= rounding  # what varies there is rounding
+    scaled[:, flat] = 0
+    scaled /= np.where(flat, 1.0, spread)
     squashed = _LINEAR * np.arcsinh(scaled / _LINEAR)
     axes = principal_axes(squashed.T, correlation=True)
     if not len(axes.singular):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -10,10 +11,10 @@ import polars as pl
 
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.evaluation.cellprofiler import as_profiles, read_profiles
+from unidino_fast.evaluation.forest import forest_features
 from unidino_fast.evaluation.table import (
     check_count,
     check_share,
-    feature_matrix,
     find_column,
     find_columns,
     group_codes,
@@ -28,7 +29,6 @@ from unidino_fast.query import parse_query
 from unidino_fast.results import METADATA_PREFIX
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
@@ -129,9 +129,9 @@ def find_unusual(
     check_count("nearest", n_nearest, 1)
     prefixes = (features,) if isinstance(features, str) else tuple(features)
     frame = (
-        as_profiles(profiles, prefixes)
-        if isinstance(profiles, pl.DataFrame)
-        else read_profiles(profiles, prefixes)
+        read_profiles(profiles, prefixes)
+        if isinstance(profiles, str | os.PathLike)
+        else as_profiles(profiles, prefixes)
     )
     if by is None and PLATE in frame.columns:
         options = Options(samples, (PLATE,), measure, tail, fdr, k, variance)
@@ -199,7 +199,7 @@ class _Scores:
     @classmethod
     def of(cls, frame: pl.DataFrame, options: Options) -> _Scores:
         """Scores the rows of a table."""
-        features = feature_matrix(frame).astype(np.float64)
+        features = forest_features(frame).astype(np.float64)  # what float32 holds
         is_control = _controls(frame, options.samples)
         groups = _groups(frame, options.by)
         units = _units(frame)[is_control]
