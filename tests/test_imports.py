@@ -47,6 +47,7 @@ LAYERS = [
     "plate_run",
     "pipeline export",
     "evaluation",
+    "novelty figures",
     "writing",
     "convert simulate",
     "training",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from unidino_fast.evaluation import percent_matching as percent_matching
     from unidino_fast.evaluation import percent_replicating as percent_replicating
     from unidino_fast.evaluation import search as search
+    from unidino_fast.novelty import find_unusual as find_unusual
     from unidino_fast.pipeline import embed_plate as embed_plate
     from unidino_fast.pipeline import embed_to_folder as embed_to_folder
     from unidino_fast.plate import Plate as Plate
@@ -55,6 +56,7 @@ _HOMES = {
     "embed_to_folder": "pipeline",
     "evaluate": "evaluation",
     "feature_columns": "results",
+    "find_unusual": "novelty",
     "flag_wells": "qc",
     "join_platemap": "platemap",
     "load_backbone": "engines",

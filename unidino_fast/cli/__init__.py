@@ -10,6 +10,8 @@ from unidino_fast.cli import evaluation as evaluation
 from unidino_fast.cli import comparison as comparison
 from unidino_fast.cli import reports as reports
 from unidino_fast.cli import search as search
+from unidino_fast.cli import novelty as novelty
+from unidino_fast.cli import figures as figures
 from unidino_fast.cli import backbones as backbones
 from unidino_fast.cli import training as training
 
