@@ -11,6 +11,7 @@ setup(
     packages=find_packages(include=["unidino_fast", "unidino_fast.*"]),
     package_data={
         "unidino_fast": ["py.typed"],
+        "unidino_fast.backbones": ["shipped/*.safetensors"],
         "unidino_fast.profiles": ["recipes/*.toml"],
         "unidino_fast.evaluation.protocols": ["*.toml"],
         "unidino_fast.qc": ["*.toml"],

@@ -56,7 +56,7 @@ def run_demo(out: Path, *, weights: str, seed: int) -> None:
             open_plate(plate_path),
             model,
             out / "results",
-            EmbedOptions(tile=model.tile),
+            EmbedOptions(tile=model.tile, intensity="percentile"),
             platemap=Platemap(platemap_path.name, read_platemap(platemap_path)),
             overwrite=True,
             on_start=progress.start,

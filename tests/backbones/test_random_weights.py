@@ -18,9 +18,6 @@ def test_random_0_is_the_same_everywhere() -> None:
     assert (backbone.image_size, backbone.family, backbone.name) == (224, "random", "random:0")
     assert "baseline, not a trained backbone" in backbone.notes[0]
     assert open_backbone("random").digest == DIGEST_0
-    default = open_backbone("default")
-    assert (default.digest, default.name) == (DIGEST_0, "default")
-    assert "no trained backbone ships" in default.notes[0]
 
 
 def test_parameters_are_distributed_as_documented() -> None:

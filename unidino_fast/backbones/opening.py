@@ -31,9 +31,8 @@ if TYPE_CHECKING:
 NormChoice = Literal["auto", "identity", "imagenet", "per_tile"]
 
 _CHOICES = ("auto", "identity", "imagenet", "per_tile")
-_NO_DEFAULT = (
-    "no trained backbone ships with this version: default is random:0; pass --weights for real work"
-)
+_SHIPPED = Path(__file__).parent / "shipped" / "default.safetensors"
+"""See docs/default-backbone.md."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,7 @@ def open_backbone(weights: str | os.PathLike[str], *, input_norm: NormChoice = "
         return _from_file(Path(text), None, replace(source, name=Path(text).name))
     scheme, _, rest = text.partition(":")
     if text == "default":
-        random = _random(0, source)
-        return replace(random, notes=(_NO_DEFAULT, *random.notes))
+        return _from_file(_SHIPPED, None, source)
     if scheme == "random":
         return _random(_seed(rest if ":" in text else "0", text), source)
     if text in registry.NAMES:
@@ -123,8 +121,7 @@ def _random(seed: int, source: _Source) -> Backbone:
     module = random_vit(seed)
     note = f"random weights (seed {seed}): a baseline, not a trained backbone"
     layout = Layout({}, "random", "identity", None, (), (note,))
-    name = source.name if source.name == "default" else f"random:{seed}"
-    return _finish(module, layout, replace(source, name=name))
+    return _finish(module, layout, replace(source, name=f"random:{seed}"))
 
 
 def _from_file(
