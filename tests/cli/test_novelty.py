@@ -52,7 +52,7 @@ def test_unusual_says_why_it_cannot(refuse: Any, run: Any, wells: Path) -> None:
     refuse("unusual", wells, "--samples", 'Metadata_Compound == "none"', code=1, said="no row of")
     call = ("unusual", wells, "--samples", CONTROLS)
     refuse(*call, "--fdr", "2", code=2, said="fdr 2.0 is no share")
-    refuse(*call, "--by", "Plate,Batch", code=1, said="column Metadata_Batch is missing")
+    refuse(*call, "--by", "Plate,Batch", code=1, said="no column Metadata_Batch")
     refuse(*call, "--out", wells, code=2, said="is the table that is read")
     few = run("unusual", wells, "--samples", f'{CONTROLS} and Metadata_Well < "A09"', "--by", "all")
     assert few.code == 0

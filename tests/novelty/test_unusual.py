@@ -151,7 +151,7 @@ FLAT_CONTROLS = TABLE.with_columns(
         (TABLE.with_columns(DNA_001=pl.lit(None, pl.Float64)), CONTROLS, "feature DNA_001 is null"),
         (TABLE.with_columns(DNA_001=float("nan")), CONTROLS, "feature DNA_001 is null, NaN or inf"),
         (TABLE.with_columns(DNA_001=1e300), CONTROLS, "feature DNA_001 is larger than float32"),
-        (TABLE.lazy(), CONTROLS, "not a Polars DataFrame"),
+        (TABLE.lazy(), CONTROLS, "give a Polars DataFrame"),
         (TABLE.with_columns(DNA_001=pl.lit("x")), CONTROLS, "DNA_001 holds String"),
         (TABLE.select("^Metadata_.*$"), CONTROLS, "no feature columns"),
         (TABLE.with_columns(Metadata_Plate="Metadata_Well"), CONTROLS, "A01 has one control well"),
@@ -169,7 +169,7 @@ def test_tables_that_cannot_be_judged(table: pl.DataFrame, samples: str, said: s
     ("options", "said"),
     [
         ({"label": "MoA"}, "no column Metadata_MoA"),
-        ({"by": "Batch"}, "column Metadata_Batch is missing"),
+        ({"by": "Batch"}, "no column Metadata_Batch"),
         ({"k": 0}, "k 0 is too small"),
         ({"k": 9}, "k 9 is more than the 8 controls"),
         ({"fdr": 1.0}, "fdr 1.0 is no share"),

@@ -89,7 +89,7 @@ class TestHarmony:
             TableError, match=r"^harmony clusters rows by the thirty, and there are 6"
         ):
             normalize(wells_table(3, plates=("p", "q")), "harmony")
-        with pytest.raises(TableError, match=r"^column Metadata_Gate is missing"):
+        with pytest.raises(TableError, match=r"no column Metadata_Gate, which harmony"):
             normalize(wells_table(), "harmony", by="Metadata_Gate")
         real = builtins.__import__
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from report_tables import made_up
 
 import unidino_fast as uf
@@ -40,9 +41,13 @@ class Visit:
     requests: list[str] = field(default_factory=list)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """Debian's Chromium without a window; tests that need it skip where it is absent."""
+    """Debian's Chromium without a window; tests that need it skip where it is absent.
+
+    It ends with its file: as long as Playwright runs, so does its event loop in this thread, and
+    code that begins one of its own fails.
+    """
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         pytest.skip("no chromium on this machine (apt-get install chromium)")
@@ -115,6 +120,7 @@ def _page(folder: Path, plate: Path, platemap: Path, weights: Path, stride: int)
         EmbedOptions(tile=32, stride=stride, keep_empty=True),
         platemap=Platemap(platemap.name, read_platemap(platemap)),
     )
+    torch.set_num_threads(1)  # large jobs take all cores, and other tests compare bits
     [page] = write_reports(folder / "results", None, ReportOptions())
     return page
 
