@@ -43,6 +43,8 @@ def leaf_order(correlation: Values) -> list[int]:
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform
 
+    if len(correlation) < 2:
+        return list(range(len(correlation)))
     distance = squareform(np.clip(1 - correlation, 0, 2), checks=False)
     tree = linkage(distance, method="average", optimal_ordering=True)
     return [int(leaf) for leaf in leaves_list(tree)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unidino_fast.evaluation.table import codes_of
+from unidino_fast.figures.similarity import correlations, leaf_order
 from unidino_fast.report.labels import distinct_names, stem
 from unidino_fast.report.section import Chart, Section
 
@@ -86,28 +87,6 @@ def group_means(labels: pl.Series, values: Values) -> tuple[list[str], Values, l
     np.add.at(sums, codes, values[known])
     names = distinct_names(distinct, _NAME)
     return [names[value] for value in distinct], sums / counts[:, None], counts.tolist()
-
-
-def correlations(rows: Values) -> Values:
-    """Pearson correlations (G, G); a constant row correlates 0 with all, and 1 with itself."""
-    centred = rows - rows.mean(axis=1, keepdims=True)
-    length = np.linalg.norm(centred, axis=1, keepdims=True)
-    unit = np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
-    found: Values = np.clip(unit @ unit.T, -1, 1)
-    np.fill_diagonal(found, 1.0)
-    return found
-
-
-def leaf_order(correlation: Values) -> list[int]:
-    """The order of rows in which similar ones are neighbours."""
-    from scipy.cluster.hierarchy import leaves_list, linkage
-    from scipy.spatial.distance import squareform
-
-    if len(correlation) < 2:
-        return list(range(len(correlation)))
-    distance = squareform(np.clip(1 - correlation, 0, 2), checks=False)
-    tree = linkage(distance, method="average", optimal_ordering=True)
-    return [int(leaf) for leaf in leaves_list(tree)]
 
 
 def _spec(key: str, names: list[str], title: str) -> dict[str, Any]:
