@@ -223,3 +223,20 @@ def test_refusals(
 ) -> None:
     refuse("profile", wells, "--out", tmp_path / "p.parquet", *options, code=code, said=said)
     assert not (tmp_path / "p.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"Metadata_Plate": [], "DNA_000": []}, "wells.csv has no rows: give a table with wells"),
+        ({"Metadata_Plate": ["p"]}, "wells.csv has no features, as all of its columns begin"),
+    ],
+)
+def test_a_table_of_nothing_is_refused(
+    refuse: Refuse, tmp_path: Path, columns: dict[str, list[str]], said: str
+) -> None:
+    pl.DataFrame(columns, schema_overrides={"Metadata_Plate": pl.String}).write_csv(
+        tmp_path / "wells.csv"
+    )
+    refuse("profile", tmp_path / "wells.csv", "--out", tmp_path / "p.parquet", code=1, said=said)
+    assert not (tmp_path / "p.parquet").exists()

@@ -199,6 +199,7 @@ def _run(
         written, report = stream_recipe(wells, out, recipe, provenance, drop_flagged=drop_qc)
         n_rows, n_features = written.n_rows, written.n_features
     else:
+        _check_not_empty(table, wells)
         profiles, report = run_recipe(unflagged(table) if drop_qc else table, recipe)
         write_table(profiles, out, provenance)
         n_rows, n_features = profiles.height, len(feature_columns(profiles))
@@ -223,6 +224,20 @@ def _run(
         "dropped": {drop.operation: list(drop.features) for drop in report.dropped},
         "notes": report.notes,
     }
+
+
+def _check_not_empty(table: pl.DataFrame, wells: Path) -> None:
+    """Stops at a table that would become one of nothing, which nobody means."""
+    from unidino_fast.errors import TableError
+    from unidino_fast.results import METADATA_PREFIX, feature_columns
+
+    if table.is_empty():
+        raise TableError(f"{wells} has no rows: give a table with wells")
+    if not feature_columns(table):
+        raise TableError(
+            f"{wells} has no features, as all of its columns begin with {METADATA_PREFIX}: give the"
+            " wells.parquet that embed wrote"
+        )
 
 
 def _told(wells: Path) -> pl.DataFrame:

@@ -53,6 +53,7 @@ class Precision:
     value: NDArray[np.float64]  # NaN without a positive
     n_positive: NDArray[np.int64]  # M
     n_total: NDArray[np.int64]  # L, 0 where a row has neither positives nor negatives
+    tied: NDArray[np.bool_]  # a negative is as near as a positive, so that the rule decides
 
 
 def average_precisions(features: NDArray[Any], positives: Pairs, negatives: Pairs) -> Precision:
@@ -68,7 +69,8 @@ def average_precisions(features: NDArray[Any], positives: Pairs, negatives: Pair
     """
     n = len(features)
     units = _unit_rows(features)
-    found = Precision(np.full(n, np.nan), np.zeros(n, np.int64), np.zeros(n, np.int64))
+    counts = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    found = Precision(np.full(n, np.nan), *counts, np.zeros(n, np.bool_))
 
     def rank(query: int, row: NDArray[np.float64]) -> None:
         near = row[positives.mask(query)]
@@ -77,7 +79,9 @@ def average_precisions(features: NDArray[Any], positives: Pairs, negatives: Pair
         found.n_total[query] = len(near) + len(others)
         if len(near):  # positives first, best first
             near = np.sort(near)[::-1]
-            ahead = len(others) - np.searchsorted(others, near + TIE, side="right")
+            no_nearer = np.searchsorted(others, near + TIE, side="right")
+            ahead = len(others) - no_nearer
+            found.tied[query] = (np.searchsorted(others, near - TIE) < no_nearer).any()
             order = np.arange(1, len(near) + 1)
             found.value[query] = float(np.mean(order / (order + ahead)))
 

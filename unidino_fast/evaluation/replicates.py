@@ -191,6 +191,7 @@ def _score(
         raise TableError(
             f"a group of {', '.join(by)} has {sizes.max()} members, but there are only"
             f" {len(sizes)} groups to draw as many different ones from: leave out controls"
+            """ (evaluate --where 'Metadata_Compound != "DMSO"')"""
         )
     units = _standardised(features)
     members = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])

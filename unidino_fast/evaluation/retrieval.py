@@ -52,6 +52,8 @@ class RetrievalResult:
         null_size: draws of each null distribution.
         n_queries: rows that have a positive and a negative.
         n_left_out: rows that lack one of them.
+        n_tied: queries with a negative exactly as near as a positive, which ranks first. Where
+            they are many, profiles are repeated or all zeros, and the precision says nothing.
         groups: one row a group: its columns, `mean_average_precision`,
             `mean_normalized_average_precision` (0 by chance, 1 at best), `p_value`,
             `corrected_p_value`, `n_queries`.
@@ -66,6 +68,7 @@ class RetrievalResult:
     null_size: int
     n_queries: int
     n_left_out: int
+    n_tied: int
     groups: pl.DataFrame
     queries: pl.DataFrame
     pos_sameby: tuple[str, ...]
@@ -83,6 +86,7 @@ class RetrievalResult:
             "null_size": self.null_size,
             "n_queries": self.n_queries,
             "n_left_out": self.n_left_out,
+            "n_tied": self.n_tied,
             "pos_sameby": list(self.pos_sameby),
             "pos_diffby": list(self.pos_diffby),
             "neg_sameby": list(self.neg_sameby),
@@ -107,14 +111,18 @@ class RetrievalResult:
         return tidy(rows)
 
     def summary(self) -> str:
-        """The result in two lines for a person."""
+        """The result in two lines for a person, and a third where ties decided."""
         alone = f"; {self.n_left_out} rows had no positive or no negative" * bool(self.n_left_out)
+        ties = (
+            f"\nin {self.n_tied} of them a negative is exactly as near as a positive, which then"
+            " ranks first: are profiles repeated, or all zeros?"
+        ) * bool(self.n_tied)
         return (
             f"mean average precision {self.mean_average_precision:.3f} over {len(self.groups)}"
             f" groups, {self.share_significant:.0%} of them below a corrected p of"
             f" {self.threshold}\npositives share {shown(self.pos_sameby, 'nothing')},"
             f" negatives differ in {shown(self.neg_diffby, 'nothing')};"
-            f" {self.n_queries} queries{alone}"
+            f" {self.n_queries} queries{alone}{ties}"
         )
 
 
@@ -182,6 +190,7 @@ def mean_average_precision(
         null_size=null_size,
         n_queries=int(asked.sum()),
         n_left_out=int((~asked).sum()),
+        n_tied=int((asked & found.tied).sum()),
         groups=groups,
         queries=queries,
         pos_sameby=columns[0],
