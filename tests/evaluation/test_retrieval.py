@@ -107,7 +107,7 @@ def test_ties_put_positives_first_and_zeros_are_far() -> None:
     result = mean_average_precision(profiles, "Compound", "Compound", null_size=10)
     # of row 1 the positive, zeros, comes after both; of row 3 all are as far
     assert result.queries["average_precision"].to_list() == pytest.approx([1, 1 / 3, 1, 1])
-    assert result.n_tied == 3  # rows 0 and 2 (their positive and row 1), and row 3; row 1 has no tie
+    assert result.n_tied == 3  # all but row 1
     assert "in 3 of them a negative is exactly as near" in result.summary()
 
 
