@@ -86,6 +86,9 @@ def bench_free(spec: ModelSpec, shape: PlateShape, effort: Effort) -> Iterator[R
             "whole run, device that costs nothing": free_scaling()(
                 _whole_run(plate, device, folder / "device")
             ),
+            "whole run, device that costs nothing, --no-qc": free_scaling()(
+                _whole_run(plate, device, folder / "bare", qc=False)
+            ),
             "whole run, network that costs nothing": _whole_run(plate, network, folder / "network"),
         }
         yield from _compared(
@@ -182,10 +185,10 @@ def _network_alone(model: Embedder, n_tiles: int) -> Callable[[], None]:
     return run
 
 
-def _whole_run(plate: Plate, model: Embedder, out: Path) -> Callable[[], None]:
+def _whole_run(plate: Plate, model: Embedder, out: Path, *, qc: bool = True) -> Callable[[], None]:
     def run() -> None:
         shutil.rmtree(out, ignore_errors=True)
-        embed_to_folder(plate, model, out, EmbedOptions(tile=model.tile))
+        embed_to_folder(plate, model, out, EmbedOptions(tile=model.tile), qc=qc)
 
     return run
 
