@@ -48,6 +48,7 @@ def hostile(folder: Path) -> Path:
         pl.Series("Metadata_MoA", [names[(i * 7) % len(names)] for i in range(len(names))]),
         pl.Series("Metadata_<img src=x onerror=window.pwned=9>", names),
         pl.Series('Metadata_"];window.pwned=10;//', names),
+        pl.Series("Metadata_Role", ["negcon" if i % 2 else names[i] for i in range(len(names))]),
         pl.Series("Metadata_QC_Flags", [names[0], *[""] * (len(names) - 1)]),
     )
     metadata = frame.select(pl.selectors.starts_with("Metadata_"))
@@ -122,6 +123,10 @@ def test_nothing_runs_in_a_browser(page: Path, visit: Callable[..., Visit]) -> N
     for index in range(choices.count()):
         for option in range(choices.nth(index).locator("option").count()):
             choices.nth(index).select_option(index=option)
+    assert browser.locator("#unusual table button").count() > 5
+    for place in range(5):
+        browser.locator("#unusual table button").nth(place).click()
+        browser.keyboard.press("Escape")
     for well in ("A01", "A04", "A11"):
         browser.select_option("select[data-well]", well.replace("A11", "B03"))
     browser.keyboard.press("Escape")

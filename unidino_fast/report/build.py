@@ -32,6 +32,7 @@ from unidino_fast.report.summary import (
     warning_section,
     warnings_of,
 )
+from unidino_fast.report.unusual import unusual_section
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,6 +72,7 @@ PARTS: tuple[_Part, ...] = (
     lambda results, labels, options: projection_section(results, labels, densmap=options.densmap),
     lambda results, labels, options: similarity_section(results, labels),
     lambda results, labels, options: replicate_section(results, labels),
+    lambda results, labels, options: unusual_section(results, labels),
     lambda results, labels, options: importance_section(results, labels),
 )
 """The sections of a plate's page between verdict and warnings; one more is one more line."""
@@ -157,6 +159,9 @@ def plate_page(folder: Path, options: ReportOptions, campaign: str | None = None
         "labels": named,
         "facts": [
             ("d", f"Distance to {reference}", "robust SD per feature"),
+            ("a", "Whitened distance to controls", "SD"),
+            ("ap", "p of this distance", ""),
+            ("aq", "q of this distance", ""),
             ("t", "Tiles per channel", ""),
         ],
         "pictures": pictures.document,

@@ -61,6 +61,7 @@ def importance_section(results: PlateResults, labels: Labels) -> Section | None:
         "height": 24 * len(classes),
         "data": {"name": _CHART},
         "usermeta": {
+            "stacked": True,
             "tips": [
                 ["channel", "Channel", ""],
                 ["count", "Of its most important features", ""],

@@ -185,6 +185,7 @@ def _bars(names: Sequence[str], domain: Sequence[str]) -> Chart:
         "height": 15 * len(domain) * len(names),
         "data": {"name": _CHART},
         "usermeta": {
+            "stacked": True,
             "tips": [
                 ["when", "Normalisation", ""],
                 ["share", "Share of variance", ""],
