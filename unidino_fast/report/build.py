@@ -13,12 +13,13 @@ import polars as pl
 from unidino_fast._version import __version__
 from unidino_fast.errors import OutputError
 from unidino_fast.files import atomic, reason_of
+from unidino_fast.names import distinct_names
 from unidino_fast.output import REPORT
 from unidino_fast.report.campaign import campaign_page
 from unidino_fast.report.charts import absent_positions, numbers
 from unidino_fast.report.gather import as_object, find_plates, read_json, read_results
 from unidino_fast.report.importance import importance_section
-from unidino_fast.report.labels import distinct_names, find_labels, shown, stem
+from unidino_fast.report.labels import find_labels, shown, stem
 from unidino_fast.report.page import render_page
 from unidino_fast.report.pictures import Pictures, take_pictures
 from unidino_fast.report.plate_maps import plate_section
@@ -92,7 +93,7 @@ def wells_data(
     for index, column in enumerate(labels.columns):
         values = results.profiles[column]
         numeric = values.dtype.is_numeric()
-        names = {} if numeric else distinct_names(map(str, values.drop_nulls()))
+        names = {} if numeric else distinct_names(map(str, values.drop_nulls()), shown)
         columns[f"m{index}"] = (
             numbers(values)
             if numeric

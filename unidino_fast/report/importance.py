@@ -8,8 +8,9 @@ import polars as pl
 
 from unidino_fast.errors import TableError, UsageError, first_line
 from unidino_fast.evaluation import channel_importance
+from unidino_fast.names import distinct_names
 from unidino_fast.report.charts import OKABE_ITO
-from unidino_fast.report.labels import distinct_names, shown, stem
+from unidino_fast.report.labels import shown, stem
 from unidino_fast.report.section import Chart, Section
 
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ def importance_section(results: PlateResults, labels: Labels) -> Section | None:
         return Section(
             "importance", "Which channels tell them apart", {"note": note, "chart": None}
         )
-    channels = distinct_names(found.channels)
+    channels = distinct_names(found.channels, shown)
     in_order = [str(value) for value in sorted(kept)]  # numbers as numbers: 2 before 10
-    classes = distinct_names(name for name in in_order if name in found.counts)
+    classes = distinct_names((name for name in in_order if name in found.counts), shown)
     data = [
         {
             "name": classes[name],
@@ -66,7 +67,7 @@ def importance_section(results: PlateResults, labels: Labels) -> Section | None:
                 ["channel", "Channel", ""],
                 ["count", "Of its most important features", ""],
                 ["n", "Wells", ""],
-            ]
+            ],
         },
         "mark": {"type": "bar", "tooltip": {"content": "data"}},
         "encoding": {

@@ -190,7 +190,7 @@ def _bars(names: Sequence[str], domain: Sequence[str]) -> Chart:
                 ["when", "Normalisation", ""],
                 ["share", "Share of variance", ""],
                 ["chance", "By chance less than", ""],
-            ]
+            ],
         },
         "encoding": {
             "y": {"field": "name", "type": "nominal", "title": None, "sort": list(names)},

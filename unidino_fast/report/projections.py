@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unidino_fast.names import distinct_names
 from unidino_fast.report.charts import MISSING, MOST_KINDS, OTHERS, amounts, kinds, numbers
-from unidino_fast.report.labels import distinct_names, stem
+from unidino_fast.report.labels import shown, stem
 from unidino_fast.report.section import Chart, Choice, Option, Section
 
 if TYPE_CHECKING:
@@ -182,16 +183,16 @@ def colouring(values: pl.Series, field: str, title: str) -> tuple[Patch, Sequenc
         }
         return _encodings({"color": color}, field, title), numbers(values)
     texts = ["" if value is None else str(value) for value in values]
-    names = distinct_names(texts)
-    shown = [names[text] if text else MISSING for text in texts]
-    common = [name for name, _ in Counter(shown).most_common() if name != MISSING]
+    names = distinct_names(texts, shown)
+    named = [names[text] if text else MISSING for text in texts]
+    common = [name for name, _ in Counter(named).most_common() if name != MISSING]
     if len(common) > MOST_KINDS:
         kept = set(common[: MOST_KINDS - 1])
-        shown = [name if name in kept or name == MISSING else OTHERS for name in shown]
+        named = [name if name in kept or name == MISSING else OTHERS for name in named]
         common = [*common[: MOST_KINDS - 1], OTHERS]
-    if MISSING in shown:
+    if MISSING in named:
         common.append(MISSING)
-    return _encodings(kinds(field, common, title), field, title), shown
+    return _encodings(kinds(field, common, title), field, title), named
 
 
 def _encodings(channels: dict[str, Any], field: str, title: str) -> Patch:

@@ -5,13 +5,15 @@ G groups. Average linkage on 1 - r with optimal leaf order, as in Morelli et al.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unidino_fast.evaluation.table import codes_of
 from unidino_fast.figures.similarity import correlations, leaf_order
-from unidino_fast.report.labels import distinct_names, stem
+from unidino_fast.names import distinct_names
+from unidino_fast.report.labels import shown, stem
 from unidino_fast.report.section import Chart, Section
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ def group_means(labels: pl.Series, values: Values) -> tuple[list[str], Values, l
     counts = np.bincount(codes, minlength=len(distinct))
     sums = np.zeros((len(distinct), values.shape[1]))
     np.add.at(sums, codes, values[known])
-    names = distinct_names(distinct, _NAME)
+    names = distinct_names(distinct, partial(shown, longest=_NAME))
     return [names[value] for value in distinct], sums / counts[:, None], counts.tolist()
 
 
