@@ -174,6 +174,19 @@ def test_the_keyboard_walks_over_a_plate_map(demo_page: Path, visit: Callable[..
         assert f"Well {well}" in page.inner_text("#tip")
     page.keyboard.press("Enter")
     assert page.inner_text("#well-title") == "Well F01"
+    through = page.evaluate(
+        """() => {
+          const panel = document.getElementById('well');
+          const rim = panel.getBoundingClientRect();
+          return [...document.querySelectorAll('.vega-embed summary')].filter(menu => {
+            const box = menu.getBoundingClientRect();
+            const [x, y] = [box.left + box.width / 2, box.top + box.height / 2];
+            const behind = x > rim.left && x < rim.right && y > rim.top && y < rim.bottom;
+            return behind && !panel.contains(document.elementFromPoint(x, y));
+          }).length;
+        }"""
+    )
+    assert through == 0  # menus of charts stay behind it
     page.keyboard.press("Escape")
     assert page.is_hidden("#well")
     assert page.evaluate(label).startswith("Well F01; ")
@@ -186,5 +199,14 @@ def test_it_prints(demo_page: Path, visit: Callable[..., Visit], tmp_path: Path)
     assert page.is_hidden("nav")
     ink = page.evaluate("getComputedStyle(document.body).color")
     assert ink == "rgb(0, 0, 0)"  # on white paper, whatever the screen was
+    across = (
+        "Math.max(...[...document.querySelectorAll('#chart-projection svg, #chart-position svg,"
+        " #chart-importance svg')].map(node => node.getBoundingClientRect().width))"
+    )
+    wide = page.evaluate(across)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert 500 < page.evaluate(across) < 700 < wide  # its text stays as large as it was
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(across) == pytest.approx(wide, abs=2)
     page.pdf(path=tmp_path / "page.pdf")
     assert (tmp_path / "page.pdf").stat().st_size > 20_000

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unidino_fast.evaluation.table import codes_of
-from unidino_fast.figures.similarity import correlations, leaf_order
+from unidino_fast.figures.similarity import correlations, draw_similarity, leaf_order
+from unidino_fast.figures.style import shown as in_font
 from unidino_fast.names import distinct_names
 from unidino_fast.report.labels import shown, stem
 from unidino_fast.report.section import Chart, Section
+from unidino_fast.report.stills import Still, still
 
 if TYPE_CHECKING:
     import polars as pl
@@ -37,6 +39,7 @@ def similarity_section(results: PlateResults, labels: Labels) -> Section | None:
     data: dict[str, list[Any]] = {}
     captions: dict[str, str] = {}
     warnings: list[str] = []
+    stills: list[Still] = []
     for key, column in (("compound", labels.compound), ("moa", labels.moa)):
         if column is None:
             continue
@@ -67,6 +70,7 @@ def similarity_section(results: PlateResults, labels: Labels) -> Section | None:
                 (len(names), len(names)),
             )
         )
+        stills.append(_still(means, names, stem(column)))
         captions[f"similarity-{key}"] = f"By {stem(column)}: {len(names)} values"
     if not charts:
         return None
@@ -76,7 +80,17 @@ def similarity_section(results: PlateResults, labels: Labels) -> Section | None:
         values={"charts": captions},
         charts=charts,
         data=data,
+        stills=stills,
         warnings=warnings,
+    )
+
+
+def _still(means: Values, names: list[str], title: str) -> Still:
+    drawn = [in_font(name) for name in names]
+    return still(
+        lambda figure: draw_similarity(figure, means, drawn, None, (in_font(title), "")),
+        f"Clustered correlation of mean profiles by {title}",
+        150.0,
     )
 
 

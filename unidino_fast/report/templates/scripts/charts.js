@@ -55,8 +55,10 @@ function sized(spec, steps, width) {
 }
 
 function withLegendColumns(spec, width) {
-  const stacked = (spec.usermeta || {}).stacked && width < 480; // begins right of long names
-  const columns = stacked ? 1 : Math.max(1, Math.floor((width - 40) / 150));
+  const stacked = Boolean((spec.usermeta || {}).stacked); // its legend begins right of long names
+  const fitting = Math.floor((width - 40) / 150);
+  const most = stacked ? 5 : 4; // what fits on paper
+  const columns = stacked && width < 480 ? 1 : Math.max(1, Math.min(most, fitting));
   const bar = Math.max(120, Math.min(220, width - 90));
   const title = { ...config.title, limit: Math.max(120, width - 110) };
   return { ...config, title, legend: { ...config.legend, columns, gradientLength: bar } };

@@ -28,6 +28,15 @@ addEventListener("resize", () => {
   clearTimeout(waiting);
   waiting = setTimeout(redraw, 150);
 });
+// On paper charts that fill their place are as wide as the page, so that their text stays legible.
+const PAPER = 680; // CSS pixels of A4 between margins
+const refit = (width) => {
+  for (const [key, { view }] of views) {
+    if (!page.charts[key].steps) view.width(width(key)).run();
+  }
+};
+addEventListener("beforeprint", () => refit(() => PAPER));
+addEventListener("afterprint", () => refit((key) => document.getElementById(`chart-${key}`).clientWidth));
 Promise.all(Object.keys(page.charts).map(draw)).then(() => {
   document.documentElement.dataset.ready = "yes";
 });
