@@ -76,6 +76,11 @@ def test_distances_and_p_values_are_those_of_find_unusual(tmp_path):
         assert [value is None for value in shown] == [value is None for value in expected]
         known = [value for value in shown if value is not None]
         assert known == pytest.approx([v for v in expected if v is not None], rel=1e-3)
+    groups = ["(none)" if c is None else f"cluster {c + 1}" for c in found.wells["cluster"]]
+    alone = (found.wells["unusual"] & found.wells["cluster"].is_null()).to_list()
+    assert section.columns["ac"] == [
+        "unusual, in none" if own else group for own, group in zip(alone, groups, strict=True)
+    ]
     assert section.values["counted"]
     assert section.values["least_p"] == pytest.approx(1 / 33)
     far = section.values["rows"][0]
@@ -129,6 +134,14 @@ def test_thumbnails_open_their_wells(
     folder = on_pixels(tmp_path / "out" / "P1", plate, planted())
     seen = visit(write_reports(folder, None, ReportOptions())[0])
     page = seen.page
+    fills = (
+        "[...new Set([...document.querySelectorAll('#chart-map-unusual g[class*=layer_1] path')]"
+        ".map(node => node.getAttribute('fill')))].length"
+    )
+    assert page.evaluate(fills) > 10
+    page.select_option("#unusual select[data-choice]", label="Clusters of unusual wells")
+    page.wait_for_function(f"{fills} === 4")  # three clusters, and none
+    assert "cluster 3" in page.inner_text("#chart-map-unusual")
     cards = page.locator("#unusual .card")
     assert cards.count() == 3
     rows = cards.first.locator("button.thumb")

@@ -12,9 +12,17 @@ import polars as pl
 
 from unidino_fast.errors import TableError, UsageError, first_line
 from unidino_fast.novelty import Unusual, find_unusual
-from unidino_fast.report.charts import amounts, numbers, plate_map, plate_steps
+from unidino_fast.report.charts import (
+    MISSING,
+    OTHERS,
+    amounts,
+    kinds,
+    numbers,
+    plate_map,
+    plate_steps,
+)
 from unidino_fast.report.labels import shown, stem
-from unidino_fast.report.section import Chart, Finding, Section
+from unidino_fast.report.section import Chart, Choice, Finding, Option, Section
 from unidino_fast.results import METADATA_PREFIX
 
 if TYPE_CHECKING:
@@ -32,6 +40,7 @@ _CONTROL = "Metadata_unidino_control"
 _MEASURE: Final = "mahalanobis"
 _RATE = 0.05
 _MOST_CARDS = 12
+_ALONE = "unusual, in none"
 _MOST_THUMBNAILS = 4
 """Wells of a card. Their pictures are those of the page: more cost room on it, not in the file."""
 _MOST_WELLS = 40
@@ -47,53 +56,73 @@ def unusual_section(results: PlateResults, labels: Labels) -> Section | None:
     except (TableError, UsageError) as error:
         note = f"unusual wells were not looked for: {shown(first_line(error), 240)}"
         return Section(_KEY, _TITLE, {"note": note})
-    clusters = sorted(found.clusters.to_dicts(), key=lambda row: bool(row["explained"]))
-    cards = [_card(results, labels, found, row) for row in clusters[:_MOST_CARDS]]
-    judged = found.wells.filter(~pl.col("control"))
-    distance = numbers(found.wells[_MEASURE])
+    groups, names = _groups(found)
+    chart, choice = _map(results, names)
     return Section(
         key=_KEY,
         title=_TITLE,
-        values={
-            "note": "",
-            "chart": "map-unusual",
-            "n_unusual": int(judged["unusual"].sum()),
-            "n_judged": len(judged),
-            "n_controls": found.n_controls,
-            "rate": _RATE,
-            "counted": found.options["tail"] == "empirical",
-            "least_p": found.least_p,
-            "label": None if labels.moa is None else stem(labels.moa),
-            "controls_are": labels.controls_are,
-            "cards": cards,
-            "n_more_cards": len(clusters) - len(cards),
-            "n_alone": int(judged["unusual"].sum()) - int(judged["cluster"].is_not_null().sum()),
-            "rows": _rows(found, labels),
-        },
-        charts=[
-            Chart(
-                "map-unusual",
-                plate_map(
-                    results.positions,
-                    "Distance to the controls",
-                    {"field": "a", **amounts("distance, standard deviations", low=0)},
-                    tips=[
-                        ["a", "Distance to the controls", "SD, whitened"],
-                        ["ap", "p", ""],
-                        ["aq", "q", ""],
-                    ],
-                ),
-                "Plate map of each well's distance to the controls in their own spread",
-                plate_steps(results.positions),
-            )
-        ],
+        values={"note": "", "chart": chart.key, **_values(results, labels, found)},
+        charts=[chart],
+        choices=[choice],
         columns={
-            "a": distance,
+            "a": numbers(found.wells[_MEASURE]),
             "ap": numbers(found.wells[f"{_MEASURE}_p"]),
             "aq": numbers(found.wells[f"{_MEASURE}_q"]),
+            "ac": groups,
         },
         findings=[_finding(found, labels)],
     )
+
+
+def _values(results: PlateResults, labels: Labels, found: Unusual) -> dict[str, Any]:
+    """What the template shows."""
+    judged = found.wells.filter(~pl.col("control"))
+    n_unusual = int(judged["unusual"].sum())
+    clusters = sorted(found.clusters.to_dicts(), key=lambda row: bool(row["explained"]))
+    return {
+        "n_unusual": n_unusual,
+        "n_judged": len(judged),
+        "n_controls": found.n_controls,
+        "rate": _RATE,
+        "counted": found.options["tail"] == "empirical",
+        "least_p": found.least_p,
+        "label": None if labels.moa is None else stem(labels.moa),
+        "controls_are": labels.controls_are,
+        "cards": [_card(results, labels, found, row) for row in clusters[:_MOST_CARDS]],
+        "n_more_cards": max(0, len(clusters) - _MOST_CARDS),
+        "n_alone": n_unusual - int(judged["cluster"].is_not_null().sum()),
+        "rows": _rows(found, labels),
+    }
+
+
+def _map(results: PlateResults, groups: Sequence[str]) -> tuple[Chart, Choice]:
+    """The plate by distance or by cluster."""
+    colours = {
+        "Distance to the controls": {
+            "field": "a",
+            **amounts("distance, standard deviations", low=0),
+        },
+        "Clusters of unusual wells": kinds("ac", groups, "cluster")["color"],
+    }
+    [first, *_] = colours
+    tips = [
+        ["a", "Distance to the controls", "SD, whitened"],
+        *(["ap", "p", ""], ["aq", "q", ""], ["ac", "Cluster", ""]),
+    ]
+    chart = Chart(
+        "map-unusual",
+        plate_map(results.positions, first, colours[first], tips=tips),
+        "Plate map of each well's distance to the controls in their own spread",
+        plate_steps(results.positions),
+    )
+    options = [
+        Option(
+            label,
+            {chart.key: [(["layer", 1, "encoding", "color"], color), (["title"], label)]},
+        )
+        for label, color in colours.items()
+    ]
+    return chart, Choice(_KEY, "Map", options)
 
 
 def _found(results: PlateResults, labels: Labels) -> Unusual:
@@ -121,6 +150,20 @@ def _found(results: PlateResults, labels: Labels) -> Unusual:
 
     found = find("empirical")
     return find("lognormal") if found.warnings else found
+
+
+def _groups(found: Unusual) -> tuple[list[str], list[str]]:
+    """Each well's cluster (N,), and their names, largest first; wells like controls have none."""
+    columns = found.wells.select("unusual", "cluster").iter_rows()
+    groups = [
+        _ALONE if unusual and cluster is None
+        else MISSING if cluster is None
+        else f"cluster {cluster + 1}" if cluster < _MOST_CARDS
+        else OTHERS
+        for unusual, cluster in columns
+    ]  # fmt: skip
+    in_order = [f"cluster {place + 1}" for place in range(_MOST_CARDS)]
+    return groups, [name for name in (*in_order, OTHERS, _ALONE, MISSING) if name in groups]
 
 
 def _finding(found: Unusual, labels: Labels) -> Finding:
