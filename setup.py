@@ -15,6 +15,6 @@ setup(
         "unidino_fast.profiles": ["recipes/*.toml"],
         "unidino_fast.evaluation.protocols": ["*.toml"],
         "unidino_fast.qc": ["*.toml"],
-        "unidino_fast.report": ["templates/*", "templates/sections/*"],
+        "unidino_fast.report": ["templates/*", "templates/scripts/*", "templates/sections/*"],
     },
 )

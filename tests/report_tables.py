@@ -74,3 +74,14 @@ def made_up(folder: Path, wells: pl.DataFrame | None = None, **run: Any) -> Path
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder.parent
+
+
+def on_pixels(folder: Path, plate: Path, frame: pl.DataFrame, **options: Any) -> Path:
+    """Writes the folder of a plate whose pixels are there; options beside tiles of 32 px."""
+    made_up(folder, frame, location=str(plate))
+    manifest = folder / "manifest.json"
+    document = json.loads(manifest.read_text())
+    document["provenance"]["plate"] = {"name": "P1", "digest": uf.open_plate(plate).digest}
+    document["provenance"]["options"] = {"tile": 32, "stride": 32, "intensity": "dtype", **options}
+    manifest.write_text(json.dumps(document))
+    return folder

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 _WELL = re.compile(r"\s*([A-Za-z]{1,2})[\s_/-]*0{0,9}([1-9][0-9]{0,2})\s*")
 
@@ -59,6 +63,23 @@ def one_line(text: str) -> str:
 def printable(line: str) -> str:
     """A line with `_` for what would steer a terminal; spaces stay as they are."""
     return line if line.isprintable() else "".join(c if c.isprintable() else "_" for c in line)
+
+
+def short_line(value: object, longest: int) -> str:
+    """A foreign value as one line, nothing unprintable (nor what overrides its direction), cut."""
+    line = one_line(str(value))
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def distinct_names(values: Iterable[Any], shown: Callable[[Any], str]) -> dict[Any, str]:
+    """Each value's name as it is shown; values that differ keep names that differ."""
+    names: dict[Any, str] = {}
+    taken: dict[str, int] = {}
+    for value in dict.fromkeys(values):
+        name = shown(value)
+        count = taken[name] = taken.get(name, 0) + 1
+        names[value] = name if count == 1 else f"{name} ({count})"
+    return names
 
 
 def plate_stem(location: str) -> str:

@@ -11,8 +11,8 @@ from quality_tables import brighten, change, names, plate
 
 import unidino_fast as uf
 from unidino_fast.errors import TableError, UsageError
-from unidino_fast.qc import Thresholds, thresholds_of
-from unidino_fast.qc.controls import along_axis, ssmd, z_prime
+from unidino_fast.qc import Thresholds, shipped_thresholds, thresholds_of
+from unidino_fast.qc.controls import along_axis, controls_of, ssmd, z_prime
 
 
 def labelled(
@@ -115,6 +115,23 @@ def test_controls_by_query_and_flagged_ones_left_out() -> None:
     wells = change(wells, names(8, 12)[16:22], "Saturated", "DNA", 0.4)
     reason = uf.plate_qc(wells, plain, config).not_assessed["controls"]
     assert reason == "2 positive controls without flags are too few: 3 are needed"
+
+
+def test_negative_controls_are_found_without_a_column_of_roles() -> None:
+    """They are no replicates of each other, whichever column says that they are controls."""
+    wells, profiles = labelled(3.0)
+    plain = profiles.with_columns(Metadata_Role=pl.lit("trt"))
+    config = shipped_thresholds()
+    negative, positive = controls_of(plain, config.controls)
+    expected = (profiles["Metadata_Role"] == "negcon").to_list()
+    assert negative.tolist() == expected
+    assert not positive.any()
+    # 20 compounds and the positive control, which nothing marks now; DMSO is no set
+    assert check_of("replicates", wells, plain)["details"]["n_groups"] == 21  # type: ignore[index]
+    coded = plain.drop("Metadata_Compound").with_columns(
+        Metadata_Plate_Control=pl.Series([-1 if mark else 0 for mark in expected])
+    )
+    assert controls_of(coded, config.controls)[0].tolist() == expected
 
 
 def test_queries_that_do_not_fit() -> None:

@@ -92,6 +92,14 @@ def test_nothing_is_wider_than_the_window(
         " return a.right > b.right + 1 || a.left < b.left - 1; }).length",
     )
     assert outside == 0
+    cut = page.eval_on_selector_all(
+        ".plot svg text",
+        "nodes => nodes.filter(n => { const a = n.getBoundingClientRect(),"
+        " b = n.closest('svg').getBoundingClientRect();"
+        " return a.width && (a.right > b.right + 2 || a.left < b.left - 2); })"
+        ".map(n => n.textContent)",
+    )
+    assert cut == []
 
 
 def test_text_of_charts_does_not_overlap(demo_page: Path, visit: Callable[..., Visit]) -> None:
@@ -135,9 +143,54 @@ def test_the_keyboard_reaches_a_well(demo_page: Path, visit: Callable[..., Visit
     page.select_option("select[data-well]", "B03")
     assert page.inner_text("#well-title") == "Well B03"
     page.select_option("#well select", "4")
-    assert "brightness(4)" in page.locator("#well img").first.get_attribute("style")
+    shown = page.evaluate("getComputedStyle(document.querySelector('#well img')).filter")
+    assert shown == "brightness(4)"
     page.click("#well-close")
     assert page.is_hidden("#well")
+
+
+def test_the_keyboard_walks_over_a_plate_map(demo_page: Path, visit: Callable[..., Visit]) -> None:
+    """One stop a map; arrows lead from well to well up to the rim; Enter opens."""
+    seen = visit(demo_page)
+    page = seen.page
+    stops = page.locator("#chart-map-distance [tabindex='0']:is(path)")
+    assert stops.count() == 1
+    page.locator("#plate select").first.focus()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.matches('.plot path')"):
+            break
+    label = "document.activeElement.getAttribute('aria-label') || ''"
+    first = page.evaluate(label)
+    assert first.startswith("Well A01; ")
+    assert "Compound " in first
+    for key, well in (
+        ("ArrowUp", "A01"), ("ArrowRight", "A02"), ("ArrowDown", "B02"), ("ArrowLeft", "B01"),
+        ("ArrowLeft", "B01"), *((("ArrowDown"), f"{row}01") for row in "CDEFF"),
+    ):  # fmt: skip
+        page.keyboard.press(key)
+        assert page.evaluate(label).startswith(f"Well {well}; ")
+        page.wait_for_selector("#tip:visible")
+        assert f"Well {well}" in page.inner_text("#tip")
+    page.keyboard.press("Enter")
+    assert page.inner_text("#well-title") == "Well F01"
+    through = page.evaluate(
+        """() => {
+          const panel = document.getElementById('well');
+          const rim = panel.getBoundingClientRect();
+          return [...document.querySelectorAll('.vega-embed summary')].filter(menu => {
+            const box = menu.getBoundingClientRect();
+            const [x, y] = [box.left + box.width / 2, box.top + box.height / 2];
+            const behind = x > rim.left && x < rim.right && y > rim.top && y < rim.bottom;
+            return behind && !panel.contains(document.elementFromPoint(x, y));
+          }).length;
+        }"""
+    )
+    assert through == 0  # menus of charts stay behind it
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#well")
+    assert page.evaluate(label).startswith("Well F01; ")
+    assert (seen.complaints, seen.requests) == ([], [])
 
 
 def test_it_prints(demo_page: Path, visit: Callable[..., Visit], tmp_path: Path) -> None:
@@ -146,5 +199,14 @@ def test_it_prints(demo_page: Path, visit: Callable[..., Visit], tmp_path: Path)
     assert page.is_hidden("nav")
     ink = page.evaluate("getComputedStyle(document.body).color")
     assert ink == "rgb(0, 0, 0)"  # on white paper, whatever the screen was
+    across = (
+        "Math.max(...[...document.querySelectorAll('#chart-projection svg, #chart-position svg,"
+        " #chart-importance svg')].map(node => node.getBoundingClientRect().width))"
+    )
+    wide = page.evaluate(across)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert 500 < page.evaluate(across) < 700 < wide  # its text stays as large as it was
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(across) == pytest.approx(wide, abs=2)
     page.pdf(path=tmp_path / "page.pdf")
     assert (tmp_path / "page.pdf").stat().st_size > 20_000

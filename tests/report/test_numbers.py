@@ -9,11 +9,11 @@ from report_tables import CHANNELS, DIM, made_up, table
 from sklearn.decomposition import PCA
 
 import unidino_fast as uf
-from unidino_fast.names import WellName
+from unidino_fast.names import WellName, distinct_names
 from unidino_fast.report import position, projections, similarity
 from unidino_fast.report.charts import MOST_KINDS, OTHERS, numbers
 from unidino_fast.report.gather import read_results
-from unidino_fast.report.labels import distinct_names, find_labels, shown
+from unidino_fast.report.labels import find_labels, shown
 from unidino_fast.report.plate_maps import distances
 from unidino_fast.report.position import position_section
 
@@ -149,7 +149,7 @@ def test_many_kinds_keep_the_commonest():
 
 
 def test_names_are_short_and_stay_distinct():
-    names = distinct_names(["a" * 100, "a" * 99 + "b", "a", "\u202eevil"])
+    names = distinct_names(["a" * 100, "a" * 99 + "b", "a", "\u202eevil"], shown)
     assert len(set(names.values())) == 4
     assert max(map(len, names.values())) <= 64
     assert shown("\u202eevil\x1b[31m") == "_evil_[31m"

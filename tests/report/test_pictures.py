@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import json
 from typing import TYPE_CHECKING
 
 import imagecodecs
 import numpy as np
 import pytest
 import torch
-from report_tables import made_up, table
+from report_tables import on_pixels, table
 
 import unidino_fast as uf
 from unidino_fast.preprocess import tiles_of
@@ -55,18 +54,8 @@ def plate(tmp_path: Path) -> Path:
     simulate_plate(
         tmp_path / "P1.zarr", rows=2, columns=3, n_fields=2, size=(64, 96), channels=("DNA", "ER")
     )
-    named(tmp_path, tmp_path / "P1.zarr")
+    on_pixels(tmp_path / "out" / "P1", tmp_path / "P1.zarr", table(rows=2, columns=3))
     return tmp_path / "P1.zarr"
-
-
-def named(folder: Path, plate: Path, **options: object) -> None:
-    frame = table(rows=2, columns=3)
-    made_up(folder / "out" / "P1", frame, location=str(plate))
-    manifest = folder / "out" / "P1" / "manifest.json"
-    document = json.loads(manifest.read_text())
-    document["provenance"]["plate"] = {"name": "P1", "digest": uf.open_plate(plate).digest}
-    document["provenance"]["options"] = {"tile": 32, "stride": 32, "intensity": "dtype", **options}
-    manifest.write_text(json.dumps(document))
 
 
 def test_each_field_and_channel_is_there(plate):

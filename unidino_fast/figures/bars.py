@@ -8,8 +8,8 @@ import numpy as np
 
 from unidino_fast.errors import TableError
 from unidino_fast.evaluation.channels import TOP
-from unidino_fast.figures.style import HATCHES, OKABE_ITO, PALE, add_legend, distinct_names
-from unidino_fast.names import one_line
+from unidino_fast.figures.style import HATCHES, OKABE_ITO, PALE, add_legend, shown
+from unidino_fast.names import distinct_names, one_line
 from unidino_fast.profiles.table import numbered
 from unidino_fast.results import feature_columns
 
@@ -65,8 +65,8 @@ def draw_importance(figure: Any, result: ChannelResult, title: str) -> Any:
             f"{len(result.counts)} values of {title} make more bars than {_MOST_CLASSES}: use"
             " another --label, or narrow the rows with --where"
         )
-    classes = distinct_names(result.counts)
-    channels = distinct_names(result.channels)
+    classes = distinct_names(result.counts, shown)
+    channels = distinct_names(result.channels, shown)
     axes = figure.subplots()
     places = np.arange(len(classes))
     left = np.zeros(len(classes))

@@ -16,8 +16,9 @@ from unidino_fast.figures.style import (
     OKABE_ITO,
     OTHERS,
     PALE,
-    distinct_names,
+    shown,
 )
+from unidino_fast.names import distinct_names
 
 if TYPE_CHECKING:
     import polars as pl
@@ -62,7 +63,7 @@ def kinds_of(values: pl.Series) -> Kinds:
     if len(common) > MOST_KINDS:
         common = common[: MOST_KINDS - 1]
     ordered = sorted(common, key=_order)
-    short = distinct_names(ordered)
+    short = distinct_names(ordered, shown)
     place = {value: index for index, value in enumerate(ordered)}
     n_known = len(ordered)
     codes = np.array(

@@ -27,12 +27,12 @@ from unidino_fast.figures.recipes import PAGES, TAKES, Page, known_kind
 from unidino_fast.figures.similarity import draw_similarity
 from unidino_fast.figures.style import (
     SUFFIXES,
-    distinct_names,
     new_figure,
     save_figure,
     shown,
     style,
 )
+from unidino_fast.names import distinct_names
 from unidino_fast.results import METADATA_PREFIX
 from unidino_fast.tables import check_output, check_polars, read_table
 
@@ -189,10 +189,10 @@ def _similarity(figure: Any, rows: pl.DataFrame, options: FigureOptions) -> None
         rows = labelled(rows, label)
     metadata, means = average(rows, by, [] if label is None else [label])
     keys = metadata.select(by).rows()
-    names = distinct_names(keys if len(by) > 1 else [key[0] for key in keys])
+    names = distinct_names(keys if len(by) > 1 else [key[0] for key in keys], shown)
     texts = [names[key if len(by) > 1 else key[0]] for key in keys]
     if len(by) > 1:
-        short = distinct_names(" ".join(map(str, key)) for key in keys)
+        short = distinct_names((" ".join(map(str, key)) for key in keys), shown)
         texts = [short[" ".join(map(str, key))] for key in keys]
     titles = (" ".join(map(_stem, by)), "" if label is None else _stem(label))
     draw_similarity(figure, means, texts, None if label is None else metadata[label], titles)

@@ -11,11 +11,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from unidino_fast.files import atomic
-from unidino_fast.names import one_line
+from unidino_fast.names import short_line
 from unidino_fast.tables import make_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -97,21 +97,7 @@ def save_figure(figure: Any, path: Path) -> None:
 
 def shown(value: object, longest: int = LONGEST) -> str:
     """A foreign value as one short line of characters that the font has."""
-    line = one_line(str(value))
-    if len(line) > longest:
-        line = f"{line[: longest - 1]}…"
-    return "".join(letter if _has(letter) else "□" for letter in line)
-
-
-def distinct_names(values: Iterable[Any], longest: int = LONGEST) -> dict[Any, str]:
-    """Each value's short name; values that differ keep names that differ."""
-    names: dict[Any, str] = {}
-    taken: dict[str, int] = {}
-    for value in dict.fromkeys(values):
-        name = shown(value, longest)
-        count = taken[name] = taken.get(name, 0) + 1
-        names[value] = name if count == 1 else f"{name} ({count})"
-    return names
+    return "".join(letter if _has(letter) else "□" for letter in short_line(value, longest))
 
 
 def add_legend(

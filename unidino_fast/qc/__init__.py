@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from unidino_fast.qc.campaign import Campaign, compare_folder, compare_plates
 from unidino_fast.qc.columns import FLAGGED, FLAGS, quality_columns, quality_series
-from unidino_fast.qc.controls import check_labels
+from unidino_fast.qc.controls import check_labels, negative_controls
 from unidino_fast.qc.flags import Flag, flag_wells
 from unidino_fast.qc.measures import MEASURES, measure_planes
 from unidino_fast.qc.report import PlateQc, plate_qc
@@ -34,6 +34,7 @@ __all__ = [
     "compare_plates",
     "flag_wells",
     "measure_planes",
+    "negative_controls",
     "plate_qc",
     "quality_columns",
     "quality_series",

@@ -13,10 +13,10 @@ import polars as pl
 from unidino_fast.errors import TableError
 from unidino_fast.qc.checks import Check, Numbers
 from unidino_fast.query import parse_query
-from unidino_fast.results import feature_columns
+from unidino_fast.results import METADATA_PREFIX, QUALITY_PREFIX, feature_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
     Matrix = NDArray[np.float64]
 
+_PLACES = frozenset(f"{METADATA_PREFIX}{name}" for name in ("Plate", "Well", "Row", "Site"))
 _USUAL, _HIGH = 75, 95
 """Percentiles of the correlations of wells that hold different things."""
 
@@ -37,20 +38,62 @@ def controls_of(frame: pl.DataFrame, config: Controls) -> tuple[Mask, Mask]:
         UsageError: a query of the configuration is none.
         TableError: it does not fit the table.
     """
-    negative = _marked(frame, config, config.negative, config.negative_words)
-    positive = _marked(frame, config, config.positive, config.positive_words)
-    return negative, positive
+    positive = np.zeros(frame.height, bool)
+    if config.positive:
+        positive = _answering(frame, config.positive)
+    else:
+        held = (name for name in config.columns if name in frame.columns)
+        for name in held:
+            if frame[name].dtype == pl.String:
+                positive = _worded(frame[name], config.positive_words)
+                break
+    return negative_controls(frame, config)[0], positive
 
 
-def _marked(frame: pl.DataFrame, config: Controls, query: str, words: list[str]) -> Mask:
-    if query:
-        fits = frame.select(parse_query(query, frame.schema).alias("fits"))["fits"]
-        return fits.to_numpy().astype(bool)
-    for name in config.columns:
-        if name in frame.columns and frame[name].dtype == pl.String:
-            lower = frame[name].str.strip_chars().str.to_lowercase()
-            return lower.is_in([word.lower() for word in words]).fill_null(value=False).to_numpy()
-    return np.zeros(frame.height, bool)
+def negative_controls(frame: pl.DataFrame, config: Controls) -> tuple[Mask, str | None]:
+    """Which wells are negative controls (N,), and the column that says so; None for a query's.
+
+    Without a query, the configuration's words are looked for in its columns, then in every other
+    column of labels; -1 marks them in a column of numbers that is named after controls, beside 0
+    for samples and 1 for positive ones. The first column with such wells decides.
+
+    Raises:
+        UsageError: the configuration's query is none.
+        TableError: it does not fit the table.
+    """
+    if config.negative:
+        return _answering(frame, config.negative), None
+    labels = (
+        name
+        for name in frame.columns
+        if name.startswith(METADATA_PREFIX) and name not in _PLACES
+        if not name.startswith(QUALITY_PREFIX)
+    )
+    for name in dict.fromkeys([*config.columns, *labels]):
+        if name not in frame.columns:
+            continue
+        values = frame[name]
+        if values.dtype == pl.String:
+            marked = _worded(values, config.negative_words)
+        elif "control" in name.lower() and values.dtype.is_numeric():
+            marked = (values == -1).fill_null(value=False).to_numpy()
+        else:
+            continue
+        if marked.any():
+            return marked, name
+    return np.zeros(frame.height, bool), None
+
+
+def _answering(frame: pl.DataFrame, query: str) -> Mask:
+    fits = frame.select(parse_query(query, frame.schema).alias("fits"))["fits"]
+    mask: Mask = fits.to_numpy().astype(bool)
+    return mask
+
+
+def _worded(values: pl.Series, words: Sequence[str]) -> Mask:
+    lower = values.str.strip_chars().str.to_lowercase()
+    mask: Mask = lower.is_in([word.lower() for word in words]).fill_null(value=False).to_numpy()
+    return mask
 
 
 def check_labels(frame: pl.DataFrame, config: Thresholds) -> None:

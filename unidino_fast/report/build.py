@@ -13,12 +13,13 @@ import polars as pl
 from unidino_fast._version import __version__
 from unidino_fast.errors import OutputError
 from unidino_fast.files import atomic, reason_of
+from unidino_fast.names import distinct_names
 from unidino_fast.output import REPORT
 from unidino_fast.report.campaign import campaign_page
 from unidino_fast.report.charts import absent_positions, numbers
 from unidino_fast.report.gather import as_object, find_plates, read_json, read_results
 from unidino_fast.report.importance import importance_section
-from unidino_fast.report.labels import distinct_names, find_labels, shown, stem
+from unidino_fast.report.labels import find_labels, shown, stem
 from unidino_fast.report.page import render_page
 from unidino_fast.report.pictures import Pictures, take_pictures
 from unidino_fast.report.plate_maps import plate_section
@@ -32,6 +33,7 @@ from unidino_fast.report.summary import (
     warning_section,
     warnings_of,
 )
+from unidino_fast.report.unusual import unusual_section
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,6 +73,7 @@ PARTS: tuple[_Part, ...] = (
     lambda results, labels, options: projection_section(results, labels, densmap=options.densmap),
     lambda results, labels, options: similarity_section(results, labels),
     lambda results, labels, options: replicate_section(results, labels),
+    lambda results, labels, options: unusual_section(results, labels),
     lambda results, labels, options: importance_section(results, labels),
 )
 """The sections of a plate's page between verdict and warnings; one more is one more line."""
@@ -90,7 +93,7 @@ def wells_data(
     for index, column in enumerate(labels.columns):
         values = results.profiles[column]
         numeric = values.dtype.is_numeric()
-        names = {} if numeric else distinct_names(map(str, values.drop_nulls()))
+        names = {} if numeric else distinct_names(map(str, values.drop_nulls()), shown)
         columns[f"m{index}"] = (
             numbers(values)
             if numeric
@@ -157,6 +160,9 @@ def plate_page(folder: Path, options: ReportOptions, campaign: str | None = None
         "labels": named,
         "facts": [
             ("d", f"Distance to {reference}", "robust SD per feature"),
+            ("a", "Whitened distance to controls", "SD"),
+            ("ap", "p of this distance", ""),
+            ("aq", "q of this distance", ""),
             ("t", "Tiles per channel", ""),
         ],
         "pictures": pictures.document,

@@ -12,9 +12,10 @@ import polars as pl
 from unidino_fast._version import __version__
 from unidino_fast.errors import TableError, UsageError, first_line
 from unidino_fast.evaluation import batch_effects
+from unidino_fast.names import distinct_names
 from unidino_fast.report.charts import kinds, numbers
 from unidino_fast.report.gather import as_lines
-from unidino_fast.report.labels import distinct_names, shown
+from unidino_fast.report.labels import shown
 from unidino_fast.report.page import render_page
 from unidino_fast.report.projections import principal_components
 from unidino_fast.report.section import Chart, Section
@@ -53,7 +54,7 @@ def campaign_page(
         links: relative, one a page.
         quality: `qc.json` over all plates, where there is one.
     """
-    names = distinct_names(page.results.folder.name for page in pages)
+    names = distinct_names((page.results.folder.name for page in pages), shown)
     warnings = as_lines((quality or {}).get("warnings"))
     sections = [_plates(pages, links), _batches(pages, list(names.values()))]
     if warnings:

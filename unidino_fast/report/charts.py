@@ -123,7 +123,7 @@ def plate_map(
     cell = {"type": "rect", "tooltip": {"content": "data"}, "cornerRadius": 1}
     return {
         "title": title,
-        "usermeta": {"tips": [list(tip) for tip in tips]},
+        "usermeta": {"tips": [list(tip) for tip in tips], "map": True},
         "encoding": {"x": x, "y": y},
         "layer": [
             {

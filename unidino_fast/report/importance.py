@@ -8,9 +8,13 @@ import polars as pl
 
 from unidino_fast.errors import TableError, UsageError, first_line
 from unidino_fast.evaluation import channel_importance
+from unidino_fast.figures.bars import draw_importance
+from unidino_fast.figures.style import shown as in_font
+from unidino_fast.names import distinct_names
 from unidino_fast.report.charts import OKABE_ITO
-from unidino_fast.report.labels import distinct_names, shown, stem
+from unidino_fast.report.labels import shown, stem
 from unidino_fast.report.section import Chart, Section
+from unidino_fast.report.stills import still
 
 if TYPE_CHECKING:
     from unidino_fast.report.gather import PlateResults
@@ -40,9 +44,9 @@ def importance_section(results: PlateResults, labels: Labels) -> Section | None:
         return Section(
             "importance", "Which channels tell them apart", {"note": note, "chart": None}
         )
-    channels = distinct_names(found.channels)
+    channels = distinct_names(found.channels, shown)
     in_order = [str(value) for value in sorted(kept)]  # numbers as numbers: 2 before 10
-    classes = distinct_names(name for name in in_order if name in found.counts)
+    classes = distinct_names((name for name in in_order if name in found.counts), shown)
     data = [
         {
             "name": classes[name],
@@ -61,11 +65,12 @@ def importance_section(results: PlateResults, labels: Labels) -> Section | None:
         "height": 24 * len(classes),
         "data": {"name": _CHART},
         "usermeta": {
+            "stacked": True,
             "tips": [
                 ["channel", "Channel", ""],
                 ["count", "Of its most important features", ""],
                 ["n", "Wells", ""],
-            ]
+            ],
         },
         "mark": {"type": "bar", "tooltip": {"content": "data"}},
         "encoding": {
@@ -73,7 +78,7 @@ def importance_section(results: PlateResults, labels: Labels) -> Section | None:
             "x": {
                 "field": "count",
                 "type": "quantitative",
-                "title": "features among the 50 most important",
+                "title": "features of the top 50",
                 "axis": {"tickMinStep": 1},
             },
             "color": {
@@ -91,4 +96,11 @@ def importance_section(results: PlateResults, labels: Labels) -> Section | None:
         values={"note": "", "chart": _CHART, "label": stem(label), "n_left": n_left},
         charts=[Chart(_CHART, spec, f"Important features by channel, a bar a {stem(label)}")],
         data={_CHART: data},
+        stills=[
+            still(
+                lambda figure: draw_importance(figure, found, in_font(stem(label))),
+                f"Important features by channel, a bar a {stem(label)}",
+                30.0 + 6 * len(classes),
+            )
+        ],
     )

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from unidino_fast.columns import find_column
-from unidino_fast.names import printable
-from unidino_fast.query import parse_query
+from unidino_fast.names import short_line
+from unidino_fast.qc import negative_controls, shipped_thresholds
 from unidino_fast.results import METADATA_PREFIX
 
 if TYPE_CHECKING:
@@ -51,21 +51,6 @@ _DOSE = [
     "umolesperliter",
 ]
 _MOA = ["moa", "mechanism", "mechanismofaction", "moaclass", "target", "pathway"]
-_CONTROL_WORDS = frozenset(
-    [
-        "dmso",
-        "negcon",
-        "negative control",
-        "negative_control",
-        "negative",
-        "neg",
-        "vehicle",
-        "untreated",
-        "mock",
-        "control",
-        "solvent",
-    ]
-)
 _STRUCTURE = frozenset(
     f"{METADATA_PREFIX}{name}"
     for name in [
@@ -141,7 +126,7 @@ def find_labels(
         and not name.startswith(f"{METADATA_PREFIX}QC_")
         and not profiles[name].dtype.is_nested()
     )
-    mask, how = _controls(profiles, columns, controls)
+    mask, how = _controls(profiles, controls)
     if compound is not None:
         column: str | None = find_column(profiles, compound)
     else:
@@ -163,20 +148,8 @@ def stem(column: str) -> str:
 
 
 def shown(value: object, longest: int = LONGEST) -> str:
-    """A foreign value as one short line, without what would steer text (bidi overrides)."""
-    line = printable(" ".join(str(value).split()))
-    return line if len(line) <= longest else f"{line[: longest - 1]}…"
-
-
-def distinct_names(values: Iterable[Any], longest: int = LONGEST) -> dict[Any, str]:
-    """Each value's short name; values that differ keep names that differ."""
-    names: dict[Any, str] = {}
-    taken: dict[str, int] = {}
-    for value in dict.fromkeys(values):
-        name = shown(value, longest)
-        count = taken[name] = taken.get(name, 0) + 1
-        names[value] = name if count == 1 else f"{name} ({count})"
-    return names
+    """A foreign value as the page shows it."""
+    return short_line(value, longest)
 
 
 def _plain(column: str) -> str:
@@ -205,23 +178,14 @@ def _dose(profiles: pl.DataFrame, columns: Iterable[str], compound: str | None) 
     return dose if isinstance(most, int) and most > 1 else None
 
 
-def _controls(
-    profiles: pl.DataFrame, columns: Iterable[str], query: str | None
-) -> tuple[NDArray[np.bool_] | None, str]:
+def _controls(profiles: pl.DataFrame, query: str | None) -> tuple[NDArray[np.bool_] | None, str]:
+    """As quality control finds them; and how they are known, in words."""
+    config = shipped_thresholds().controls
     if query is not None:
-        schema = {name: profiles.schema[name] for name in profiles.columns}
-        mask = profiles.select(parse_query(query, schema).alias("is")).to_series().to_numpy()
+        mask, _ = negative_controls(profiles, config.model_copy(update={"negative": query}))
         return (mask, shown(query)) if mask.any() else (None, f"{shown(query)} fits no well")
-    for column in columns:
-        values = profiles[column]
-        if values.dtype == pl.String:
-            is_control = values.str.strip_chars().str.to_lowercase().is_in(list(_CONTROL_WORDS))
-        elif "control" in column.lower() and values.dtype.is_numeric():
-            is_control = values == -1  # the usual code beside 0 (sample) and 1 (positive control)
-        else:
-            continue
-        mask = is_control.fill_null(value=False).to_numpy()
-        if mask.any():
-            kinds = sorted({shown(value) for value in values.filter(pl.Series(mask))})
-            return mask, f"{stem(column)} is {' or '.join(kinds[:3])}"
-    return None, "no negative controls are labelled"
+    mask, column = negative_controls(profiles, config)
+    if column is None:
+        return None, "no negative controls are labelled"
+    kinds = sorted({shown(value) for value in profiles[column].filter(pl.Series(mask))})
+    return mask, f"{stem(column)} is {' or '.join(kinds[:3])}"

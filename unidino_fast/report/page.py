@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _VEGA_LITE = "6.4"
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 _TEMPLATES = "templates"
+_SCRIPTS = ("tips", "charts", "keys", "wells", "start")
+"""Parts of the page's own script, which share one scope."""
 
 
 def render_page(
@@ -51,7 +53,7 @@ def render_page(
     }
     named = {name: rows for section in sections for name, rows in section.data.items()}
     document = {**data, "charts": charts, "choices": choices, "data": {**data["data"], **named}}
-    scripts = (vega(), _text("page.js"))
+    scripts = (vega(), _own_script())
     return (
         _environment()
         .get_template(template)
@@ -100,6 +102,12 @@ def vega() -> str:
     if "</script" in script.lower() or "<!--" in script:  # would end the element that holds it
         script = script.replace("</", "<\\/").replace("<!--", "<\\!--")
     return script
+
+
+def _own_script() -> str:
+    """Draws the charts and answers to the reader."""
+    parts = "\n".join(_text(f"scripts/{name}.js") for name in _SCRIPTS)
+    return f'"use strict";\n(() => {{\n{parts}}})();\n'
 
 
 @cache

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unidino_fast.figures.plates import ACROSS, draw_plate_maps
 from unidino_fast.report.charts import amounts, largest, numbers, plate_map, plate_steps, signed
 from unidino_fast.report.labels import shown
 from unidino_fast.report.section import Chart, Choice, Option, Section
+from unidino_fast.report.stills import Still, still
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +45,8 @@ _MEASURES = (
     _Measure("GradientY", "Light, lower minus upper edge", "share of mean", "signed"),
     _Measure("GradientX", "Light, right minus left edge", "share of mean", "signed"),
 )
+_MOST_STILL = 11
+"""Channels in the figure for readers without scripts."""
 _DISTANCE = "distance, robust SD per feature"
 
 
@@ -83,6 +87,22 @@ def plate_section(results: PlateResults, labels: Labels) -> Section:
         charts=[*charts, *whole],
         choices=[Choice("measure", "Measure", options)],
         columns=columns,
+        stills=[_still(results, distance, reference)],
+    )
+
+
+def _still(results: PlateResults, distance: Values, reference: str) -> Still:
+    """Intensities, where they were measured, and distances."""
+    maps = [(f"Distance to {reference}", distance, _DISTANCE)]
+    for channel in results.channels[:_MOST_STILL]:
+        values = results.measured("Intensity", channel)
+        if values is not None:
+            light = values.fill_null(float("nan")).to_numpy().astype(np.float64)
+            maps.append((f"Mean intensity of {channel}", light, "grey levels"))
+    return still(
+        lambda figure: draw_plate_maps(figure, results.positions, maps),
+        f"Plate maps: {', '.join(shown(title) for title, *_ in maps)}",
+        66.0 * -(-len(maps) // ACROSS),
     )
 
 

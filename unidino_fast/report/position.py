@@ -185,11 +185,12 @@ def _bars(names: Sequence[str], domain: Sequence[str]) -> Chart:
         "height": 15 * len(domain) * len(names),
         "data": {"name": _CHART},
         "usermeta": {
+            "stacked": True,
             "tips": [
                 ["when", "Normalisation", ""],
                 ["share", "Share of variance", ""],
                 ["chance", "By chance less than", ""],
-            ]
+            ],
         },
         "encoding": {
             "y": {"field": "name", "type": "nominal", "title": None, "sort": list(names)},

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unidino_fast.figures.planes import draw_plane
+from unidino_fast.figures.style import shown as in_font
+from unidino_fast.names import distinct_names
 from unidino_fast.report.charts import MISSING, MOST_KINDS, OTHERS, amounts, kinds, numbers
-from unidino_fast.report.labels import distinct_names, stem
+from unidino_fast.report.labels import shown, stem
 from unidino_fast.report.section import Chart, Choice, Option, Section
+from unidino_fast.report.stills import Still, still
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +44,7 @@ def projection_section(results: PlateResults, labels: Labels, *, densmap: bool) 
     columns: dict[str, Sequence[Any]] = {}
     warnings = []
     ways = []
+    stills: list[Still] = []
     scores, shares = principal_components(results.filled, 2)
     columns["pc1"], columns["pc2"] = numbers(scores[:, 0]), numbers(scores[:, 1])
     if len(scores) >= _FEWEST:
@@ -48,8 +53,11 @@ def projection_section(results: PlateResults, labels: Labels, *, densmap: bool) 
             columns[f"{key}1"], columns[f"{key}2"] = numbers(plane[:, 0]), numbers(plane[:, 1])
             titles = [f"{name} 1 (no unit)", f"{name} 2 (no unit)"]
             ways.append(Option(name, {_CHART: _axes(key, titles)}))
+            stills.append(_still(results, labels, plane, name))
     else:
         warnings.append(f"UMAP needs {_FEWEST} wells or more: {len(scores)} are shown by PCA alone")
+    if not stills:
+        stills.append(_still(results, labels, scores, "PCA"))
     titles = [f"PC {i + 1} ({share:.0%} of variance)" for i, share in enumerate(shares)]
     ways.append(Option("PCA", {_CHART: _axes("pc", titles)}))
     colours, painted = _colours(results, labels)
@@ -67,7 +75,19 @@ def projection_section(results: PlateResults, labels: Labels, *, densmap: bool) 
         ],
         choices=[Choice("way", "Projection", ways), Choice("colour", "Colour", colours)],
         columns=columns,
+        stills=stills,
         warnings=warnings,
+    )
+
+
+def _still(results: PlateResults, labels: Labels, plane: Values, way: str) -> Still:
+    column = labels.moa or labels.compound
+    colour = None if column is None else results.profiles[column]
+    title = "" if column is None else stem(column)
+    return still(
+        lambda figure: draw_plane(figure, plane, colour, in_font(title), way),
+        f"{way} of the wells' profiles{f', coloured by {title}' if title else ''}",
+        110.0,
     )
 
 
@@ -182,16 +202,16 @@ def colouring(values: pl.Series, field: str, title: str) -> tuple[Patch, Sequenc
         }
         return _encodings({"color": color}, field, title), numbers(values)
     texts = ["" if value is None else str(value) for value in values]
-    names = distinct_names(texts)
-    shown = [names[text] if text else MISSING for text in texts]
-    common = [name for name, _ in Counter(shown).most_common() if name != MISSING]
+    names = distinct_names(texts, shown)
+    named = [names[text] if text else MISSING for text in texts]
+    common = [name for name, _ in Counter(named).most_common() if name != MISSING]
     if len(common) > MOST_KINDS:
         kept = set(common[: MOST_KINDS - 1])
-        shown = [name if name in kept or name == MISSING else OTHERS for name in shown]
+        named = [name if name in kept or name == MISSING else OTHERS for name in named]
         common = [*common[: MOST_KINDS - 1], OTHERS]
-    if MISSING in shown:
+    if MISSING in named:
         common.append(MISSING)
-    return _encodings(kinds(field, common, title), field, title), shown
+    return _encodings(kinds(field, common, title), field, title), named
 
 
 def _encodings(channels: dict[str, Any], field: str, title: str) -> Patch:

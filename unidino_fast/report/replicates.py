@@ -13,7 +13,8 @@ from unidino_fast.evaluation import (
     percent_matching,
     percent_replicating,
 )
-from unidino_fast.report.labels import distinct_names, shown, stem
+from unidino_fast.names import distinct_names
+from unidino_fast.report.labels import shown, stem
 from unidino_fast.report.section import Finding, Section
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _table(
         rows.setdefault(key, {}).update(
             precision=group["mean_average_precision"], p=group["corrected_p_value"]
         )
-    names = distinct_names(rows)
+    names = distinct_names(rows, shown)
     ordered = sorted(rows.items(), key=lambda item: -(item[1].get("correlation") or -2.0))
     return {
         "caption": caption,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from unidino_fast.report.stills import Still
+
 Spec = dict[str, Any]
 """A Vega-Lite chart: fields and expressions are ours, foreign text is data in it, never code."""
 
@@ -82,6 +84,7 @@ class Section:
         choices: above them.
         columns: what it adds to the data of the wells: field -> a value a well.
         data: further named data of its charts.
+        stills: pictures of its charts, for readers without scripts.
         findings: its lines of the verdict.
         warnings: what a person should know, a line each.
     """
@@ -93,5 +96,6 @@ class Section:
     choices: Sequence[Choice] = ()
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     data: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    stills: Sequence[Still] = ()
     findings: Sequence[Finding] = ()
     warnings: Sequence[str] = ()

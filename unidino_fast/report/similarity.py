@@ -5,14 +5,18 @@ G groups. Average linkage on 1 - r with optimal leaf order, as in Morelli et al.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unidino_fast.evaluation.table import codes_of
-from unidino_fast.figures.similarity import correlations, leaf_order
-from unidino_fast.report.labels import distinct_names, stem
+from unidino_fast.figures.similarity import correlations, draw_similarity, leaf_order
+from unidino_fast.figures.style import shown as in_font
+from unidino_fast.names import distinct_names
+from unidino_fast.report.labels import shown, stem
 from unidino_fast.report.section import Chart, Section
+from unidino_fast.report.stills import Still, still
 
 if TYPE_CHECKING:
     import polars as pl
@@ -35,6 +39,7 @@ def similarity_section(results: PlateResults, labels: Labels) -> Section | None:
     data: dict[str, list[Any]] = {}
     captions: dict[str, str] = {}
     warnings: list[str] = []
+    stills: list[Still] = []
     for key, column in (("compound", labels.compound), ("moa", labels.moa)):
         if column is None:
             continue
@@ -65,6 +70,7 @@ def similarity_section(results: PlateResults, labels: Labels) -> Section | None:
                 (len(names), len(names)),
             )
         )
+        stills.append(_still(means, names, stem(column)))
         captions[f"similarity-{key}"] = f"By {stem(column)}: {len(names)} values"
     if not charts:
         return None
@@ -74,7 +80,17 @@ def similarity_section(results: PlateResults, labels: Labels) -> Section | None:
         values={"charts": captions},
         charts=charts,
         data=data,
+        stills=stills,
         warnings=warnings,
+    )
+
+
+def _still(means: Values, names: list[str], title: str) -> Still:
+    drawn = [in_font(name) for name in names]
+    return still(
+        lambda figure: draw_similarity(figure, means, drawn, None, (in_font(title), "")),
+        f"Clustered correlation of mean profiles by {title}",
+        150.0,
     )
 
 
@@ -85,7 +101,7 @@ def group_means(labels: pl.Series, values: Values) -> tuple[list[str], Values, l
     counts = np.bincount(codes, minlength=len(distinct))
     sums = np.zeros((len(distinct), values.shape[1]))
     np.add.at(sums, codes, values[known])
-    names = distinct_names(distinct, _NAME)
+    names = distinct_names(distinct, partial(shown, longest=_NAME))
     return [names[value] for value in distinct], sums / counts[:, None], counts.tolist()
 
 
