@@ -91,7 +91,7 @@ def overview() -> str:
     for name, command in tree().items():
         lines.append(f"| [`{name}`]({name}.md) | {prose(paragraphs(command.help)[0])} |")
     codes = {code: text for own in OWN_EXIT_CODES.values() for code, text in own.items()}
-    codes = {**EXIT_CODES, **{code: _LEAVES_OUT for code in codes}}
+    codes = EXIT_CODES | dict.fromkeys(codes, _LEAVES_OUT)
     root = [parameter for parameter in typer.main.get_command(app).params if parameter.help]
     hints = get_type_hints(app.registered_callback.callback)
     options = [line for each in root for line in option(each, hints[each.name], {})]
@@ -218,7 +218,9 @@ def default(parameter: Any, defaults: Any) -> str:
     """What an option is if it is left out."""
     if isinstance(parameter.show_default, str):
         return prose(parameter.show_default)
-    value = parameter.default if parameter.name not in defaults else defaults[parameter.name].default
+    value = (
+        parameter.default if parameter.name not in defaults else defaults[parameter.name].default
+    )
     return "none" if value is None else f"`{value}`"
 
 
