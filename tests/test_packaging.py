@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = (
     *("unidino_fast", "kernels", "benchmarks", "training"),
-    *("setup.py", "pyproject.toml", "README.md", "LICENSE"),
+    *("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"),
+    *("docs", "mkdocs.yml", "configs", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile"),
 )
 
 
@@ -72,6 +73,15 @@ def test_sdist_holds_the_sources(built: tuple[Path, Path]) -> None:
     assert {"pyproject.toml", "setup.py", "LICENSE", "README.md"} <= names
     assert "unidino_fast/kernels/tile_normalize.py" in names
     assert "unidino_fast/py.typed" in names
+    documentation = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.*")}
+    documentation -= {name for name in documentation if "__pycache__" in name}
+    linked = {
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "kernels/README.md",
+        "benchmarks/results/README.md",
+    }
+    assert documentation | linked | {"mkdocs.yml"} <= names
 
 
 def test_checkout_runs_uninstalled(tmp_path: Path) -> None:

@@ -40,7 +40,10 @@ OWN_EXIT_CODES = {
     "embed": {3: f"{_LEAVES_OUT} (`--on-error skip`)"},
     "merge": {3: f"{_LEAVES_OUT} (shards that ran with `--on-error skip`)"},
 }
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|$~^])")
+_WIDTH = 80
+"""Columns of code that a page shows without scrolling."""
+_SPECIAL = re.compile(r"[\\`*_{}\[\]<>&#|$~^]")
+"""Characters that Markdown or one of its extensions could take for markup."""
 _CODE = re.compile(
     r"`(?P<ticked>[^`]+)`"
     r"|(?<![\w-])(?P<option>--[a-z][a-z-]*)"
@@ -120,8 +123,9 @@ def command_page(name: str, examples: str) -> str:
     lines = [f"# {name}", "", prose(first), "", "```text", f"unidino-fast {name} {' '.join(words)}"]
     lines += ["```", "", *(line for text in more for line in described(text))]
     lines += [examples, ""]
-    if arguments:
-        lines += ["## Arguments", "", *(line for p in arguments for line in argument(p))]
+    lines += ["## Arguments", ""] if arguments else []
+    for each in arguments:
+        lines += argument(each, hints[each.name])
     lines += ["## Options", ""]
     for each in sorted(options, key=lambda p: not p.required):
         lines += option(each, hints[each.name], defaults)
@@ -142,18 +146,36 @@ def described(text: str) -> Iterator[str]:
         yield prose(said.strip())
         yield ""
     if called:
-        yield from ("```sh", f"unidino-fast {called}", "```", "")
+        yield from ("```sh", folded(f"unidino-fast {called}"), "```", "")
+
+
+def folded(call: str) -> str:
+    """A long command on several lines, broken before options."""
+    first, *options = re.split(r" (?=--[a-z])", call)
+    lines = [first]
+    for each in options:
+        if len(lines[-1]) + len(each) < _WIDTH:
+            lines[-1] += f" {each}"
+        else:
+            lines[-1] += " \\"
+            lines.append(f"    {each}")
+    return "\n".join(lines)
 
 
 def prose(text: str) -> str:
     """Plain text as Markdown: nothing in it is markup, and what is code looks like code."""
     done, parts = 0, []
     for match in _CODE.finditer(text):
-        parts.append(_SPECIAL.sub(r"\\\1", text[done : match.start()]))
+        parts.append(plain(text[done : match.start()]))
         code = match["ticked"] or match["option"] or match["quoted"]
         parts.append(f"`` {code} ``" if "`" in code else f"`{code}`")
         done = match.end()
-    return "".join([*parts, _SPECIAL.sub(r"\\\1", text[done:])])
+    return "".join([*parts, plain(text[done:])])
+
+
+def plain(text: str) -> str:
+    """Text in which nothing is markup."""
+    return _SPECIAL.sub(lambda match: f"&#{ord(match[0])};", text)
 
 
 def placeholder(parameter: Any) -> str:
@@ -163,12 +185,15 @@ def placeholder(parameter: Any) -> str:
     return f"{name}..." if several else str(name)
 
 
-def argument(parameter: Any) -> Iterator[str]:
-    """An argument: its name and what it is."""
+def argument(parameter: Any, hint: Any) -> Iterator[str]:
+    """An argument: its name, what it is, and what it may be."""
     yield f"### `{placeholder(parameter)}` {{ #argument-{parameter.name} }}"
     yield ""
     yield prose(parameter.help or "")
     yield ""
+    if get_origin(hint) is Literal:
+        yield f"{taken(parameter, hint)}\n{{ .facts }}"
+        yield ""
 
 
 def option(parameter: Any, hint: Any, defaults: Any) -> Iterator[str]:

@@ -39,10 +39,14 @@ def test_command_lines(page: Path) -> None:
 
 
 def test_examples_in_help_texts() -> None:
-    for name, command in COMMANDS.items():
-        text = " ".join(command.help.split())
-        for line in re.findall(rf"(unidino-fast {name} .+?)(?= [A-Z][a-z]+ [a-z]+ |$)", text):
-            parse(line)
+    found = []
+    for command in COMMANDS.values():
+        for paragraph in command.help.split("\n\n"):
+            _, called, arguments = " ".join(paragraph.split()).partition("unidino-fast ")
+            found += [called + arguments] if called else []
+    assert len(found) > 8
+    for line in found:
+        parse(line)
 
 
 def test_there_are_many() -> None:
