@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -73,15 +74,24 @@ def test_sdist_holds_the_sources(built: tuple[Path, Path]) -> None:
     assert {"pyproject.toml", "setup.py", "LICENSE", "README.md"} <= names
     assert "unidino_fast/kernels/tile_normalize.py" in names
     assert "unidino_fast/py.typed" in names
-    documentation = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.*")}
-    documentation -= {name for name in documentation if "__pycache__" in name}
+
+
+def test_sdist_holds_what_the_documentation_is_made_of(built: tuple[Path, Path]) -> None:
+    with tarfile.open(built[1]) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    pages = [path for path in (ROOT / "docs").rglob("*.*") if "__pycache__" not in path.parts]
     linked = {
-        "CHANGELOG.md",
-        "CONTRIBUTING.md",
-        "kernels/README.md",
-        "benchmarks/results/README.md",
+        link
+        for page in pages
+        if page.suffix == ".md"
+        for link in re.findall(r"\]\(\.\./(\w[\w./-]*\.(?:toml|py))\)", page.read_text())
     }
-    assert documentation | linked | {"mkdocs.yml"} <= names
+    assert len(linked) > 5
+    documents = {"CHANGELOG.md", "CONTRIBUTING.md", "kernels/README.md"}
+    documents |= {"benchmarks/results/README.md", "mkdocs.yml"}
+    documents |= {page.relative_to(ROOT).as_posix() for page in pages}
+    assert documents <= names
+    assert linked <= names | {name.removeprefix("unidino_fast/") for name in names}
 
 
 def test_checkout_runs_uninstalled(tmp_path: Path) -> None:

@@ -47,9 +47,10 @@ _SPECIAL = re.compile(r"[\\`*_{}\[\]<>&#|$~^]")
 _CODE = re.compile(
     r"`(?P<ticked>[^`]+)`"
     r"|(?<![\w-])(?P<option>--[a-z][a-z-]*)"
+    r"|docs/(?P<page>[a-z-]+)\.md"
     r"|(?<![\w)\]])(?P<quoted>'[^'\n]+')(?!\w)"
 )
-"""What is code in a help text: between backticks, options, quoted queries and patterns."""
+"""What is code in a help text: between backticks, options, quoted queries; and pages."""
 
 
 def tree() -> dict[str, Any]:
@@ -167,9 +168,12 @@ def prose(text: str) -> str:
     done, parts = 0, []
     for match in _CODE.finditer(text):
         parts.append(plain(text[done : match.start()]))
+        done = match.end()
+        if match["page"]:
+            parts.append(f"[{match[0]}](../{match['page']}.md)")
+            continue
         code = match["ticked"] or match["option"] or match["quoted"]
         parts.append(f"`` {code} ``" if "`" in code else f"`{code}`")
-        done = match.end()
     return "".join([*parts, plain(text[done:])])
 
 

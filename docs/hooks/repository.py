@@ -41,11 +41,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             origin = _of_repository(page.src_uri, target)
             if origin is None or origin in PAGES or origin.startswith("docs/"):
                 continue
-            uri = _copy(origin)
-            if not (ROOT / origin).is_file():
+            uri, source = _copy(origin), _source(origin)
+            if source is None:
                 raise PluginError(f"{page.src_uri} links to {target}, which is no file")
             if files.get_file_from_path(uri) is None:
-                files.append(File.generated(config, uri, abs_src_path=str(ROOT / origin)))
+                files.append(File.generated(config, uri, abs_src_path=str(source)))
     return files
 
 
@@ -69,6 +69,12 @@ def _of_repository(uri: str, target: str) -> str | None:
     base = f"docs/{uri}" if origin is None else origin
     path = posixpath.normpath(posixpath.join(posixpath.dirname(base), target))
     return None if origin is None and path.startswith("docs/") else path
+
+
+def _source(origin: str) -> Path | None:
+    """A file of the repository; what is linked into the package, the sdist has only there."""
+    places = (ROOT / origin, ROOT / "unidino_fast" / origin)
+    return next((place for place in places if place.is_file()), None)
 
 
 def _place(origin: str) -> str:

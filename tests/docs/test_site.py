@@ -107,6 +107,15 @@ def test_equations_are_mathml(site: Site) -> None:
     assert 'class="arithmatex"' not in html
 
 
+def test_no_markup_is_left_over(site: Site) -> None:
+    """A list or table that Markdown did not take for one shows as text."""
+    for name, page in site.pages.items():
+        for text in re.findall(r"<p>(.*?)</p>", page.path.read_text(), re.S):
+            plain = re.sub(r"<[^>]+>", "", text)
+            assert not re.search(r"(^|\n)\s*(- |\d+\. |\||```)|\]\(", plain), f"{name}: {plain}"
+    assert not list(site.folder.rglob("hooks"))
+
+
 def test_quick_start_says_what_comes_out(site: Site) -> None:
     text = site.pages["quickstart"].text
     assert "accuracy 0.972" in text
