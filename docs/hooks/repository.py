@@ -33,9 +33,9 @@ _LINK = re.compile(r"(\]\()([^)#\s:]+)((?:#[^)\s]*)?\))")
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the documents, and all files that pages link to."""
-    for origin, uri in PAGES.items():
+    for document, uri in PAGES.items():
         if files.get_file_from_path(uri) is None:
-            files.append(File.generated(config, uri, content=(ROOT / origin).read_text()))
+            files.append(File.generated(config, uri, content=(ROOT / document).read_text()))
     for page in list(files.documentation_pages()):
         for _, target, _ in _LINK.findall(page.content_string):
             origin = _of_repository(page.src_uri, target)
