@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint clean help
+.PHONY: demo test lint docs clean help
 
 help:
 	@echo "make demo   simulate a plate, embed, profile and evaluate it (about 3 minutes after the install)"
 	@echo "make test   lint and the whole test suite"
 	@echo "make lint   ruff, formatting, mypy"
+	@echo "make docs   the documentation as a site in site/, to read without a network"
 	@echo "make .venv  the virtual environment alone"
 
 .venv: $(STAMP)
@@ -34,5 +35,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "open site/index.html"
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis

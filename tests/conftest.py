@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import plate_factory
 import pytest
@@ -82,6 +82,23 @@ def plate_path(small_plate: tuple[Path, pl.DataFrame], tmp_path: Path) -> Path:
 def model(tiny_weights: Path) -> uf.Embedder:
     """The small backbone, in this process."""
     return uf.load_backbone(tiny_weights, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """Debian's Chromium without a window; tests that need it skip where it is absent.
+
+    It ends with its file: as long as Playwright runs, so does its event loop in this thread, and
+    code that begins one of its own fails.
+    """
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("no chromium on this machine (apt-get install chromium)")
+    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with driver.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

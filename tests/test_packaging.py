@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = (
     *("unidino_fast", "kernels", "benchmarks", "training"),
-    *("setup.py", "pyproject.toml", "README.md", "LICENSE"),
+    *("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"),
+    *("docs", "mkdocs.yml", "configs", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile"),
 )
 
 
@@ -72,6 +74,24 @@ def test_sdist_holds_the_sources(built: tuple[Path, Path]) -> None:
     assert {"pyproject.toml", "setup.py", "LICENSE", "README.md"} <= names
     assert "unidino_fast/kernels/tile_normalize.py" in names
     assert "unidino_fast/py.typed" in names
+
+
+def test_sdist_holds_what_the_documentation_is_made_of(built: tuple[Path, Path]) -> None:
+    with tarfile.open(built[1]) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    pages = [path for path in (ROOT / "docs").rglob("*.*") if "__pycache__" not in path.parts]
+    linked = {
+        link
+        for page in pages
+        if page.suffix == ".md"
+        for link in re.findall(r"\]\(\.\./(\w[\w./-]*\.(?:toml|py))\)", page.read_text())
+    }
+    assert len(linked) > 5
+    documents = {"CHANGELOG.md", "CONTRIBUTING.md", "kernels/README.md"}
+    documents |= {"benchmarks/results/README.md", "mkdocs.yml"}
+    documents |= {page.relative_to(ROOT).as_posix() for page in pages}
+    assert documents <= names
+    assert linked <= names | {name.removeprefix("unidino_fast/") for name in names}
 
 
 def test_checkout_runs_uninstalled(tmp_path: Path) -> None:

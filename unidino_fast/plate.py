@@ -37,8 +37,9 @@ def open_plate(
     """Opens an OME-Zarr plate (NGFF 0.1 to 0.6) in a folder, a `.zip`/`.ozx` file or at a URL.
 
     Metadata is read once: for W wells and F fields a well, 2 reads find the root, then W wells,
-    W*F images and W*F arrays are read, plus one for each well that holds a single image (it may be
-    a mosaic with a table of fields). Where a read costs a trip, consolidated metadata stands in.
+    W x F images and W x F arrays are read, plus one for each well that holds a single image (it may
+    be a mosaic with a table of fields). Where a read costs a trip, consolidated metadata stands
+    in.
 
     Args:
         location: path or URL.
