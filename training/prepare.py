@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -152,7 +152,7 @@ def prepare(
         batches=open_batches(dataset, config, clock, processes, progress.step),
         progress=progress,
         initial=initial,
-        probe=Probe(config.probe, processes.device)
+        probe=Probe(config.probe, processes.device, config.intensity or "dtype")
         if config.probe is not None and processes.is_first
         else None,
     )
@@ -161,7 +161,8 @@ def prepare(
 def exported(run: Run) -> Backbone:
     """A copy of the network to embed with, as it is now; where it is sharded, all call this."""
     config = run.config
-    return as_backbone(run.method.exported(), vit_shape(config), config.name, config.licence)
+    backbone = as_backbone(run.method.exported(), vit_shape(config), config.name, config.licence)
+    return replace(backbone, intensity=config.intensity)
 
 
 def export(run: Run, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +135,17 @@ def test_an_image_that_breaks_later_is_one_line(
     batches = open_batches(dataset, config, Clock(1, 1), ALONE, 0)
     with pytest.raises(TrainingError, match=r"^dataset d: .*a\.tif cannot be read as an image.*$"):
         next(batches)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_one_line(make_config: Any) -> None:
+    config = make_config(machine__workers=1)
+    batches = open_batches(dataset_of(config), config, Clock(500, 1), ALONE, 0)
+    next(batches)
+    [worker] = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(TrainingError, match="a process that reads images was ended from outside"):
+        list(batches)
 
 
 def test_batches_hold_what_was_drawn(make_config: Any) -> None:

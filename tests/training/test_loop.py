@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import torch
 from unidino_fast.backbones import open_backbone
 from unidino_fast.errors import OutputError, TrainingError, UsageError
 from unidino_fast.training.loop import StepReport, train
+from unidino_fast.training.sources import ImageSource
 from unidino_fast.training.watch import read_log
 
 if TYPE_CHECKING:
@@ -124,7 +127,10 @@ def test_killed_and_resumed_to_the_bit(whole: Path, make_config: Any, tmp_path: 
     done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (tmp_path / "cut" / "teacher.safetensors").exists()
+    left = tmp_path / "cut" / "checkpoints" / ".step-00000004.pt.0123456789ab.tmp"
+    left.write_bytes(b"half")  # as of a run that was killed while it wrote
     summary = train(make_config(), tmp_path / "cut")
+    assert not left.exists()
     assert summary.first_step == 3  # the fourth step was logged, its checkpoint not yet written
     assert_same_run(whole, tmp_path / "cut")
 
@@ -233,8 +239,48 @@ def test_nan_names_step_and_dataset(make_config: Any, tmp_path: Path) -> None:
     with pytest.raises(TrainingError) as caught:
         train(make_config(data=[good, bad]), tmp_path / "r")
     message = str(caught.value)
-    assert message.startswith("step 1: the loss is not finite, in images of dataset bad:")
-    assert "\n" not in message
+    assert message.startswith("step 1: the loss is not finite, in images of dataset bad: look at")
+    [named] = re.findall(r"such as (.*\.tif)$", message)
+    assert np.isnan(tifffile.imread(named)).any()
+
+
+def test_what_was_learnt_before_a_broken_image_is_kept(
+    whole: Path, make_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NaN pixels, then a file that cannot be read; mended, the run is the one without them."""
+    sound = ImageSource.plane
+
+    def reading(broken: Any, at: int) -> Any:
+        calls = iter(range(1000))
+
+        def plane(self: Any, index: int) -> Any:
+            return broken(sound(self, index)) if next(calls) == at else sound(self, index)
+
+        return plane
+
+    def nan(pixels: Any) -> Any:
+        return np.full(pixels.shape, np.nan, np.float32)
+
+    def unreadable(pixels: Any) -> Any:
+        raise TrainingError("dataset large: gone.tif cannot be read")
+
+    looks = 5 + 8  # the survey's
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageSource, "plane", reading(nan, looks + 2 * 6 + 1))
+        with pytest.raises(TrainingError, match="step 3: the loss is not finite, in images of dat"):
+            train(make_config(), tmp_path / "r")
+    assert newest(tmp_path / "r") == "step-00000002.pt"
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageSource, "plane", reading(unreadable, looks + 2 * 6 + 1))
+        with pytest.raises(TrainingError, match=r"gone\.tif cannot be read"):
+            train(make_config(), tmp_path / "r")
+    assert newest(tmp_path / "r") == "step-00000004.pt"
+    train(make_config(), tmp_path / "r")
+    assert_same_run(whole, tmp_path / "r")
+
+
+def newest(folder: Path) -> str:
+    return max(path.name for path in (folder / "checkpoints").glob("step-*.pt"))
 
 
 def test_diverging_weights_keep_the_last_checkpoint(
@@ -268,9 +314,52 @@ def test_another_run_is_not_continued(whole: Path, make_config: Any) -> None:
 
 def test_damaged_checkpoint_is_one_line(whole: Path, make_config: Any) -> None:
     path = max((whole / "checkpoints").glob("step-*.pt"))
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(TrainingError, match=r"step-00000006\.pt cannot be read .*: remove it"):
+    sound = path.read_bytes()
+    content = torch.load(path, weights_only=True)
+    for damage in (
+        lambda: path.write_bytes(sound[:1000]),
+        lambda: path.write_bytes(b""),
+        lambda: torch.save([1, 2], path),
+        lambda: torch.save({**content, "parts": {}}, path),
+        lambda: torch.save({**content, "progress": {"step": 3, "more": 1}}, path),
+        lambda: torch.save({**content, "parts": {**content["parts"], "optimizer": {}}}, path),
+    ):
+        damage()
+        with pytest.raises(TrainingError, match=r"step-00000006\.pt cannot be read .*: remove it"):
+            train(make_config(), whole)
+
+
+class Harmful:
+    """Unpickled, it would write a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_checkpoint_runs_no_code(whole: Path, make_config: Any, tmp_path: Path) -> None:
+    path = max((whole / "checkpoints").glob("step-*.pt"))
+    harm = Harmful(tmp_path / "harm")
+    torch.save({**torch.load(path, weights_only=True), "decides": harm}, path)
+    with pytest.raises(TrainingError, match=r"step-00000006\.pt cannot be read"):
         train(make_config(), whole)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_full_disk_is_one_line(make_config: Any, tmp_path: Path) -> None:
+    """Files that may not grow stand for it: first the checkpoint does not fit, then the log."""
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit, what in ((100_000, r"step-00000003\.pt"), (300, r"log\.csv")):
+        out = tmp_path / str(limit)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, former[1]))
+            with pytest.raises(OutputError, match=f"{what} cannot be written .*: free the disk"):
+                train(make_config(), out)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, former)
+        assert list((out / "checkpoints").glob("*")) == []  # nothing half-written
 
 
 @pytest.mark.parametrize(

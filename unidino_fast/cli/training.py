@@ -64,7 +64,10 @@ def _named_paths(given: list[str]) -> dict[str, str]:
     for (name, mark, path), text in zip(pairs, given, strict=True):
         if not (name and mark and path):
             raise UsageError(f"--data {text!r} is no NAME=PATH: use the name of a dataset")
-    return {name: path for name, _, path in pairs}
+    named = {name: path for name, _, path in pairs}
+    if len(named) < len(pairs):
+        raise UsageError("--data names a dataset twice: give each one path")
+    return named
 
 
 def _warn(line: str) -> None:
