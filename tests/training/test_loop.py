@@ -73,6 +73,7 @@ def test_a_run_leaves_what_it_promises(whole: Path, make_config: Any) -> None:
     )
     backbone = open_backbone(whole / "teacher.safetensors")
     assert backbone.dim == 64
+    assert backbone.intensity == "dtype"
     with safetensors.safe_open(whole / "teacher.safetensors", "pt") as file:
         header = json.loads(file.metadata()["unidino_fast"])
     assert header["provenance"]["steps"] == "6 of 6"
