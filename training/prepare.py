@@ -31,7 +31,7 @@ from unidino_fast.training.sources import open_source
 from unidino_fast.training.supcon import Supcon
 from unidino_fast.training.survey import survey
 from unidino_fast.training.watch import Watch
-from unidino_fast.training.wells import labelled_sources
+from unidino_fast.training.wells import labelled_sources, refuse_leaks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -103,6 +103,7 @@ def prepare(
     cache = config.machine.cache_mb * 1_000_000
     share = cache // max(len(config.data), 1)
     held_out = config.lora.hold_out if config.method == "lora" else ()
+    refuse_leaks(config.data, held_out)
     learnt = [one for one in config.data if one.name not in held_out]
     sources = [open_source(one, smallest=size, cache_bytes=share) for one in learnt]
     for line in survey(sources, size=size) if processes.is_first else []:
