@@ -288,9 +288,9 @@ def _diverged(run: Run, step: int, n_bad: list[float], own: list[list[int]]) -> 
     if len(names) == len(run.sources) > 1:
         whose = "in images of all datasets"
     bad = [run.sources[dataset].describe(image) for dataset, image, is_bad in own if is_bad]
-    remedies = [f"look at them, such as {bad[0]}"] if bad else []
+    remedies = [f"look at them, such as {bad[0]}" if bad else "look at them"]
     if sum(n_bad) in (0, run.config.optim.batch):  # the fault is hardly in the images
-        remedies = [_CALMER, *remedies]
+        remedies = [_CALMER, *(remedies if bad else [])]
     return TrainingError(
         f"step {step + 1}: the loss is not finite, {whose}: {'; or '.join(remedies)}"
     )

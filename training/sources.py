@@ -369,8 +369,7 @@ def _image_files(config: SourceConfig) -> list[str]:
     folder = Path(config.path or "")
     if not folder.is_dir():
         raise TrainingError(f"dataset {config.name}: {folder} is no folder: correct its path")
-    # links that lead nowhere stay: they are images that cannot be read
-    files = sorted(p for p in folder.rglob("*") if is_image(p.name) and not p.is_dir())
+    files = sorted(path for path in folder.rglob("*") if is_image(path.name) and _is_file(path))
     kept = [p for p in files if not any(fnmatch(p.name, pattern) for pattern in config.exclude)]
     if not kept:
         left_out = f" ({len(files)} left out by exclude)" if files else ""
@@ -379,6 +378,11 @@ def _image_files(config: SourceConfig) -> list[str]:
             ' or set kind = "plate" if it holds one'
         )
     return [str(path) for path in kept]
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a file, or a link that leads nowhere: an image that cannot be read."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _dtype_bounds(dtype: np.dtype[Any]) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from typing import TYPE_CHECKING, Any
 
@@ -165,6 +166,8 @@ def test_floating_point_pixels_beyond_the_range_are_named(
 
 def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.ones((20, 20), np.uint8))
+    os.mkfifo(tmp_path / "pipe.tif")  # would be waited for
+    assert len(opened(tmp_path)) == 1
     (tmp_path / "b.tif").symlink_to(tmp_path / "gone.tif")
     with pytest.raises(TrainingError, match=r"dataset d: .*b\.tif cannot be read as an image"):
         opened(tmp_path)
