@@ -6,6 +6,7 @@ B images of a batch, V views of one size s.
 from __future__ import annotations
 
 import signal
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -288,28 +289,31 @@ def open_batches(
         worker_init_fn=_quiet_worker,
         prefetch_factor=4 if machine.workers else None,
     )
-    for batch in _read(loader):
+    for batch in loader:
         if isinstance(batch, UnidinoError):
             raise batch
         yield batch.to(processes.device)
 
 
-def _read(loader: DataLoader[Any]) -> Iterator[Any]:
-    """What a loader reads; a worker that was killed becomes one line."""
-    read = iter(loader)
-    while True:
-        try:
-            batch = next(read)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
-                raise
-            raise TrainingError(
-                "a process that reads images was ended from outside, perhaps for want of memory:"
-                " lower machine.workers or machine.cache_mb, and run the same command again"
-            ) from error
-        yield batch
+@contextmanager
+def one_line_for_killed_workers() -> Iterator[None]:
+    """Makes one line of the death of a process that reads.
+
+    A handler of torch's raises it wherever the training process is just then, in the middle of an
+    update of the weights too.
+
+    Raises:
+        TrainingError: a process that reads images was killed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise TrainingError(
+            "a process that reads images was ended from outside, perhaps for want of memory:"
+            " lower machine.workers or machine.cache_mb, and run the same command again"
+        ) from error
 
 
 class _Keys:

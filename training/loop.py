@@ -18,6 +18,7 @@ from unidino_fast.errors import OutputError, TrainingError, UnidinoError
 from unidino_fast.files import reason_of
 from unidino_fast.lock import FolderLock
 from unidino_fast.training import probe as probing
+from unidino_fast.training.data import one_line_for_killed_workers
 from unidino_fast.training.heldout import HeldOutReport, held_out_report, write_report
 from unidino_fast.training.interruption import Interruption
 from unidino_fast.training.lora import Lora
@@ -118,7 +119,8 @@ def train(
         last = run.clock.total
         if stop_after is not None:
             last = min(last, run.progress.step + stop_after)
-        summary = _steps(run, out, last, stop, report, warn)
+        with one_line_for_killed_workers():
+            summary = _steps(run, out, last, stop, report, warn)
         stop.act()
         if summary.is_first and isinstance(run.method, Lora) and summary.steps == summary.n_steps:
             summary = replace(summary, held_out=_asked(run, run.method, out))
