@@ -23,7 +23,8 @@ _SECONDS_BETWEEN_LINES = 5.0
 def train(
     config: Annotated[Path, typer.Argument(help="TOML file; see configs/ and docs/training.md.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run.", show_default="runs/NAME")
+        Path | None,
+        typer.Option(help="Folder of the run.", show_default="runs/, then CONFIG without .toml"),
     ] = None,
     data: Annotated[
         list[str] | None,
