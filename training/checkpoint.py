@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +26,17 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d+)\.pt")
+_DAMAGE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
+"""What reading a file raises that is no checkpoint of ours, or no longer one."""
 
 
 class Stateful(Protocol):
@@ -96,7 +108,10 @@ class Checkpoints:
             "decides": self._decides,
         }
         with atomic(path) as temporary:
-            torch.save(content, temporary)
+            try:
+                torch.save(content, temporary)
+            except RuntimeError as error:  # torch's own, on a full disk for one
+                raise OSError(first_line(error)) from error
         if best:
             self._mark_best(path)
         for _, old in self._listed()[: -self._keep]:
@@ -117,11 +132,8 @@ class Checkpoints:
         try:
             content = torch.load(path, map_location=device, weights_only=True)
             held, version = content["decides"], content["format"]
-        except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-            raise TrainingError(
-                f"checkpoint {path} cannot be read ({first_line(error)}): remove it, and the run"
-                " goes on from the one before"
-            ) from error
+        except _DAMAGE as error:
+            raise _damaged(path, error) from error
         if version != FORMAT:
             raise TrainingError(f"checkpoint {path} is of format {version}: choose another --out")
         difference = _difference(held, self._decides)
@@ -130,18 +142,31 @@ class Checkpoints:
                 f"{self._folder.parent} holds a run with {difference}: choose another --out, or"
                 " take that setting back"
             )
-        for name, part in parts.items():
-            part.load_state_dict(content["parts"][name])
-        return Progress(**content["progress"])
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(content["parts"][name])
+            return Progress(**content["progress"])
+        except _DAMAGE as error:
+            raise _damaged(path, error) from error
 
     def _mark_best(self, path: Path) -> None:
         best = self._folder / "best.pt"
         with atomic(best) as temporary:
-            os.link(path, temporary)
+            try:
+                os.link(path, temporary)
+            except OSError:  # a file system without links
+                shutil.copyfile(path, temporary)
 
     def _listed(self) -> list[tuple[int, Path]]:
         found = ((_NAME.fullmatch(path.name), path) for path in self._folder.glob("step-*.pt"))
         return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def _damaged(path: Path, error: Exception) -> TrainingError:
+    return TrainingError(
+        f"checkpoint {path} cannot be read ({first_line(error)}): remove it, and the run goes on"
+        " from the one before"
+    )
 
 
 def _difference(held: Any, wanted: Any, name: str = "") -> str | None:

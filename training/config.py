@@ -18,6 +18,7 @@ from unidino_fast.training.config_labels import LoraConfig, ProbeConfig
 from unidino_fast.training.places import PROBE, with_paths
 from unidino_fast.training.sections import (
     Above,
+    Count,
     DinoConfig,
     IbotConfig,
     MaeConfig,
@@ -28,11 +29,14 @@ from unidino_fast.training.sections import (
     Share,
     SimclrConfig,
     SupconConfig,
+    Switch,
 )
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
+
+    from unidino_fast.choices import Intensity
 
 
 class SourceConfig(Section):
@@ -64,7 +68,7 @@ class SourceConfig(Section):
     intensity: Literal["dtype", "percentile"] = "dtype"
     channels: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ("*_thumb*",)
-    weight: Annotated[int, Field(ge=1, le=100)] = 1
+    weight: Annotated[int, Field(ge=1, le=100, strict=True)] = 1
     platemap: str | None = None
     label: str | None = None
     pattern: str | None = None
@@ -109,7 +113,7 @@ class ModelConfig(Section):
     mlp_ratio: Positive = 4
     patch: Positive = 16
     tile: Positive | None = None
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    drop_path: Annotated[float, Field(ge=0, lt=1, strict=True)] = 0.1
 
     @model_validator(mode="after")
     def _whole_heads(self) -> ModelConfig:
@@ -134,7 +138,7 @@ class ViewsConfig(Section):
 
     global_size: Positive = 224
     local_size: Positive = 96
-    n_local: Annotated[int, Field(ge=0)] = 8
+    n_local: Count = 8
     flip: Share = 0.5
     shift: Share = 0.3
     gamma_low: Above = 0.5
@@ -172,7 +176,7 @@ class OptimConfig(Section):
     images_per_epoch: Positive | None = None
     lr: Above = 4e-4
     lr_final: NotNegative = 1e-6
-    warmup_epochs: Annotated[int, Field(ge=0)] = 20
+    warmup_epochs: Count = 20
     weight_decay: NotNegative = 0.04
     weight_decay_final: NotNegative = 0.4
     clip_norm: Above | None = None
@@ -213,15 +217,15 @@ class MachineConfig(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
-    compile: bool = False
+    compile: Switch = False
     parallel: Literal["ddp", "fsdp"] = "ddp"
     accumulate: Positive = 1
-    workers: Annotated[int, Field(ge=0)] = 0
-    cache_mb: Annotated[int, Field(ge=0)] = 512
+    workers: Count = 0
+    cache_mb: Count = 512
     checkpoint_minutes: NotNegative = 10.0
     keep: Positive = 2
     log_steps: Positive = 10
-    tensorboard: bool = False
+    tensorboard: Switch = False
 
 
 class TrainConfig(Section):
@@ -250,7 +254,7 @@ class TrainConfig(Section):
 
     name: Annotated[str, Field(min_length=1)] = "backbone"
     method: Literal["dino", "simclr", "supcon", "mae", "ibot", "lora"] = "dino"
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     licence: str | None = None
     data: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
     model: ModelConfig = ModelConfig()
@@ -289,16 +293,18 @@ class TrainConfig(Section):
         fault = self.section.fault(self)
         if fault is not None:
             raise ValueError(fault)
-        if self.machine.parallel == "fsdp" and self.method != "dino":
-            raise ValueError(
-                f"machine.parallel fsdp shares out method dino alone, not {self.method}: use ddp"
-            )
         return self
 
     @property
     def section(self) -> MethodSection:
         """The settings of the method."""
         return self._of_methods()[self.method]
+
+    @property
+    def intensity(self) -> Intensity | None:
+        """How planes are scaled, where it is one way for all datasets."""
+        found = {source.intensity for source in self.data}
+        return found.pop() if len(found) == 1 else None
 
     def what_decides(self) -> dict[str, Any]:
         """The settings that decide what is learnt.
@@ -330,7 +336,7 @@ def load_config(
     """
     path = Path(path)
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"config {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from unidino_fast.choices import Intensity  # noqa: TC001 (pydantic reads it when it runs)
-from unidino_fast.training.sections import MethodSection, Section
+from unidino_fast.training.sections import Above, MethodSection, Positive, Section
 
 if TYPE_CHECKING:
     from unidino_fast.training.config import TrainConfig
@@ -22,16 +22,17 @@ class ProbeConfig(Section):
         label: column that a well and its nearest neighbour should share.
         every_epochs: epochs between two looks; the last epoch always ends with one.
         not_same: columns that a well and its neighbour may not share, such as the compound.
-        intensity: as `embed --intensity`.
+        intensity: as `embed --intensity`; by default that of all datasets trained on, `dtype` where
+            they differ.
         channels: labels of the channels to embed; all by default.
     """
 
     plate: str | None = None
     platemap: str | None = None
     label: Annotated[str, Field(min_length=1)]
-    every_epochs: Annotated[int, Field(ge=1)] = 5
+    every_epochs: Positive = 5
     not_same: tuple[str, ...] = ()
-    intensity: Intensity = "dtype"
+    intensity: Intensity | None = None
     channels: tuple[str, ...] | None = None
 
     def is_due(self, epoch: int, n_epochs: int) -> bool:
@@ -55,12 +56,12 @@ class LoraConfig(MethodSection):
 
     needs_labels: ClassVar[bool] = True
 
-    rank: Annotated[int, Field(ge=1)] = 8
-    alpha: Annotated[float, Field(gt=0)] = 16.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    rank: Positive = 8
+    alpha: Above = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1, strict=True)] = 0.0
     hold_out: tuple[str, ...] = ()
     hold_out_rows: tuple[Annotated[str, Field(pattern=r"^[A-Z]{1,2}$")], ...] = ()
-    hold_out_columns: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    hold_out_columns: tuple[Positive, ...] = ()
 
     @property
     def holds_out_wells(self) -> bool:

@@ -6,6 +6,7 @@ B images of a batch, V views of one size s.
 from __future__ import annotations
 
 import signal
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from unidino_fast.errors import UnidinoError
+from unidino_fast.errors import TrainingError, UnidinoError
 from unidino_fast.training.augment import change_views, draw_views, sample_generator
 from unidino_fast.training.sources import Box
 
@@ -37,12 +38,14 @@ class Sample:
     """One image's views: raw crops (V, s, s) and draws, a group a size; its dataset and range.
 
     Attributes:
+        plane: number of the image in its dataset.
         identity: what it shows, from `Order.identity`.
     """
 
     crops: list[NDArray[Any]]
     draws: list[ViewDraws]
     dataset: int
+    plane: int
     low: float
     span: float
     identity: tuple[int, ...] = ()
@@ -59,6 +62,7 @@ class Batch:
         low: (B,) float32.
         span: (B,) float32.
         dataset: (B,) int64, number of each image's dataset.
+        plane: (B,) int64, its number in there.
         masks: a group a size, (B, V, T) bool, hidden patches; T is 0 where none are asked for.
         identity: (B, 4) int64, from `labels`; (B, 0) for methods that need no labels.
     """
@@ -69,6 +73,7 @@ class Batch:
     low: Tensor
     span: Tensor
     dataset: Tensor
+    plane: Tensor
     masks: list[Tensor]
     identity: Tensor
 
@@ -93,6 +98,7 @@ class Batch:
             low=change(self.low),
             span=change(self.span),
             dataset=change(self.dataset),
+            plane=change(self.plane),
             masks=[change(tensor) for tensor in self.masks],
             identity=change(self.identity),
         )
@@ -207,7 +213,7 @@ class ViewDataset(Dataset["Sample | UnidinoError"]):
         crops = [np.stack([next(found) for _ in range(group.count)]) for group in self._groups]
         low, span = source.bounds(plane)
         identity = self._order.identity(dataset, plane)
-        return Sample(crops, draws, dataset, low, span, identity)
+        return Sample(crops, draws, dataset, plane, low, span, identity)
 
 
 def collate(found: Sequence[Sample | UnidinoError]) -> Batch | UnidinoError:
@@ -232,6 +238,7 @@ def collate(found: Sequence[Sample | UnidinoError]) -> Batch | UnidinoError:
         low=low.clone(),
         span=span.clone(),
         dataset=torch.tensor([sample.dataset for sample in samples]),
+        plane=torch.tensor([sample.plane for sample in samples]),
         masks=stacked(lambda sample, group: sample.draws[group].masks),
         identity=torch.tensor([sample.identity for sample in samples], dtype=torch.int64),
     )
@@ -286,6 +293,27 @@ def open_batches(
         if isinstance(batch, UnidinoError):
             raise batch
         yield batch.to(processes.device)
+
+
+@contextmanager
+def one_line_for_killed_workers() -> Iterator[None]:
+    """Makes one line of the death of a process that reads.
+
+    A handler of torch's raises it wherever the training process is just then, in the middle of an
+    update of the weights too.
+
+    Raises:
+        TrainingError: a process that reads images was killed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise TrainingError(
+            "a process that reads images was ended from outside, perhaps for want of memory:"
+            " lower machine.workers or machine.cache_mb, and run the same command again"
+        ) from error
 
 
 class _Keys:

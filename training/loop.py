@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from unidino_fast.errors import TrainingError
+from unidino_fast.errors import OutputError, TrainingError, UnidinoError
+from unidino_fast.files import reason_of
 from unidino_fast.lock import FolderLock
 from unidino_fast.training import probe as probing
+from unidino_fast.training.data import one_line_for_killed_workers
 from unidino_fast.training.heldout import HeldOutReport, held_out_report, write_report
 from unidino_fast.training.interruption import Interruption
 from unidino_fast.training.lora import Lora
@@ -35,12 +37,16 @@ if TYPE_CHECKING:
     from unidino_fast.training.processes import Processes
 
 WEIGHTS = "teacher.safetensors"
+_LEFT_BEHIND = (
+    ".log.csv.*.tmp",
+    f".{WEIGHTS}.*.partial",
+    "checkpoints/.step-*.pt.*.tmp",
+    "checkpoints/.best.pt.*.tmp",
+)
+"""What a run that is killed while it writes leaves of a file; a checkpoint is large."""
 _COLUMNS = ("loss", "lr", "weight_decay", "grad_norm", "images_per_s")
 _SIGNS = ("feature_rank", "teacher_entropy", "teacher_spread")
-_REMEDY = (
-    "the last checkpoint is kept; look at these images, or lower optim.lr and set"
-    " optim.clip_norm = 3"
-)
+_CALMER = "lower optim.lr, raise optim.warmup_epochs or set optim.clip_norm = 3"
 _PROBED = probing.COLUMNS[0]
 _STEPS = 7_368_787  # keeps the generators of steps apart from those of samples
 
@@ -113,7 +119,8 @@ def train(
         last = run.clock.total
         if stop_after is not None:
             last = min(last, run.progress.step + stop_after)
-        summary = _steps(run, out, last, stop, report, warn)
+        with one_line_for_killed_workers():
+            summary = _steps(run, out, last, stop, report, warn)
         stop.act()
         if summary.is_first and isinstance(run.method, Lora) and summary.steps == summary.n_steps:
             summary = replace(summary, held_out=_asked(run, run.method, out))
@@ -149,7 +156,13 @@ def _steps(
         stopping = False
         while progress.step < last and not stopping:
             step = progress.step
-            values, stopping = do_step(run, step, stop)
+            try:
+                values, stopping = do_step(run, step, stop)
+            except UnidinoError:
+                # the step has changed no weights; shares of them need all processes to be saved
+                if step > first and not run.processes.shards:
+                    save(run, best=False)
+                raise
             loss = values["loss"]
             rate = (step + 1 - first) * run.config.optim.batch / (time.monotonic() - began)
             values["images_per_s"] = rate
@@ -196,6 +209,7 @@ def do_step(run: Run, step: int, stop: Interruption) -> tuple[dict[str, float], 
     run.optimizer.zero_grad(set_to_none=True)
     n_parts = config.machine.accumulate
     news = torch.zeros(2 + len(run.sources), device=processes.device)  # loss, stop, bad images
+    outcomes, images = [], []
     for part in range(n_parts):
         batch = next(run.batches)
         _seed(config.seed, step, part, processes.rank)
@@ -203,20 +217,24 @@ def do_step(run: Run, step: int, stop: Interruption) -> tuple[dict[str, float], 
             with _precision(config, processes):
                 outcome = method.losses(run.network, batch, step)
             (outcome.losses.mean() / n_parts).backward()  # type: ignore[no-untyped-call]
-        run.watch.add(outcome)
         losses = outcome.losses.detach()
+        outcomes.append(replace(outcome, losses=losses))
         news[0] += losses.mean() / n_parts
-        news[2:] += torch.bincount(batch.dataset[~losses.isfinite()], minlength=len(run.sources))
+        bad = ~losses.isfinite()
+        news[2:] += torch.bincount(batch.dataset[bad], minlength=len(run.sources))
+        images.append(torch.stack([batch.dataset, batch.plane, bad]))
     news[1] = stop.number is not None
-    loss, told, *bad = processes.sum(news).tolist()
+    loss, told, *n_bad = processes.sum(news).tolist()
     loss /= processes.count
     if not np.isfinite(loss):
-        raise _diverged(run, step, bad)
+        raise _diverged(run, step, n_bad, torch.cat(images, dim=1).T.tolist())
+    for outcome in outcomes:
+        run.watch.add(outcome)
     method.before_update(step)
     norm = float(clip_gradients(method.trained.parameters(), config.optim.clip_norm))
     if not np.isfinite(norm):
         raise TrainingError(
-            f"step {step + 1}: gradients are not finite although the loss is ({loss:g}): {_REMEDY}"
+            f"step {step + 1}: gradients are not finite although the loss is ({loss:g}): {_CALMER}"
         )
     run.optimizer.step()
     method.after_update(step, processes)
@@ -258,12 +276,26 @@ def _precision(config: TrainConfig, processes: Processes) -> Any:
     return torch.autocast(processes.device.type, torch.bfloat16, enabled=is_half)
 
 
-def _diverged(run: Run, step: int, bad: list[float]) -> TrainingError:
-    names = [source.name for source, n in zip(run.sources, bad, strict=True) if n]
+def _diverged(run: Run, step: int, n_bad: list[float], own: list[list[int]]) -> TrainingError:
+    """What to say of a loss that is not finite.
+
+    Args:
+        run: of this process.
+        step: from 0.
+        n_bad: images without a finite loss of each dataset, in all processes.
+        own: dataset, image and whether it is one of them, for each image of this process.
+    """
+    names = [source.name for source, n in zip(run.sources, n_bad, strict=True) if n]
     whose = f"in images of dataset {', '.join(names)}" if names else "in no one dataset"
     if len(names) == len(run.sources) > 1:
         whose = "in images of all datasets"
-    return TrainingError(f"step {step + 1}: the loss is not finite, {whose}: {_REMEDY}")
+    bad = [run.sources[dataset].describe(image) for dataset, image, is_bad in own if is_bad]
+    remedies = [f"look at them, such as {bad[0]}" if bad else "look at them"]
+    if sum(n_bad) in (0, run.config.optim.batch):  # the fault is hardly in the images
+        remedies = [_CALMER, *(remedies if bad else [])]
+    return TrainingError(
+        f"step {step + 1}: the loss is not finite, {whose}: {'; or '.join(remedies)}"
+    )
 
 
 def _report(run: Run, loss: float, rate: float, probe: float | None) -> StepReport:
@@ -292,10 +324,18 @@ def _log(run: Run, out: Path) -> Log:
 @contextmanager
 def _sole(out: Path) -> Iterator[None]:
     """The output folder, made and held against other runs."""
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{out} cannot be made a folder ({reason_of(error)}): choose another --out"
+        ) from error
     lock = FolderLock(out / ".lock")
     lock.acquire()
     try:
+        for pattern in _LEFT_BEHIND:
+            for path in out.glob(pattern):
+                path.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

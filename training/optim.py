@@ -38,10 +38,8 @@ def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) 
 
 def clip_gradients(parameters: Iterable[Tensor], largest: float | None) -> Tensor:
     """The norm of all gradients together, which are scaled down to `largest` if above it."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = whole(torch.nn.utils.get_total_norm(gradients))
+    learnt = [p for p in parameters if p.grad is not None]  # once: it may be a generator
+    norm = whole(torch.nn.utils.get_total_norm([p.grad for p in learnt if p.grad is not None]))
     if largest is not None:
-        torch.nn.utils.clip_grads_with_norm_(
-            [p for p in parameters if p.grad is not None], largest, norm
-        )
+        torch.nn.utils.clip_grads_with_norm_(learnt, largest, norm)
     return norm

@@ -54,7 +54,7 @@ def with_paths(config: TrainConfig, file: Path, given: dict[str, str]) -> TrainC
 def _place(own: str | None, given: str | None, file: Path, what: str, name: str) -> str:
     """A path: the one that was typed, else the file's own, which is relative to it."""
     if given is not None:
-        return given
+        return str(Path(given).expanduser()) if given.startswith("~") else given
     if own is None:
         raise UsageError(f"{what} of {file} has no path: add --data {name}=PATH")
     return own if "://" in own else str(file.parent / Path(own).expanduser())

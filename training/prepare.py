@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,7 +31,7 @@ from unidino_fast.training.sources import open_source
 from unidino_fast.training.supcon import Supcon
 from unidino_fast.training.survey import survey
 from unidino_fast.training.watch import Watch
-from unidino_fast.training.wells import labelled_sources
+from unidino_fast.training.wells import labelled_sources, refuse_leaks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -103,6 +103,7 @@ def prepare(
     cache = config.machine.cache_mb * 1_000_000
     share = cache // max(len(config.data), 1)
     held_out = config.lora.hold_out if config.method == "lora" else ()
+    refuse_leaks(config.data, held_out)
     learnt = [one for one in config.data if one.name not in held_out]
     sources = [open_source(one, smallest=size, cache_bytes=share) for one in learnt]
     for line in survey(sources, size=size) if processes.is_first else []:
@@ -152,7 +153,7 @@ def prepare(
         batches=open_batches(dataset, config, clock, processes, progress.step),
         progress=progress,
         initial=initial,
-        probe=Probe(config.probe, processes.device)
+        probe=Probe(config.probe, processes.device, config.intensity or "dtype")
         if config.probe is not None and processes.is_first
         else None,
     )
@@ -161,7 +162,8 @@ def prepare(
 def exported(run: Run) -> Backbone:
     """A copy of the network to embed with, as it is now; where it is sharded, all call this."""
     config = run.config
-    return as_backbone(run.method.exported(), vit_shape(config), config.name, config.licence)
+    backbone = as_backbone(run.method.exported(), vit_shape(config), config.name, config.licence)
+    return replace(backbone, intensity=config.intensity)
 
 
 def export(run: Run, path: Path) -> None:

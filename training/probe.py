@@ -23,6 +23,7 @@ from unidino_fast.training.wells import wells_table
 
 if TYPE_CHECKING:
     from unidino_fast.backbones import Backbone
+    from unidino_fast.choices import Intensity
     from unidino_fast.training.config_labels import ProbeConfig
 
 COLUMNS = ("probe_accuracy", "probe_chance")
@@ -34,13 +35,15 @@ class Probe:
     Args:
         config: with its paths.
         device: that the network is tried on.
+        intensity: where the settings name none.
 
     Raises:
         TrainingError: the plate or its platemap cannot be used: one line that begins with `probe`.
     """
 
-    def __init__(self, config: ProbeConfig, device: torch.device) -> None:
+    def __init__(self, config: ProbeConfig, device: torch.device, intensity: Intensity) -> None:
         self._config = config
+        self._intensity = config.intensity or intensity
         self._device = device
         try:
             self._plate = open_plate(config.plate or "")
@@ -66,7 +69,7 @@ class Probe:
                 fields = embed_plate(
                     self._plate,
                     model,
-                    intensity=self._config.intensity,
+                    intensity=self._intensity,
                     channels=self._config.channels,
                 )
             profiles = normalize(aggregate(fields))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -61,8 +62,11 @@ class Processes:
         if self.count == 1 or self.shards:
             return network
         devices = [self.device] if self.device.type == "cuda" else None
-        # no buffers: the centre is reduced where it is updated
-        return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+        # no buffers in a step: the centre is reduced where it is updated
+        known = inspect.signature(DistributedDataParallel.__init__).parameters
+        new = "forward_sync_buffers"  # its name from torch 2.14 on, where the other one warns
+        option: dict[str, Any] = {new if new in known else "broadcast_buffers": False}
+        return DistributedDataParallel(network, device_ids=devices, **option)
 
 
 @contextmanager

@@ -12,14 +12,22 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 if TYPE_CHECKING:
     from unidino_fast.training.config import TrainConfig
 
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-Above = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=0, strict=True)]
+Positive = Annotated[int, Field(ge=1, strict=True)]
+Several = Annotated[int, Field(ge=2, strict=True)]
+Switch = Annotated[bool, Field(strict=True)]
+_LARGEST = 1e30
+"""Of numbers that go into float32 arithmetic; a TOML file can also say `inf`."""
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+NotNegative = Annotated[float, Field(ge=0, le=_LARGEST, strict=True)]
+Above = Annotated[float, Field(gt=0, le=_LARGEST, strict=True)]
 
 
 class Section(BaseModel):
-    """A table of the TOML file: it does not change, and takes no unknown key."""
+    """A table of the TOML file: it does not change, and takes no unknown key.
+
+    Numbers and switches are taken as TOML has them: `batch = "4"` and `compile = 1` are errors.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,16 +63,16 @@ class DinoConfig(MethodSection):
         freeze_last_layer_epochs: epochs in which the head's last layer stays. Paper: 3.
     """
 
-    out_dim: Annotated[int, Field(ge=2)] = 20_000
+    out_dim: Several = 20_000
     hidden_dim: Positive = 2048
     bottleneck_dim: Positive = 256
     student_temperature: Above = 0.1
     teacher_temperature_start: Above = 0.01
     teacher_temperature: Above = 0.04
-    teacher_temperature_epochs: Annotated[int, Field(ge=0)] = 30
+    teacher_temperature_epochs: Count = 30
     centre_momentum: Share = 0.9
     teacher_momentum: Share = 0.9995
-    freeze_last_layer_epochs: Annotated[int, Field(ge=0)] = 3
+    freeze_last_layer_epochs: Count = 3
 
 
 class IbotConfig(MethodSection):
@@ -94,7 +102,7 @@ class IbotConfig(MethodSection):
         mask_spread: that share is uniform within plus and minus this. Paper: 0.2.
     """
 
-    out_dim: Annotated[int, Field(ge=2)] = 8192
+    out_dim: Several = 8192
     hidden_dim: Positive = 2048
     bottleneck_dim: Positive = 256
     student_temperature: Above = 0.1
@@ -102,11 +110,11 @@ class IbotConfig(MethodSection):
     teacher_temperature: Above = 0.07
     patch_temperature_start: Above = 0.04
     patch_temperature: Above = 0.07
-    teacher_temperature_epochs: Annotated[int, Field(ge=0)] = 30
+    teacher_temperature_epochs: Count = 30
     centre_momentum: Share = 0.9
     patch_centre_momentum: Share = 0.9
     teacher_momentum: Share = 0.996
-    freeze_last_layer_epochs: Annotated[int, Field(ge=0)] = 1
+    freeze_last_layer_epochs: Count = 1
     patch_weight: NotNegative = 1.0
     mask_probability: Share = 0.5
     mask_share: Share = 0.3
@@ -174,7 +182,7 @@ class SupconConfig(MethodSection):
     needs_labels: ClassVar[bool] = True
 
     positives: Literal["other-well", "other-plate"] = "other-well"
-    replicates: Annotated[int, Field(ge=2)] = 2
+    replicates: Several = 2
     controls: tuple[str, ...] = ()
     use_controls: Literal["leave-out", "as-class"] = "leave-out"
     hidden_dim: Positive = 2048
@@ -214,11 +222,11 @@ class MaeConfig(MethodSection):
             Paper: true.
     """
 
-    mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.75
-    decoder_dim: Annotated[int, Field(ge=4, multiple_of=4)] = 512
+    mask_share: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.75
+    decoder_dim: Annotated[int, Field(ge=4, multiple_of=4, strict=True)] = 512
     decoder_depth: Positive = 8
     decoder_heads: Positive = 16
-    normalise_targets: bool = True
+    normalise_targets: Switch = True
 
     @model_validator(mode="after")
     def _whole_heads(self) -> MaeConfig:

@@ -6,6 +6,7 @@ processes, or without sharding. Gathering takes all processes: they call these f
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,8 @@ def shard(networks: Iterable[nn.Module], processes: Processes) -> None:
     from timm.models.vision_transformer import Block
     from torch.distributed.device_mesh import init_device_mesh
 
+    # nothing changes what a network gives in place
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
     mesh = init_device_mesh(processes.device.type, (processes.count,))
     for network in networks:
         for module in network.modules():

@@ -249,6 +249,12 @@ class ImageSource:
     """A folder of TIFF and PNG files, at any depth; files are decoded whole and kept a while."""
 
     def __init__(self, config: SourceConfig, smallest: int, cache_bytes: int) -> None:
+        if config.channels is not None:
+            raise TrainingError(
+                f"dataset {config.name}: channels {', '.join(config.channels)} are asked for, but a"
+                " folder of images has no labels of channels: take that setting out, or leave files"
+                " out by exclude"
+            )
         self.name = config.name
         self._folder = config.path or ""
         self._pattern = config.pattern
@@ -363,7 +369,7 @@ def _image_files(config: SourceConfig) -> list[str]:
     folder = Path(config.path or "")
     if not folder.is_dir():
         raise TrainingError(f"dataset {config.name}: {folder} is no folder: correct its path")
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and is_image(path.name))
+    files = sorted(path for path in folder.rglob("*") if is_image(path.name) and _is_file(path))
     kept = [p for p in files if not any(fnmatch(p.name, pattern) for pattern in config.exclude)]
     if not kept:
         left_out = f" ({len(files)} left out by exclude)" if files else ""
@@ -372,6 +378,11 @@ def _image_files(config: SourceConfig) -> list[str]:
             ' or set kind = "plate" if it holds one'
         )
     return [str(path) for path in kept]
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a file, or a link that leads nowhere: an image that cannot be read."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _dtype_bounds(dtype: np.dtype[Any]) -> tuple[float, float]:

@@ -26,8 +26,8 @@ def survey(sources: Sequence[Source], *, size: int) -> list[str]:
         size: edge of the largest views, in pixels.
 
     Raises:
-        TrainingError: a plane cannot be read or holds NaN, or all that were read hold one value
-            alone.
+        TrainingError: a plane cannot be read, holds NaN or floating-point pixels beyond 0 and 1
+            with intensity `dtype`, or all that were read hold one value alone.
     """
     warnings = []
     for source in sources:
@@ -65,5 +65,16 @@ def _brightest(source: Source) -> list[float]:
             found.append(0.0)
             continue
         low, span = source.bounds(index)
+        lowest, highest = float(plane.min()), float(plane.max())
+        if (
+            plane.dtype.kind == "f"
+            and (low, span) == (0.0, 1.0)
+            and not 0 <= lowest <= highest <= 1
+        ):
+            raise TrainingError(
+                f"dataset {source.name}: floating-point pixels of {source.describe(index)} run from"
+                f" {lowest:g} to {highest:g}, but intensity dtype takes them as 0 to 1: set"
+                ' intensity = "percentile" for it'
+            )
         found.append(min(max((float(np.percentile(plane, 99.9)) - low) / span, 0.0), 1.0))
     return found

@@ -6,6 +6,7 @@ dropped, so that the curve is that of one run. N images, D features, K prototype
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from unidino_fast.errors import UsageError
-from unidino_fast.files import atomic
+from unidino_fast.errors import OutputError, UsageError
+from unidino_fast.files import atomic, reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,15 +69,22 @@ class Log:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # lines that a full disk did not take: `write` said so
+            self._file.close()
         if self._board is not None:
             self._board.close()
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Appends a step."""
         # repr: as many digits as tell two floats apart
-        self._writer.writerow({"step": step, **{name: repr(v) for name, v in values.items()}})
-        self._file.flush()
+        try:
+            self._writer.writerow({"step": step, **{name: repr(v) for name, v in values.items()}})
+            self._file.flush()
+        except OSError as error:
+            raise OutputError(
+                f"{self.path} cannot be written ({reason_of(error)}): free the disk, and run the"
+                " same command again"
+            ) from error
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)

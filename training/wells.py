@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from unidino_fast.columns import find_column
-from unidino_fast.errors import TrainingError, UnidinoError
+from unidino_fast.errors import TrainingError, UnidinoError, UsageError
 from unidino_fast.plate import open_plate
 from unidino_fast.platemap import join_platemap, read_platemap
 from unidino_fast.training.sources import PlateSource
@@ -47,6 +48,25 @@ def is_held_out(config: LoraConfig) -> pl.Expr:
     """Whether a row of wells lies in a row or column of the plate that is held out."""
     rows = pl.col("Metadata_Row").is_in(list(config.hold_out_rows))
     return rows | pl.col("Metadata_Column").is_in(list(config.hold_out_columns))
+
+
+def refuse_leaks(configs: Sequence[SourceConfig], held_out: Sequence[str]) -> None:
+    """Raises where one plate stands under two names, of which one is held out.
+
+    Raises:
+        UsageError: names both.
+    """
+    places: dict[str, SourceConfig] = {}
+    for config in sorted(configs, key=lambda one: one.name not in held_out):
+        path = config.path or ""
+        place = path.rstrip("/") if "://" in path else str(Path(path).resolve())
+        if config.name in held_out:
+            places[place] = config
+        elif place in places:
+            raise UsageError(
+                f"datasets {places[place].name} and {config.name} are one plate, {path}, but"
+                f" {places[place].name} is held out: take one of them out"
+            )
 
 
 class Part:

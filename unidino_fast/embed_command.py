@@ -18,7 +18,8 @@ from unidino_fast.terminal import say, say_some, tell
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from unidino_fast.choices import OnError
+    from unidino_fast.backbones import Backbone
+    from unidino_fast.choices import Intensity, OnError
     from unidino_fast.cluster.session import Session
     from unidino_fast.config import EmbedOptions
     from unidino_fast.engines import Embedder
@@ -34,7 +35,13 @@ LEFT_OUT = 3
 
 @dataclass(frozen=True)
 class EmbedRequest:
-    """The options of one `embed` call."""
+    """The options of one `embed` call.
+
+    Attributes:
+        options: what decides the numbers.
+        intensity: what was typed of them, if anything was: where nothing was, weights that say how
+            they were trained decide.
+    """
 
     plates: list[str]
     out: Path
@@ -54,6 +61,7 @@ class EmbedRequest:
     no_qc: bool = False
     qc_config: Path | None = None
     report: bool = False
+    intensity: Intensity | None = None
 
     def __post_init__(self) -> None:
         if self.no_qc and self.qc_config is not None:
@@ -109,6 +117,20 @@ class EmbedRequest:
             say(f"note: weights {spec.backbone.name}: left {', '.join(spec.backbone.dropped)}")
         return spec
 
+    def options_for(self, backbone: Backbone) -> EmbedOptions:
+        """The options, with the intensity that these weights were trained with if none was typed.
+
+        Says so, and says it too where they were trained with another than was typed.
+        """
+        trained = backbone.intensity
+        if trained in (None, self.options.intensity):
+            return self.options
+        if self.intensity is not None:
+            say(f"note: weights {backbone.name} were trained with intensity {trained}")
+            return self.options
+        say(f"intensity {trained}, as weights {backbone.name} were trained: no --intensity given")
+        return self.options.model_copy(update={"intensity": trained})
+
     @cached_property
     def platemap(self) -> Platemap | None:
         """The platemap, read once."""
@@ -149,7 +171,7 @@ def run_embed(request: EmbedRequest, *, dry_run: bool, as_json: bool) -> int:
     done: list[RunSummary] = []
     if opened:
         with request.opened() as (model, workers):
-            run = _Embedding(request, model, workers)
+            run = _Embedding(request, request.options_for(model.backbone), model, workers)
             fit = []
             for location, plate in opened:  # all of them before hours of work on the first
                 with failed.noting(location):
@@ -241,8 +263,14 @@ class _Failed:
 class _Embedding:
     """Embeds plates of one request with one warm backbone."""
 
-    def __init__(self, request: EmbedRequest, model: Embedder, workers: Session | None) -> None:
-        self.request, self.model, self.workers = request, model, workers
+    def __init__(
+        self,
+        request: EmbedRequest,
+        options: EmbedOptions,
+        model: Embedder,
+        workers: Session | None,
+    ) -> None:
+        self.request, self.options, self.model, self.workers = request, options, model, workers
 
     def check(self, plate: Plate) -> None:
         """Raises what is wrong with a plate, before any work."""
@@ -252,7 +280,7 @@ class _Embedding:
             plate,
             self.model,
             self.request.out,
-            self.request.options,
+            self.options,
             platemap=self.request.platemap,
             overwrite=self.request.overwrite,
             workers=self.workers,
@@ -270,7 +298,7 @@ class _Embedding:
                 plate,
                 self.model,
                 request.out,
-                request.options,
+                self.options,
                 platemap=request.platemap,
                 on_error=request.on_error,
                 overwrite=request.overwrite,

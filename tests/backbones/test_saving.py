@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,33 @@ def test_notes_of_random_weights_travel_along(tmp_path: Path) -> None:
     again = open_backbone(tmp_path / "random.safetensors")
     assert again.notes == random.notes
     assert again.digest == random.digest
+
+
+def test_intensity_travels_along(backbone: Backbone, tmp_path: Path) -> None:
+    assert backbone.intensity is None
+    save_backbone(replace(backbone, intensity="percentile"), tmp_path / "w")
+    assert open_backbone(tmp_path / "w").intensity == "percentile"
+
+
+@pytest.mark.parametrize(
+    ("config", "wanted"),
+    [
+        ('{"data": [{"intensity": "percentile"}, {"intensity": "percentile"}]}', "percentile"),
+        ('{"data": [{"intensity": "percentile"}, {"intensity": "dtype"}]}', None),
+        ('{"data": [{"intensity": "\\u001b[2J"}]}', None),
+        ('{"data": [{"intensity": ["percentile"]}]}', None),
+        ('{"data": []}', None),
+        ('{"data": 3}', None),
+        ("[" * 100_000, None),
+        ("{", None),
+    ],
+)
+def test_intensity_of_the_training(
+    config: str, wanted: str | None, backbone: Backbone, tmp_path: Path
+) -> None:
+    """Files of before it had a place of its own have the configuration of their training."""
+    save_backbone(backbone, tmp_path / "w", {"config": config})
+    assert open_backbone(tmp_path / "w").intensity == wanted
 
 
 def test_another_tile_size_is_saved_as_it_is(backbone: Backbone, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def test_default_is_a_small_trained_vit() -> None:
     assert (backbone.image_size, backbone.family) == (224, "unidino_fast")
     assert (backbone.name, backbone.licence) == ("default", "BSD-3-Clause")
     assert "--intensity percentile" in backbone.notes[0]
+    assert backbone.intensity == "percentile"
     tiles = torch.rand(2, 1, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         features = backbone.module(tiles)

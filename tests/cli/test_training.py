@@ -85,11 +85,18 @@ def test_a_probe_is_told(
     ]
 
 
+def test_a_file_is_no_folder_of_a_run(refuse: Any, config: Path, tmp_path: Path) -> None:
+    data = ("--data", f"spots={tmp_path / 'spots'}")
+    for out in (config, config / "below"):
+        refuse("train", config, "--out", out, *data, code=1, said=f"{out} cannot be made a folder")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         ([], 2, "dataset spots of"),
         (["--data", "spots"], 2, "--data 'spots' is no NAME=PATH"),
+        (["--data", "spots=/a", "--data", "spots=/b"], 2, "--data names a dataset twice"),
         (["--data", "spots=/none"], 1, "dataset spots: /none is no folder"),
     ],
 )

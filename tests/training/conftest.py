@@ -9,6 +9,7 @@ import pytest
 import tifffile
 
 from unidino_fast.training.config import TrainConfig, parse_config
+from unidino_fast.training.loop import train
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,6 +73,13 @@ def make_config(image_folders: dict[str, Path]) -> MakeConfig:
         return parse_config(document)
 
     return make
+
+
+@pytest.fixture
+def whole(make_config: MakeConfig, tmp_path: Path) -> Path:
+    """A run of 6 steps in one go, with stochastic depth."""
+    train(make_config(), tmp_path / "whole")
+    return tmp_path / "whole"
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -76,6 +77,19 @@ def test_a_write_that_fails_leaves_the_former(
     with pytest.raises(OutputError, match=r"step-00000002\.pt cannot be written \(No space left"):
         checkpoints.save(Progress(2), {}, best=False)
     assert names(tmp_path) == ["best.pt", "step-00000001.pt"]
+
+
+def test_the_best_is_copied_where_there_are_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refused)
+    Checkpoints(tmp_path, {}, keep=1).save(Progress(1), {}, best=True)
+    assert names(tmp_path) == ["best.pt", "step-00000001.pt"]
+    files = [(tmp_path / "checkpoints" / name).read_bytes() for name in names(tmp_path)]
+    assert files[0] == files[1]
 
 
 def test_other_settings_are_named(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from unidino_fast.errors import UsageError
-from unidino_fast.training.config import load_config, parse_config
+from unidino_fast.training.config import TrainConfig, load_config, parse_config
 
 ROOT = Path(__file__).parents[2]
 DATA = {"data": [{"name": "a", "path": "x"}]}
@@ -54,6 +54,15 @@ def test_the_tiny_config_is_valid() -> None:
             "weight 2 of dataset a has no meaning in method supcon",
         ),
         ({"method": "magic"}, "method 'magic' is not allowed"),
+        ({"optim": {"batch": "4"}}, "optim.batch '4' is not allowed: input should be a valid int"),
+        ({"optim": {"batch": True}}, "optim.batch True is not allowed"),
+        ({"optim": {"lr": "1e-3"}}, "optim.lr '1e-3' is not allowed: input should be a valid num"),
+        ({"optim": {"lr": float("inf")}}, "optim.lr inf is not allowed"),
+        ({"optim": {"weight_decay": float("nan")}}, "optim.weight_decay nan is not allowed"),
+        ({"views": {"gamma_high": float("inf")}}, "views.gamma_high inf is not allowed"),
+        ({"machine": {"compile": "yes"}}, "machine.compile 'yes' is not allowed"),
+        ({"machine": {"tensorboard": 1}}, "machine.tensorboard 1 is not allowed"),
+        ({"seed": "3"}, "seed '3' is not allowed"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said(change: dict[str, object], said: str) -> None:
@@ -72,6 +81,27 @@ def test_paths_are_relative_to_the_file_or_given(tmp_path: Path) -> None:
         load_config(file)
     with pytest.raises(UsageError, match=r"--data c names no dataset of .*: use a, b"):
         load_config(file, data={"c": "x"})
+
+
+def test_a_file_of_windows_is_read(tmp_path: Path) -> None:
+    """Its editors put a byte order mark first and two characters at the end of a line."""
+    file = tmp_path / "run.toml"
+    file.write_bytes(b'\xef\xbb\xbfseed = 3\r\n[[data]]\r\nname = "a"\r\n')
+    config = load_config(file, data={"a": "~/images"})
+    assert config.seed == 3
+    # a shell leaves the tilde of NAME=~/images as it is
+    assert [source.path for source in config.data] == [str(Path.home() / "images")]
+
+
+def test_intensity_is_that_of_all_datasets() -> None:
+    def config(*intensities: str) -> TrainConfig:
+        return parse_config(
+            {"data": [{"name": f"{i}", "intensity": one} for i, one in enumerate(intensities)]}
+        )
+
+    assert config("percentile", "percentile").intensity == "percentile"
+    assert config("dtype").intensity == "dtype"
+    assert config("percentile", "dtype").intensity is None
 
 
 @pytest.mark.parametrize("text", ["[data", "\xff"])

@@ -32,6 +32,7 @@ def batch_of(n_images: int, identity: list[list[int]] | None = None) -> Batch:
         low=torch.zeros(n_images),
         span=torch.ones(n_images),
         dataset=torch.zeros(n_images, dtype=torch.int64),
+        plane=torch.arange(n_images),
         masks=[torch.zeros(n_images, 2, 0, dtype=torch.bool)],
         identity=torch.tensor(identity or [[]] * n_images, dtype=torch.int64),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,14 @@ import torch
 
 from unidino_fast.errors import TrainingError
 from unidino_fast.training.augment import dino_views
-from unidino_fast.training.data import Batch, Mixture, ViewDataset, micro_batches, open_batches
+from unidino_fast.training.data import (
+    Batch,
+    Mixture,
+    ViewDataset,
+    micro_batches,
+    one_line_for_killed_workers,
+    open_batches,
+)
 from unidino_fast.training.processes import Processes
 from unidino_fast.training.schedules import Clock
 from unidino_fast.training.sources import open_source
@@ -134,6 +142,24 @@ def test_an_image_that_breaks_later_is_one_line(
     batches = open_batches(dataset, config, Clock(1, 1), ALONE, 0)
     with pytest.raises(TrainingError, match=r"^dataset d: .*a\.tif cannot be read as an image.*$"):
         next(batches)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_one_line(make_config: Any) -> None:
+    config = make_config(machine__workers=1)
+    others = set(multiprocessing.active_children())
+    batches = open_batches(dataset_of(config), config, Clock(500, 1), ALONE, 0)
+    next(batches)
+    [worker] = set(multiprocessing.active_children()) - others
+
+    @one_line_for_killed_workers()
+    def go_on() -> None:
+        worker.kill()
+        worker.join()
+        list(batches)
+
+    with pytest.raises(TrainingError, match="a process that reads images was ended from outside"):
+        go_on()
 
 
 def test_batches_hold_what_was_drawn(make_config: Any) -> None:

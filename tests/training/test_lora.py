@@ -312,6 +312,20 @@ def test_data_that_does_not_fit(tuning: Any, tmp_path: Path, image_folders: Any)
         train(tuning(("one",), lora__hold_out=[], **one_well), tmp_path / "r2")
 
 
+def test_a_plate_is_not_learnt_from_under_another_name(
+    tuning: Any, folder: Path, tmp_path: Path
+) -> None:
+    """By a link, as a copy of a configuration's line or with another slash."""
+    config = tuning()
+    (tmp_path / "link.zarr").symlink_to(folder / "three.zarr")
+    for path in (tmp_path / "link.zarr", folder / "three.zarr", f"{folder}/./three.zarr/"):
+        same = config.data[0].model_copy(update={"name": "again", "path": str(path)})
+        with pytest.raises(
+            UsageError, match=r"datasets three and again are one plate, .* held out"
+        ):
+            train(config.model_copy(update={"data": (*config.data, same)}), tmp_path / "r")
+
+
 def test_the_shipped_config_is_valid() -> None:
     names = ("plate1", "plate2", "plate3")
     given = {f"{name}{more}": "x" for name in names for more in ("", ".platemap")}

@@ -134,11 +134,21 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.mark.slow
 def test_two_processes_equal_one(make: Any, tmp_path: Path) -> None:
-    """Two gloo processes of half a batch each against one; contrastive ones see all negatives."""
-    configs = [make(method, model__drop_path=0.0, optim__batch=8) for method in METHODS]
-    for number, config in enumerate(configs):
-        train(config, tmp_path / "one" / str(number))
-    texts = [config.model_dump_json() for config in configs]
+    """Two gloo processes of half a batch each against one; contrastive ones see all negatives.
+
+    Each with all weights (DDP), and with a share of them (FSDP2), going on from a checkpoint of one
+    process.
+    """
+    ways = [(method, parallel) for method in METHODS for parallel in ("ddp", "fsdp")]
+    texts = []
+    for number, (method, parallel) in enumerate(ways):
+        config = make(method, model__drop_path=0.0, optim__batch=8, optim__clip_norm=2.0)
+        if parallel == "ddp":
+            train(config, tmp_path / "one" / method)
+        else:
+            train(config, tmp_path / "two" / str(number), stop_after=1)
+        machine = config.machine.model_copy(update={"parallel": parallel})
+        texts.append(config.model_copy(update={"machine": machine}).model_dump_json())
     given = json.dumps(list(zip(free_ports(len(texts)), texts, strict=True)))
     where = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     both = [
@@ -152,14 +162,21 @@ def test_two_processes_equal_one(make: Any, tmp_path: Path) -> None:
         for rank in ("0", "1")
     ]
     with ThreadPoolExecutor() as pool:
-        said = list(pool.map(lambda one: one.communicate(given, timeout=120)[1], both))
+        said = list(pool.map(lambda one: one.communicate(given, timeout=240)[1], both))
     assert [one.returncode for one in both] == [0, 0], said
-    for number, method in enumerate(METHODS):
-        one, two = (losses(tmp_path / way / str(number)) for way in ("one", "two"))
+    for number, (method, parallel) in enumerate(ways):
+        folders = tmp_path / "one" / method, tmp_path / "two" / str(number)
+        one, two = map(losses, folders)
         assert len(one) == len(two) >= 3
-        assert two[0] == pytest.approx(one[0], rel=2e-6), method  # before any update
+        way = f"{method} {parallel}"
+        assert two[0] == pytest.approx(one[0], rel=2e-6), way  # before any update
         # float32 gradients are summed in another order, and a high rate amplifies that
-        np.testing.assert_allclose(two, one, rtol=1e-4, err_msg=method)
+        np.testing.assert_allclose(two, one, rtol=1e-4, err_msg=way)
+        norms = [[float(row["grad_norm"]) for row in curve(folder)] for folder in folders]
+        np.testing.assert_allclose(norms[1], norms[0], rtol=1e-2, err_msg=way)
+        wanted, held = map(weights, folders)
+        for name, tensor in wanted.items():
+            torch.testing.assert_close(held[name], tensor, rtol=1e-2, atol=2e-3)
 
 
 @pytest.mark.parametrize("method", ["mae", "ibot"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +147,35 @@ def test_dark_datasets_are_named(tmp_path: Path) -> None:
         TrainingError, match=r"dataset d is too dark: 3 of its images, such as .*0\.tif"
     ):
         survey([opened(tmp_path)], size=16)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 60_000.0), (-5.0, 0.5)])
+def test_floating_point_pixels_beyond_the_range_are_named(
+    low: float, high: float, tmp_path: Path
+) -> None:
+    """As `embed` refuses them: they would be clipped to one value."""
+    image = np.linspace(low, high, 400, dtype=np.float32).reshape(20, 20)
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    with pytest.raises(
+        TrainingError, match=r"dataset d: floating-point .*a\.tif run from"
+    ) as caught:
+        survey([opened(tmp_path)], size=16)
+    assert f"run from {low:g} to {high:g}" in str(caught.value)
+    assert survey([opened(tmp_path, intensity="percentile")], size=16) == []
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((20, 20), np.uint8))
+    os.mkfifo(tmp_path / "pipe.tif")  # would be waited for
+    assert len(opened(tmp_path)) == 1
+    (tmp_path / "b.tif").symlink_to(tmp_path / "gone.tif")
+    with pytest.raises(TrainingError, match=r"dataset d: .*b\.tif cannot be read as an image"):
+        opened(tmp_path)
+
+
+def test_channels_of_images_are_refused(image_folders: dict[str, Path]) -> None:
+    with pytest.raises(TrainingError, match="dataset d: channels DNA are asked for, but a folder"):
+        opened(image_folders["small"], channels=("DNA",))
 
 
 def test_nan_is_named(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from unidino_fast.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from unidino_fast.choices import Intensity
+
 InputNorm = Literal["identity", "per_tile"]
 
 
@@ -38,6 +40,8 @@ class Backbone:
         licence: licence of the weights, where known.
         dropped: what the file held that inference does not need.
         notes: what the user should see.
+        intensity: how the planes that it was trained on were scaled, where its file says it and it
+            is one way for all.
     """
 
     module: torch.nn.Module = field(repr=False)
@@ -52,6 +56,7 @@ class Backbone:
     licence: str | None = None
     dropped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    intensity: Intensity | None = None
 
     def with_tile(self, tile: int) -> Backbone:
         """This backbone for another tile size.

@@ -150,7 +150,7 @@ def _from_own(layout: Layout, header: SavedHeader, source: _Source) -> Backbone:
     layout = replace(
         layout, family="unidino_fast", input_norm=header.input_norm, notes=header.notes
     )
-    return _finish(module, layout, source, header.licence)
+    return replace(_finish(module, layout, source, header.licence), intensity=header.intensity)
 
 
 def _from_hub(spec: str, source: _Source) -> Backbone:

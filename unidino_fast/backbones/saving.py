@@ -11,13 +11,14 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import safetensors.torch
 
 from unidino_fast.backbones.backbone import state_digest
 from unidino_fast.backbones.checkpoint import shown
 from unidino_fast.backbones.vit import infer_shape, vit_heads
+from unidino_fast.choices import Intensity
 from unidino_fast.errors import OutputError, WeightsError, first_line
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class SavedHeader:
     digest: str
     licence: str | None
     notes: tuple[str, ...]
+    intensity: Intensity | None
 
 
 def save_backbone(
@@ -53,7 +55,8 @@ def save_backbone(
     """Writes a backbone as one safetensors file, whole or not at all.
 
     The same backbone and provenance give the same bytes. `open_backbone` gives it back with the
-    family `unidino_fast`, its digest (unless `with_tile` came between), licence and notes.
+    family `unidino_fast`, its digest (unless `with_tile` came between), licence, notes and
+    intensity.
 
     Args:
         backbone: what to write.
@@ -83,6 +86,7 @@ def save_backbone(
         "origin": {"name": backbone.name, "family": backbone.family, "digest": backbone.digest},
         "licence": backbone.licence,
         "notes": list(backbone.notes),
+        "intensity": backbone.intensity,
         "provenance": dict(provenance or {}),
     }
     stored = {name: tensor.half() for name, tensor in state.items()} if half else state
@@ -134,7 +138,23 @@ def read_header(metadata: Mapping[str, str], label: str) -> SavedHeader | None:
         raise _damaged(label) from error
     if norm not in ("identity", "per_tile") or heads < 1:
         raise _damaged(label)
-    return SavedHeader(heads, norm, digest, None if licence is None else shown(str(licence)), notes)
+    shown_licence = None if licence is None else shown(str(licence))
+    return SavedHeader(heads, norm, digest, shown_licence, notes, _intensity(header))
+
+
+def _intensity(header: Any) -> Intensity | None:
+    """How planes were scaled in training, if it was one way.
+
+    It is the header's own word, or in files from before it had one that of the training's datasets.
+    """
+    said = header.get("intensity")
+    if said is None:
+        try:
+            data = json.loads(header["provenance"]["config"])["data"]
+            [said] = {source["intensity"] for source in data}
+        except (KeyError, TypeError, ValueError, RecursionError):
+            return None
+    return said if said in get_args(Intensity) else None
 
 
 def _damaged(label: str) -> WeightsError:

@@ -125,9 +125,12 @@ def embed(
     out: Annotated[Path, typer.Option(help="Results go to OUT/<plate>/.")],
     weights: Weights = "default",
     intensity: Annotated[
-        Literal["dtype", "percentile", "none"],
-        typer.Option(help="Scale by the dtype's maximum, by 0.1-99.9 percentiles, or not at all."),
-    ] = "dtype",
+        Literal["dtype", "percentile", "none"] | None,
+        typer.Option(
+            help="Scale by the dtype's maximum, by 0.1-99.9 percentiles, or not at all.",
+            show_default="as the weights were trained if their file says it, else dtype",
+        ),
+    ] = None,
     tile: Annotated[int, typer.Option(help="Tile edge in pixels.")] = 224,
     stride: Annotated[
         int | None, typer.Option(help="Step between tiles in pixels.", show_default="the tile edge")
@@ -220,7 +223,7 @@ def embed(
     from unidino_fast.shards import Shard
 
     options = embed_options(
-        intensity=intensity,
+        intensity=intensity or "dtype",
         tile=tile,
         stride=stride,
         keep_empty=keep_empty,
@@ -247,6 +250,7 @@ def embed(
         no_qc=no_qc,
         qc_config=qc_config,
         report=report,
+        intensity=intensity,
     )
     with interruptible(partial(how_to_go_on, out)):
         code = run_embed(request, dry_run=dry_run, as_json=as_json)

@@ -23,7 +23,8 @@ _SECONDS_BETWEEN_LINES = 5.0
 def train(
     config: Annotated[Path, typer.Argument(help="TOML file; see configs/ and docs/training.md.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run.", show_default="runs/NAME")
+        Path | None,
+        typer.Option(help="Folder of the run.", show_default="runs/, then CONFIG without .toml"),
     ] = None,
     data: Annotated[
         list[str] | None,
@@ -64,7 +65,10 @@ def _named_paths(given: list[str]) -> dict[str, str]:
     for (name, mark, path), text in zip(pairs, given, strict=True):
         if not (name and mark and path):
             raise UsageError(f"--data {text!r} is no NAME=PATH: use the name of a dataset")
-    return {name: path for name, _, path in pairs}
+    named = {name: path for name, _, path in pairs}
+    if len(named) < len(pairs):
+        raise UsageError("--data names a dataset twice: give each one path")
+    return named
 
 
 def _warn(line: str) -> None:
