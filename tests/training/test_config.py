@@ -27,6 +27,17 @@ def test_the_tiny_config_is_valid() -> None:
     assert [source.path for source in config.data] == ["a", "b"]
 
 
+@pytest.mark.parametrize("method", ["dino", "simclr", "supcon", "mae", "ibot"])
+def test_the_compared_methods_differ_from_the_tiny_config_by_method_alone(method: str) -> None:
+    given = {"row_o_24wells": "a", "imagexpress": "b"}
+    tiny = load_config(ROOT / "configs" / "tiny-cpu.toml", data=given)
+    config = load_config(ROOT / "configs" / "methods" / f"{method}.toml", data=given)
+    assert config.method == method
+    for section in ("model", "views", "optim", "machine", "seed"):
+        assert getattr(config, section) == getattr(tiny, section)
+    assert [s.intensity for s in config.data] == [s.intensity for s in tiny.data]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
