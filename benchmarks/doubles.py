@@ -42,10 +42,12 @@ class PlateShape:
     n_wells: int
     n_fields: int = 1
     n_channels: int = 2
+    edge: int = EDGE
 
     def __str__(self) -> str:
         fields = "1 field" if self.n_fields == 1 else f"{self.n_fields} fields"
-        return f"{self.n_wells} wells x {fields} x {self.n_channels} channels of {EDGE} x {EDGE} px"
+        size = f"{self.edge} x {self.edge} px"
+        return f"{self.n_wells} wells x {fields} x {self.n_channels} channels of {size}"
 
 
 class FreeEngine:
@@ -131,7 +133,8 @@ def noise_plate(path: Path, shape: PlateShape) -> Plate:
     with PlateWriter(path, name="p", channels=channels) as writer:
         for index in range(n_distinct):
             for field in range(shape.n_fields):
-                pixels = rng.poisson(300, (shape.n_channels, EDGE, EDGE)).astype(np.uint16)
+                size = (shape.n_channels, shape.edge, shape.edge)
+                pixels = rng.poisson(300, size).astype(np.uint16)
                 writer.add_field(str(_position(index)), str(field), pixels)
     _link_wells(path, n_distinct, shape.n_wells)
     return open_plate(path)

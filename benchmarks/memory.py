@@ -1,7 +1,9 @@
 """Peak memory of a run by its number of wells: `python -m unidino_fast.benchmarks.memory`.
 
 Wells as screens have them (9 fields, 5 channels of 1080 x 1080 px), each read and decoded. What a
-device would do is a double that costs nothing; its features are as many as ViT-S has.
+device would do is a double that costs nothing; its features are as many as ViT-S has. Smaller
+fields (`--edge`) make it short, and the first plate's peak smaller: what grows with the number of
+wells shows more.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from unidino_fast.benchmarks.doubles import FreeDevice, PlateShape, free_scaling, noise_plate
+from unidino_fast.benchmarks.doubles import EDGE, FreeDevice, PlateShape, free_scaling, noise_plate
 from unidino_fast.config import EmbedOptions
 from unidino_fast.engines.spec import ModelSpec
 from unidino_fast.errors import UsageError
@@ -54,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures plates one by one and prints a line each."""
     parser = argparse.ArgumentParser(prog="python -m unidino_fast.benchmarks.memory")
     parser.add_argument("--wells", type=int, nargs="*", default=[10, 100, 1000], help="of plates")
+    parser.add_argument("--edge", type=int, default=EDGE, help="of a field, in pixels")
     parser.add_argument(_CHILD, type=Path, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.run is not None:
@@ -63,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for n_wells in options.wells:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            shape = PlateShape(n_wells, 9, 5)
+            shape = PlateShape(n_wells, 9, 5, options.edge)
             noise_plate(folder / "p.zarr", shape)
             peak = peak_mb(folder / "p.zarr", folder / "out")
         first = first or peak

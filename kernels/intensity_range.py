@@ -49,12 +49,10 @@ def intensity_range_reference(planes: Tensor, percentiles: tuple[float, ...]) ->
     Returns:
         (P, Q) float64.
     """
-    n_pixels = planes[0].numel()
-    places = [_place(percentile, n_pixels) for percentile in percentiles]
-    ranks = [rank for low, _ in places for rank in (low, min(low + 1, n_pixels - 1))]
+    ranks, shares = ranks_around(percentiles, planes[0].numel())
     select = order_statistics_counted if planes.dtype in COUNTED_DTYPES else order_statistics_sorted
     ordered = torch.stack([select(plane, ranks) for plane in planes])  # (P, 2 Q)
-    return _interpolated(ordered, [share for _, share in places])
+    return interpolated(ordered, shares)
 
 
 def intensity_statistics_reference(
@@ -101,13 +99,20 @@ def order_statistics_counted(plane: Tensor, ranks: Sequence[int]) -> Tensor:
     return (torch.searchsorted(counts.cumsum(0), wanted, right=True) + lowest).to(torch.float64)
 
 
+def ranks_around(percentiles: Sequence[float], n_pixels: int) -> tuple[list[int], list[float]]:
+    """The ranks below and above each percentile (2 Q), and its share of the way between (Q)."""
+    places = [_place(percentile, n_pixels) for percentile in percentiles]
+    ranks = [rank for low, _ in places for rank in (low, min(low + 1, n_pixels - 1))]
+    return ranks, [share for _, share in places]
+
+
 def _place(percentile: float, n_pixels: int) -> tuple[int, float]:
     """The rank below a percentile, and what share of the step to the next rank to go."""
     place = percentile / 100 * (n_pixels - 1)
     return int(place), place - int(place)
 
 
-def _interpolated(ordered: Tensor, shares: Sequence[float]) -> Tensor:
+def interpolated(ordered: Tensor, shares: Sequence[float]) -> Tensor:
     """Values at the ranks below and above each percentile (P, 2 Q) -> percentiles (P, Q)."""
     columns = []
     for low, high, share in zip(ordered.T[0::2], ordered.T[1::2], shares, strict=True):
@@ -298,4 +303,4 @@ def _percentiles(counts: Tensor, planes: Tensor, percentiles: tuple[float, ...])
             order_statistics_kernel[(2, n_planes)](
                 counts, ordered, rank, n_pixels - 1, 2 * index, 2 * len(places), **constants
             )
-    return _interpolated(ordered, [share for _, share in places])
+    return interpolated(ordered, [share for _, share in places])

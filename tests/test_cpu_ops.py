@@ -12,11 +12,36 @@ from hypothesis import strategies as st
 
 from unidino_fast.cpu_ops import (
     TABLE_DTYPES,
+    intensity_range_by_count,
     segment_mean_by_numpy,
     tile_normalize_by_table,
     tile_signal_by_count,
 )
-from unidino_fast.kernels import tile_normalize_reference, tile_signal_reference
+from unidino_fast.kernels import (
+    intensity_range_reference,
+    tile_normalize_reference,
+    tile_signal_reference,
+)
+from unidino_fast.kernels.intensity_range import COUNTED_DTYPES
+
+PERCENTILES = (0.0, 0.1, 12.5, 50.0, 77.7, 99.9, 100.0)
+
+
+@pytest.mark.parametrize("pixel", COUNTED_DTYPES, ids=str)
+@pytest.mark.parametrize("size", [(1, 1, 1), (3, 7, 11), (2, 301, 443)])  # the last: in portions
+@pytest.mark.parametrize("levels", [1, 2, 1000])
+def test_percentiles_are_the_references_and_numpys(pixel, size, levels):
+    info = np.iinfo(str(pixel).removeprefix("torch."))
+    rng = np.random.default_rng(levels)
+    few = rng.integers(info.min, info.max, levels, dtype=info.dtype, endpoint=True)
+    few[0], few[-1] = info.min, info.max
+    planes = rng.choice(few, size)
+    found = intensity_range_by_count(torch.from_numpy(planes), PERCENTILES)
+    assert torch.equal(found, intensity_range_reference(torch.from_numpy(planes), PERCENTILES))
+    wanted = np.percentile(planes.reshape(len(planes), -1).astype("f8"), PERCENTILES, axis=1).T
+    np.testing.assert_array_max_ulp(found.numpy(), wanted, maxulp=1)
+    turned = torch.from_numpy(planes).transpose(1, 2)  # a view
+    assert torch.equal(intensity_range_by_count(turned, PERCENTILES), found)
 
 
 @settings(max_examples=60, deadline=None)

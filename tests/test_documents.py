@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import zarr
 
+from unidino_fast import documents
 from unidino_fast.plate import open_plate
 from unidino_fast.storage import FolderStorage
 
@@ -65,6 +66,28 @@ def test_the_digest_knows_the_metadata_alone(plates: ModuleType, tmp_path: Path)
     assert open_plate(tmp_path / "p").digest == first
     plates.edit_json(tmp_path / "p/B/2/0/0/.zarray", lambda d: d.update(fill_value=1))
     assert open_plate(tmp_path / "p").digest != first
+
+
+@pytest.mark.parametrize("n_fields", [1, 3])
+def test_batches_hold_few_documents_and_change_nothing(
+    n_fields: int, plates: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wells = {f"A/{column + 1}": [str(f) for f in range(n_fields)] for column in range(5)}
+    plates.write_plate(tmp_path / "p", wells)
+    (tmp_path / "p/A/2/0/0/.zarray").unlink()
+    (tmp_path / "p/A/4/0/.zattrs").write_text("no JSON")
+    whole = open_plate(tmp_path / "p", on_error="skip")
+    asked: list[int] = []
+    read_many = FolderStorage.read_many
+
+    def counting(self: FolderStorage, keys: list[str]) -> Any:
+        asked.append(len(keys))
+        return read_many(self, keys)
+
+    monkeypatch.setattr(FolderStorage, "read_many", counting)
+    monkeypatch.setattr(documents, "_BATCH", 2)
+    assert open_plate(tmp_path / "p", on_error="skip") == whole  # its digest too
+    assert max(asked) == 2
 
 
 def test_a_zip_opens_like_its_folder(plates: ModuleType, tmp_path: Path) -> None:

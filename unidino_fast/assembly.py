@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
-from unidino_fast.heap import HeapTrimmer
+from unidino_fast.heap import HeapTrimmer, trim_heap
 from unidino_fast.platemap import join_platemap
 from unidino_fast.profiles import aggregate, describe_neutralised, normalize_with_report
+from unidino_fast.profiles.table import take_apart
 from unidino_fast.qc import flag_wells, plate_qc, quality_series
 from unidino_fast.results import fields_features, fields_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from unidino_fast.output import OutputFolder
     from unidino_fast.platemap import Platemap
@@ -107,10 +109,12 @@ def write_tables(
     metadata = layout.metadata(wanted, qc)
     if platemap is not None:
         metadata, warnings = join_platemap(metadata, platemap.table, name=platemap.name)
-    wells = pl.concat(_write_fields(folder, layout, wanted, metadata))
-    profiles, neutralised = normalize_with_report(wells)
+    wells = _joined(_write_fields(folder, layout, wanted, metadata))
+    trim_heap()
     folder.write_table("wells.parquet", wells)
+    profiles, neutralised = normalize_with_report(wells)
     folder.write_table("profiles.parquet", profiles)
+    trim_heap()
     quality = None if qc is None else plate_qc(wells, profiles, qc)
     folder.write_quality(None if quality is None else quality.to_dict())
     said = [] if quality is None else quality.warnings
@@ -134,6 +138,19 @@ def _write_fields(
             table.write(fields)
             yield aggregate(fields)
             heap.trim()
+
+
+def _joined(portions: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """One table of several with the same columns.
+
+    Features are kept as matrices meanwhile: a column of a few wells takes several times as much.
+    """
+    held = list(map(take_apart, portions))
+    return replace(
+        held[0],
+        metadata=pl.concat(portion.metadata for portion in held),
+        values=np.concatenate([portion.values for portion in held], axis=1),
+    ).frame()
 
 
 def _portions(records: Sequence[WellRecord], most: int) -> Iterator[list[WellRecord]]:

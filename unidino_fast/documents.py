@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from unidino_fast.storage import StorageFault
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from unidino_fast.storage import ReadResult, Storage
 
 JsonObject = dict[str, Any]
 Document = JsonObject | StorageFault | None
 """An object, None where it is absent, or the fault that kept it from being read."""
+_BATCH = 256
+"""Documents that are held at a time: those of a plate take 12 times what is made of them."""
 
 
 def parse_json(found: ReadResult) -> Document:
@@ -56,15 +58,16 @@ class Documents:
         """Key in the storage of a path below the root."""
         return "/".join(part for part in (self.prefix, path) if part)
 
-    def groups(self, paths: Sequence[str]) -> list[Document]:
-        """Attributes of groups (for NGFF 0.5 and later, what stands under `ome`)."""
+    def groups(self, paths: Sequence[str]) -> Iterator[Document]:
+        """Attributes of groups (for NGFF 0.5 and later, what stands under `ome`), read as asked."""
         if self.zarr_format == 2:
-            return self._read([f"{path}/.zattrs" for path in paths])
-        nodes = self._read([f"{path}/zarr.json" for path in paths])
-        return [ome_attributes(node) if isinstance(node, dict) else node for node in nodes]
+            yield from self._read([f"{path}/.zattrs" for path in paths])
+            return
+        for node in self._read([f"{path}/zarr.json" for path in paths]):
+            yield ome_attributes(node) if isinstance(node, dict) else node
 
-    def arrays(self, paths: Sequence[str]) -> list[Document]:
-        """Documents of arrays, as zarr-python takes them."""
+    def arrays(self, paths: Sequence[str]) -> Iterator[Document]:
+        """Documents of arrays, as zarr-python takes them, read as they are asked for."""
         name = ".zarray" if self.zarr_format == 2 else "zarr.json"
         return self._read([f"{path}/{name}" for path in paths])
 
@@ -73,14 +76,17 @@ class Documents:
         """SHA-256 over every document read so far, in order; formatting does not matter."""
         return self._digest.hexdigest()
 
-    def _read(self, keys: list[str]) -> list[Document]:
-        wanted = [key for key in keys if key not in self._consolidated]
-        results = self.storage.read_many([self.key(key) for key in wanted])
-        read = dict(zip(wanted, map(parse_json, results), strict=True))
-        found = [self._consolidated.get(key, read.get(key)) for key in keys]
-        for key, document in zip(keys, found, strict=True):
-            self.include(key, document)
-        return found
+    def _read(self, keys: Sequence[str]) -> Iterator[Document]:
+        """Documents in order, read and taken into the digest a batch at a time."""
+        for first in range(0, len(keys), _BATCH):
+            batch = keys[first : first + _BATCH]
+            wanted = [key for key in batch if key not in self._consolidated]
+            results = self.storage.read_many([self.key(key) for key in wanted])
+            read = dict(zip(wanted, map(parse_json, results), strict=True))
+            for key in batch:
+                document = self._consolidated.get(key, read.get(key))
+                self.include(key, document)
+                yield document
 
     def include(self, key: str, document: Document) -> None:
         """Takes a document into the digest, without the copies of others (consolidated) in it."""

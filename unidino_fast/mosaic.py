@@ -41,7 +41,8 @@ def regions_of(
         The split images by the same path, and a note for each table that could not be used (its
         image stays whole).
     """
-    tables = documents.groups([f"{path}/{TABLE}" for path in images])
+    # all of them before any is used: the digest takes documents in that order
+    tables = list(documents.groups([f"{path}/{TABLE}" for path in images]))
     split: dict[str, list[Field]] = {}
     notes = []
     for (path, image), table in zip(images.items(), tables, strict=True):

@@ -16,6 +16,7 @@ import torch
 from unidino_fast import kernels
 from unidino_fast.cpu_ops import (
     TABLE_DTYPES,
+    intensity_range_by_count,
     segment_mean_by_numpy,
     tile_normalize_by_table,
     tile_signal_by_count,
@@ -46,7 +47,8 @@ def implementation(op: str, tensor: Tensor) -> Implementation:
     if not tensor.is_cuda:
         if op == "tile_normalize" and tensor.dtype in TABLE_DTYPES:
             return _chosen(op, "table", f"{tensor.dtype} on {tensor.device.type}")
-        if op == "tile_signal" and tensor.device.type == "cpu":
+        is_counted = op == "intensity_range" and tensor.dtype in COUNTED_DTYPES
+        if (is_counted or op == "tile_signal") and tensor.device.type == "cpu":
             return _chosen(op, "count", "tensors on cpu")
         if op == "segment_mean" and tensor.device.type == "cpu":
             return _chosen(op, "numpy", "tensors on cpu")
@@ -58,8 +60,11 @@ def implementation(op: str, tensor: Tensor) -> Implementation:
 
 def intensity_range(planes: Tensor, percentiles: tuple[float, ...]) -> Tensor:
     """Percentiles of planes (P, H, W); (P, Q) float64. See `kernels.intensity_range_reference`."""
-    if implementation("intensity_range", planes) == "triton":
+    chosen = implementation("intensity_range", planes)
+    if chosen == "triton":
         return kernels.intensity_range(planes.contiguous(), percentiles)
+    if chosen == "count":
+        return intensity_range_by_count(planes, percentiles)
     return kernels.intensity_range_reference(planes, percentiles)
 
 

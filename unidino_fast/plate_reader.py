@@ -70,6 +70,8 @@ class PlateReader:
         self.warnings: list[str] = []
         self._misnamed: list[_Image] = []
         self._arrays: dict[str, ArrayFacts] = {}
+        self._images_facts: dict[ImageFacts, ImageFacts] = {}
+        self._labels: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def read(self) -> tuple[Well, ...]:
         """The readable wells in plate order."""
@@ -164,11 +166,13 @@ class PlateReader:
         return self._with_regions(fields)
 
     def _parsed(self, image: _Image, attributes: JsonObject) -> ImageFacts | None:
+        """What an image's document says; kept once, as what an array's says."""
         try:
-            return ngff.parse_image(attributes)
+            facts = ngff.parse_image(attributes)
         except PlateError as error:
             self.faults.append(f"field {image} ({image.path}): {error}")
             return None
+        return self._images_facts.setdefault(facts, facts)
 
     def _array(self, document: JsonObject) -> ArrayFacts:
         """What an array's document says; thousands that say the same are kept once."""
@@ -192,12 +196,13 @@ class PlateReader:
         if labels and len(labels) != n_channels:
             self._misnamed.append(image)
             labels = ()
+        channels = unique_labels(labels or (None,) * n_channels)
         return Field(
             site=image.site,
             array_path=self.documents.key(path),
             axes=facts.axes,
             array=array,
-            channels=unique_labels(labels or (None,) * n_channels),
+            channels=self._labels.setdefault(channels, channels),
             pixel_size_um=facts.pixel_size_um,
             acquisition=image.acquisition,
         )

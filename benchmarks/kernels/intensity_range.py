@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from unidino_fast import ops
 from unidino_fast.benchmarks.kernels.case import OpCase, fields, fluorescence, named
 from unidino_fast.kernels import intensity_range, intensity_range_reference
 from unidino_fast.preprocess import STRETCH
@@ -29,6 +30,7 @@ def _case(device: torch.device, dtype: torch.dtype) -> OpCase:
         kernel=lambda: intensity_range(planes, STRETCH),
         reference=lambda: intensity_range_reference(planes, STRETCH),
         expression=lambda: expression(planes),
+        on_cpu=lambda: ops.intensity_range(planes, STRETCH),
         tolerance=1e-6,
     )
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import closing
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
 import pytest
+from distributed.client import ClosedClientError
 
 import unidino_fast as uf
 from unidino_fast.cluster import job
@@ -114,3 +117,55 @@ def test_a_death_counts_against_the_job_that_was_begun_last() -> None:
     assert dispatcher._last_begun(mock.Mock(server_id="one")) == 1
     assert dispatcher._last_begun(mock.Mock(server_id="two")) == 3
     assert dispatcher._last_begun(mock.Mock(server_id="three")) is None
+
+
+class ClosedClient:
+    """A client that has closed, or does so between being asked and being told to cancel."""
+
+    def __init__(self, status: str, error: Exception) -> None:
+        self.status = status
+        self._error = error
+        self.n_cancelled = 0
+
+    def nthreads(self) -> dict[str, int]:
+        raise self._error
+
+    def cancel(self, futures: list[object]) -> None:
+        self.n_cancelled += 1
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "n_cancelled"),
+    [
+        ("closed", RuntimeError("IOLoop is closed"), 0),
+        ("running", RuntimeError("ConnectionPool is closed"), 1),
+        ("running", ClosedClientError("Client is closed. Can't send cancel-keys message."), 1),
+    ],
+)
+def test_an_orphaned_run_ends_in_silence_when_the_session_is_over(
+    status: str, error: Exception, n_cancelled: int
+) -> None:
+    client = ClosedClient(status, error)
+    with mock.patch("unidino_fast.cluster.dispatch.as_completed"):
+        dispatcher = Dispatcher(cast("Any", client))
+    if isinstance(error, RuntimeError):
+        assert dispatcher.n_workers() == 1  # the scheduler's loss is told by its jobs
+    else:
+        dispatcher._counted = math.inf
+    done = SimpleNamespace(seconds={}, n_absent=0, outcomes=("one", "two"))
+    future = mock.Mock(result=lambda: done)
+    work: Any = SimpleNamespace(wells=("A01", "A02"))
+
+    def submit(self: Dispatcher, job: Any) -> None:
+        self._flying[future], self._numbers[future] = job, 0
+
+    with (
+        mock.patch.object(Dispatcher, "_next_job", return_value=work),
+        mock.patch.object(Dispatcher, "_submit", submit),
+        mock.patch.object(Dispatcher, "_next_done", return_value=future),
+    ):
+        run = dispatcher.run(work)
+        assert next(run) == ("A01", "one")
+        run.close()  # what its finalizer does
+    assert client.n_cancelled == n_cancelled

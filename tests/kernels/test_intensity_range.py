@@ -6,7 +6,8 @@ from unidino_fast.kernels import intensity_range_reference, intensity_statistics
 from unidino_fast.kernels.intensity_range import order_statistics_counted, order_statistics_sorted
 
 PERCENTILES = (0.0, 0.1, 12.5, 50.0, 77.7, 99.9, 100.0)
-SHAPES = [(1, 1), (1, 2), (7, 11), (10, 100), (53, 61)]
+SHAPES = [(1, 1), (1, 2), (7, 11), (10, 100), (53, 61), (301, 443)]
+"""The last is more than is counted at once."""
 
 
 def pixels(dtype, shape, seed=0):

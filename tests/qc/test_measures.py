@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unidino_fast.qc import MEASURES, measure_planes
+from unidino_fast.qc import MEASURES, measure_planes, measures
 from unidino_fast.simulate import simulate_field
 
 
@@ -155,6 +155,22 @@ def test_the_same_bits_in_any_company_and_layout(field: np.ndarray) -> None:
     padded[:, :203, :230] = field
     np.testing.assert_array_equal(measure_planes(padded[:, :203, :230]), whole)
     np.testing.assert_array_equal(measure_planes(field[::-1])[::-1], whole)
+
+
+@pytest.mark.parametrize("highest", [1, 30, 4095, 65535])
+@pytest.mark.parametrize("shape", [(8, 8), (9, 65), (64, 63), (203, 230), (131, 1001)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_counting_gives_the_bits_of_sorting(
+    dtype: Any, shape: tuple[int, int], highest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole numbers of few bits are counted, and halved in pairs: numbers of float32 are not."""
+    rng = np.random.default_rng(6)
+    highest = min(highest, int(np.iinfo(dtype).max))
+    planes = rng.integers(0, highest, (2, *shape), endpoint=True).astype(dtype)
+    planes[1] = rng.poisson(highest / 20, shape).astype(dtype)  # most are dim
+    found = measure_planes(planes)
+    monkeypatch.setattr(measures, "_counts", lambda plane: False)
+    np.testing.assert_array_equal(found, measure_planes(planes))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -289,3 +289,13 @@ def test_scratch_grows_and_is_given_again() -> None:
     assert np.shares_memory(first, scratch.bytes("a", 50))
     assert scratch.bytes("a", 1000).size == 1000
     assert not np.shares_memory(scratch.bytes("a", 10), scratch.bytes("b", 10))
+
+
+def test_rows_of_a_scratch_are_those_of_one_buffer() -> None:
+    scratch = Scratch()
+    for shape in ((3, 7), (3, 7), (2, 7), (5, 100)):
+        whole, rows = scratch.rows(*shape)
+        assert whole.shape == shape
+        for number, row in enumerate(rows):
+            row[:] = number
+        assert whole.tolist() == [[number] * shape[1] for number in range(shape[0])]

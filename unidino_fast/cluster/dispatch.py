@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from distributed import as_completed
+from distributed.client import ClosedClientError
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
@@ -105,9 +106,19 @@ class Dispatcher:
         """Workers not long ago, at least one: asking is a trip to the scheduler."""
         now = time.monotonic()
         if now - self._counted >= _COUNT_SECONDS:
-            self._n_workers = max(1, len(self._client.nthreads()))
+            self._n_workers = max(1, self._n_present())
             self._counted = now
         return self._n_workers
+
+    def _n_present(self) -> int:
+        """Workers at this moment; 0 where the scheduler is gone, which its jobs will say too.
+
+        A client whose scheduler is lost closes by itself, and then raises RuntimeError.
+        """
+        try:
+            return len(self._client.nthreads())
+        except (OSError, RuntimeError):
+            return 0
 
     def run(self, work: WellsJob) -> Generator[tuple[WellTask, Outcome | PixelError], None, None]:
         """Runs all wells of `work`; yields each once, in the order in which they are finished.
@@ -164,9 +175,10 @@ class Dispatcher:
                 " again"
             ) from error
         finally:
-            # a generator that an interrupt has orphaned may come here when the session is over
+            # a generator that an interrupt has orphaned comes here when the session is over, where
+            # the client's loop is closed ("RuntimeError: IOLoop is closed"); or it closes just now
             if self._client.status == "running":
-                with suppress(CancelledError, CommClosedError):
+                with suppress(CancelledError, CommClosedError, ClosedClientError, RuntimeError):
                     self._client.cancel(list(self._flying))
             self._flying.clear()
             self._numbers.clear()
@@ -187,7 +199,7 @@ class Dispatcher:
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
             if time.monotonic() - asked >= _ALONE_SECONDS:
-                if self._client.status != "running" or not self._client.nthreads():
+                if self._client.status != "running" or not self._n_present():
                     raise ClusterError(
                         "all workers are gone: finished wells are kept, run the same command again"
                     )

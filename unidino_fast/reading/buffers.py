@@ -66,6 +66,7 @@ class Scratch:
 
     def __init__(self) -> None:
         self._held: dict[str, Bytes] = {}
+        self._rows: tuple[Bytes, list[Bytes]] | None = None
 
     def bytes(self, name: str, n_bytes: int) -> Bytes:
         """A buffer of so many bytes with any content, valid until its name is asked for again."""
@@ -74,3 +75,11 @@ class Scratch:
             self._held.pop(name, None)  # never two at a time
             held = self._held[name] = np.empty(n_bytes + n_bytes // 4, np.uint8)
         return held[:n_bytes]
+
+    def rows(self, n_rows: int, n_bytes: int) -> tuple[Bytes, list[Bytes]]:
+        """A buffer (n_rows, n_bytes) and its rows, valid until others are asked for."""
+        if self._rows is None or self._rows[0].shape != (n_rows, n_bytes):
+            self._rows = None  # never two at a time
+            whole = self.bytes("rows", n_rows * n_bytes).reshape(n_rows, n_bytes)
+            self._rows = whole, list(whole)
+        return self._rows

@@ -17,7 +17,7 @@ from unidino_fast.reading.shards import Indices, is_meant, parse_index, span_of
 from unidino_fast.storage import StorageFault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -57,7 +57,9 @@ class ChunkReader:
         self._is_plain = form.order == "C" and self._to_block == sorted(self._to_block)
         self.block_shape = tuple(chunk(field, axis) for axis in AXES)
         self._absent = np.broadcast_to(form.fill, self.block_shape)
-        self._is_raw = form.encoding.decompress is None and not form.encoding.has_crc
+        encoding = form.encoding
+        self._is_raw = encoding.decompress is None and not encoding.has_crc
+        self._decode_all = None if encoding.has_crc else encoding.decompress
         self._has_rows = field.axes.endswith("x")
         self._most = form.encoding.most
         self._index_bytes = 0 if form.shard is None else form.shard.n_bytes
@@ -102,9 +104,10 @@ class ChunkReader:
                 self.put((*others, number), scratch, out)
         elif shard is None:
             start = self._key((*self._own(first)[:-1], ""))
-            for number, out in enumerate(outs, x):
-                if not self._grab(f"{start}{number}", out, scratch):
-                    self.put((*others, number), scratch, out)
+            keys = [f"{start}{number}" for number in range(x, x + len(outs))]
+            for number, is_there in enumerate(self._grabbed(keys, outs, scratch)):
+                if not is_there:
+                    self.put((*others, x + number), scratch, outs[number])
         else:
             self._put_inner_row(first, shard, scratch, outs)
 
@@ -133,7 +136,7 @@ class ChunkReader:
         try:
             if shard is not None:
                 return self._decode_inner(key, own, shard, out, scratch)
-            if self._grab(key, out, scratch):
+            if next(self._grabbed([key], [out], scratch)):
                 return True
             return self._decode(key, None, None, out, scratch)
         except MemoryError:
@@ -141,16 +144,23 @@ class ChunkReader:
         except Exception as error:  # codecs raise whatever they like
             raise chunk_error(key, error) from error
 
-    def _grab(self, key: str, out: Bytes, scratch: Scratch) -> bool:
-        """Fills `out` from an object that is a chunk, in the fewest steps, if it is sound.
+    def _grabbed(
+        self, keys: Sequence[str], outs: Sequence[Bytes], scratch: Scratch
+    ) -> Iterator[bool]:
+        """Fills each of `outs` from an object that is a chunk, in the fewest steps, if it is sound.
 
         A chunk that is cut short, if only while it is read, is no sound one in any encoding.
         """
+        grab, most = self._storage.grab, self._most
         if self._is_raw:
-            return self._storage.grab(key, [(0, (out.data, _BEYOND))]) == out.size
-        buffer = scratch.bytes("stored", self._most + 1).data
-        n_bytes = self._storage.grab(key, [(0, (buffer,))]) or 0
-        return 0 < n_bytes <= self._most and self._is_sound(buffer[:n_bytes], out)
+            for key, out in zip(keys, outs, strict=True):
+                yield grab(key, ((0, (out.data, _BEYOND)),)) == out.size
+            return
+        buffer = scratch.bytes("stored", most + 1).data
+        all_of_it = ((0, (buffer,)),)
+        for key, out in zip(keys, outs, strict=True):
+            n_bytes = grab(key, all_of_it) or 0
+            yield 0 < n_bytes <= most and self._is_sound(buffer[:n_bytes], out)
 
     def _grab_inner(
         self, first: tuple[int, ...], shard: ShardFormat, outs: Sequence[Bytes], scratch: Scratch
@@ -182,7 +192,7 @@ class ChunkReader:
     def _is_sound(self, found: memoryview, out: Bytes) -> bool:
         """Whether the stored bytes of a chunk can be decoded; `out` then holds its pixels."""
         try:
-            self._unpack(found, out)
+            (self._decode_all or self._unpack)(found, out)
         except MemoryError:
             raise
         except Exception:

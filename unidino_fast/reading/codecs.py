@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     Decompress = Callable[[memoryview, Bytes], None]
 
 CRC_BYTES = 4
-_BLOSC_HEADER = 16
+_BLOSC_HEADER = struct.Struct("<BxBxIxxxxI")
+"""Version, flags, decoded bytes and stored bytes of a chunk."""
 _BLOSC_VERSION = 2
 _BLOSC2_MARK = 5
 """Flags that c-blosc2 sets together, and c-blosc never, where its own longer header follows."""
@@ -55,10 +56,10 @@ def blosc_into(stored: memoryview, out: Bytes) -> None:
         ValueError: it is truncated, or declares another size than the buffer's.
         RuntimeError: it is damaged.
     """
-    declared = blosc_size(stored)
+    version, flags, declared = _blosc_header(stored)
     if declared != out.size:
         _misfit(declared, out)
-    if stored[0] == _BLOSC_VERSION and stored[2] & _BLOSC2_MARK != _BLOSC2_MARK:
+    if version == _BLOSC_VERSION and flags & _BLOSC2_MARK != _BLOSC2_MARK:
         decode, fault = _blosc2()
         try:
             if len(decode(stored, numthreads=1, out=out)) == declared:
@@ -74,12 +75,17 @@ def blosc_size(stored: memoryview) -> int:
     Raises:
         ValueError: it is shorter or longer than its header says.
     """
-    if len(stored) < _BLOSC_HEADER:
+    return _blosc_header(stored)[2]
+
+
+def _blosc_header(stored: memoryview) -> tuple[int, int, int]:
+    """Version, flags and decoded bytes of a chunk; raises as `blosc_size`."""
+    if len(stored) < _BLOSC_HEADER.size:
         raise ValueError(f"{len(stored)} bytes are no blosc chunk: it is truncated")
-    n_bytes, _, length = struct.unpack_from("<III", stored, 4)
+    version, flags, n_bytes, length = _BLOSC_HEADER.unpack_from(stored)
     if length != len(stored):
         raise ValueError(f"{len(stored)} bytes where blosc says {length}: it is truncated")
-    return int(n_bytes)
+    return version, flags, n_bytes
 
 
 def zstd_into(stored: memoryview, out: Bytes) -> None:

@@ -65,13 +65,12 @@ class PileReader:
 
     def _read_strip(self, places: Sequence[Place], taker: Taker, scratch: Scratch) -> None:
         planes, target = taker
-        size = self._chunks.n_bytes
-        decoded = scratch.bytes("strip", len(places) * size).reshape(len(places), size)
+        decoded, rows = scratch.rows(len(places), self._chunks.n_bytes)
         shape = (self._n_channels, *(span.stop for span in self._everything))
         blocks = decoded.view(planes.dtype).reshape(len(places), *shape)  # (N, C, Y, X)
         for number, (layer, _) in enumerate(self._layers):
             t, c, y, x = places[0]
-            self._chunks.put_row((t, c, layer, y, x), scratch, list(decoded))
+            self._chunks.put_row((t, c, layer, y, x), scratch, rows)
             for position, offset in target.channels:
                 source = blocks[:, offset, target.of[0]].transpose(1, 0, 2)  # (Y, N, X)
                 pixels = planes[position][target.to].reshape(source.shape)  # a view still

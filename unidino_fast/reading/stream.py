@@ -137,10 +137,10 @@ class ReadAhead:
 
     def _work(self) -> None:
         try:
-            scratch = self._scratches.pop()
-        except IndexError:
-            scratch = Scratch()
-        try:
+            try:
+                scratch = self._scratches.pop()
+            except IndexError:
+                scratch = Scratch()
             while self._one(scratch):
                 pass
             self._scratches.append(scratch)
