@@ -207,6 +207,7 @@ class MachineConfig(Section):
         compile: torch.compile of the networks.
         parallel: of several processes each has all weights (`ddp`) or a share (`fsdp`, FSDP2).
         accumulate: parts that a step's batch is computed in, one after the other, to save memory.
+        recompute: compute what blocks hold within again on the way back, to save memory.
         workers: processes that read images; 0 reads in the training process.
         cache_mb: decoded images that each reading process keeps, in MB.
         checkpoint_minutes: between checkpoints; one is always left at the end of a run.
@@ -220,6 +221,7 @@ class MachineConfig(Section):
     compile: Switch = False
     parallel: Literal["ddp", "fsdp"] = "ddp"
     accumulate: Positive = 1
+    recompute: Switch = False
     workers: Count = 0
     cache_mb: Count = 512
     checkpoint_minutes: NotNegative = 10.0

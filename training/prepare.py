@@ -21,7 +21,7 @@ from unidino_fast.training.initial import begin_with, open_initial
 from unidino_fast.training.labels import replicates
 from unidino_fast.training.lora import Lora
 from unidino_fast.training.mae import Mae
-from unidino_fast.training.networks import as_backbone, compiled, vit_shape
+from unidino_fast.training.networks import as_backbone, compiled, recompute, vit_shape
 from unidino_fast.training.optim import build_optimizer
 from unidino_fast.training.probe import Probe
 from unidino_fast.training.schedules import Clock
@@ -130,6 +130,8 @@ def prepare(
         decides["init"] = initial.digest
     if processes.shards:
         shard(method.networks, processes)
+    if config.machine.recompute:
+        recompute(method.trained)
     optimizer = build_optimizer(method.trained, processes.device)
     checkpoints = Checkpoints(out, decides, config.machine.keep)
     watch = Watch(config.method)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,7 +138,7 @@ def test_two_processes_equal_one(make: Any, tmp_path: Path) -> None:
     """Two gloo processes of half a batch each against one; contrastive ones see all negatives.
 
     Each with all weights (DDP), and with a share of them (FSDP2), going on from a checkpoint of one
-    process.
+    process and computing again what blocks hold.
     """
     ways = [(method, parallel) for method in METHODS for parallel in ("ddp", "fsdp")]
     texts = []
@@ -147,7 +148,8 @@ def test_two_processes_equal_one(make: Any, tmp_path: Path) -> None:
             train(config, tmp_path / "one" / method)
         else:
             train(config, tmp_path / "two" / str(number), stop_after=1)
-        machine = config.machine.model_copy(update={"parallel": parallel})
+        change = {"parallel": parallel, "recompute": parallel == "fsdp"}
+        machine = config.machine.model_copy(update=change)
         texts.append(config.model_copy(update={"machine": machine}).model_dump_json())
     given = json.dumps(list(zip(free_ports(len(texts)), texts, strict=True)))
     where = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
@@ -177,6 +179,19 @@ def test_two_processes_equal_one(make: Any, tmp_path: Path) -> None:
         wanted, held = map(weights, folders)
         for name, tensor in wanted.items():
             torch.testing.assert_close(held[name], tensor, rtol=1e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("method", ["dino", *METHODS])
+def test_recomputing_changes_no_bit(
+    method: str, make: Any, make_config: Any, tmp_path: Path
+) -> None:
+    for recompute in (False, True):
+        made = make_config if method == "dino" else partial(make, method)
+        config = made(model__drop_path=0.3, machine__recompute=recompute)
+        train(config, tmp_path / str(recompute))
+    assert curve(tmp_path / "True") == curve(tmp_path / "False")
+    wanted, held = weights(tmp_path / "False"), weights(tmp_path / "True")
+    assert all(torch.equal(held[name], tensor) for name, tensor in wanted.items())
 
 
 @pytest.mark.parametrize("method", ["mae", "ibot"])

@@ -16,6 +16,7 @@ from unidino_fast.training.networks import (
     follow,
     new_student,
     new_teacher,
+    recompute,
     vit_shape,
 )
 
@@ -27,6 +28,33 @@ if TYPE_CHECKING:
 def student(make_config: Any) -> Any:
     torch.manual_seed(3)
     return new_student(vit_shape(make_config()), 0.0)
+
+
+def kept_numbers(network: Any, x: torch.Tensor) -> int:
+    """How many numbers a forward pass keeps for the way back, weights aside."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    kept = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes() // 4
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = network(x)
+    result.sum().backward()
+    return sum(kept.values())
+
+
+def test_recomputing_keeps_the_input_of_a_block_alone(student: Any) -> None:
+    x = torch.rand(4, 1, 32, 32)
+    whole = kept_numbers(student, x)
+    n_tokens, dim = 4 * (1 + (32 // 8) ** 2), student.embed_dim
+    recompute(student)
+    less = kept_numbers(student, x)
+    # what a block holds within: norms, q, k, v, attention and the MLP, several times its input
+    assert whole - less > len(student.blocks) * 8 * n_tokens * dim
 
 
 def test_views_of_all_sizes_equal_the_backbone_for_that_tile(
