@@ -169,3 +169,46 @@ def test_an_orphaned_run_ends_in_silence_when_the_session_is_over(
         assert next(run) == ("A01", "one")
         run.close()  # what its finalizer does
     assert client.n_cancelled == n_cancelled
+
+
+@pytest.mark.parametrize(
+    ("present", "lost"),
+    [
+        ([1] * 29 + [0] + [1] * 60, None),  # away for a second, at the thirtieth of a long job
+        ([1] * 10 + [0] * 28 + [1] * 60, None),  # started again
+        ([1] * 10 + [0] * 60, 40),
+        ([0] * 60, 30),
+    ],
+)
+def test_workers_are_gone_when_there_have_been_none_for_long(
+    present: list[int], lost: int | None
+) -> None:
+    """A second a look; `present` says how many workers there are then."""
+    client = SimpleNamespace(status="running")
+    with mock.patch("unidino_fast.cluster.dispatch.as_completed"):
+        dispatcher = Dispatcher(cast("Any", client))
+    clock = SimpleNamespace(now=0.0)
+
+    def monotonic() -> float:
+        return float(clock.now)
+
+    def sleep(_: float) -> None:
+        clock.now += 1.0
+
+    def n_present(_: Dispatcher) -> int:
+        return present[int(clock.now) - 1]
+
+    dispatcher._done = mock.MagicMock()
+    dispatcher._done.has_ready = lambda: clock.now >= len(present)
+    dispatcher._done.__next__.return_value = "done"
+    time = SimpleNamespace(monotonic=monotonic, sleep=sleep)
+    with (
+        mock.patch("unidino_fast.cluster.dispatch.time", time),
+        mock.patch.object(Dispatcher, "_n_present", n_present),
+    ):
+        if lost is None:
+            assert dispatcher._next_done() == "done"
+        else:
+            with pytest.raises(ClusterError, match="all workers are gone"):
+                dispatcher._next_done()
+            assert clock.now == lost

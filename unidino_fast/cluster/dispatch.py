@@ -45,7 +45,7 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.02
 _COUNT_SECONDS = 1.0
 """How old the number of workers may be."""
 _ALONE_SECONDS = 30.0
-"""How long no job may end while there is no worker: the time to start one again, and more."""
+"""How long there may be no worker at all: the time to start one again, and more."""
 _DEATHS = 3
 """Worker processes that may die of one well."""
 
@@ -194,16 +194,21 @@ class Dispatcher:
         Raises:
             ClusterError: there have been no workers for a while.
         """
-        asked, pause = time.monotonic(), _SHORTEST_PAUSE
+        seen = looked = time.monotonic()
+        pause = _SHORTEST_PAUSE
         while not self._done.has_ready():
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-            if time.monotonic() - asked >= _ALONE_SECONDS:
-                if self._client.status != "running" or not self._n_present():
-                    raise ClusterError(
-                        "all workers are gone: finished wells are kept, run the same command again"
-                    )
-                asked = time.monotonic()
+            now = time.monotonic()
+            if now - looked < _COUNT_SECONDS:
+                continue
+            looked = now
+            if self._client.status == "running" and self._n_present():
+                seen = now
+            elif now - seen >= _ALONE_SECONDS:
+                raise ClusterError(
+                    "all workers are gone: finished wells are kept, run the same command again"
+                )
         return next(self._done)
 
     def _submit(self, job: WellsJob) -> None:
