@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from unidino_fast.cores import usable_cores
 
@@ -60,8 +63,17 @@ def describe_noise(samples: Samples, others: float) -> str:
 
 
 def _own_seconds() -> float:
-    used = os.times()
-    return used.user + used.system + used.children_user + used.children_system
+    """Of this process and of all that it started: workers are no neighbours."""
+    seconds = sum(_times(psutil.Process()))
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # what has ended counts with the one that waited
+            seconds += sum(_times(child))
+    return seconds
+
+
+def _times(process: psutil.Process) -> tuple[float, ...]:
+    used = process.cpu_times()
+    return used.user, used.system, used.children_user, used.children_system
 
 
 def _busy_seconds(stat: Path) -> float | None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,6 +46,23 @@ def test_cores_of_others_are_counted_from_the_kernel(
     clock[0] += 10
     own[0] += 9
     assert neighbours.busy_cores() == pytest.approx(0.6)
+
+
+def test_what_a_child_uses_is_no_neighbour() -> None:
+    """A child that works for half a second, while it lives and when it has ended."""
+    work = (
+        "import time, sys; t = time.process_time\nwhile t() < 0.5: pass\nprint(flush=True); input()"
+    )
+    before = noise._own_seconds()
+    with subprocess.Popen(
+        [sys.executable, "-c", work], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        alive = noise._own_seconds()
+        child.communicate("\n")
+    assert alive - before >= 0.49
+    assert noise._own_seconds() >= alive
 
 
 def test_load_average_where_the_kernel_does_not_count(
