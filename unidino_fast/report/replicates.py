@@ -36,12 +36,14 @@ def replicate_section(results: PlateResults, labels: Labels) -> Section | None:
         return None
     treated = labels.treated(results.profiles)
     same = list(labels.replicates)
+    unknown = treated.select(same).fill_nan(None).select(pl.any_horizontal(pl.all().is_null()))
+    known = treated.filter(~unknown.to_series())
     notes: list[str] = []
-    replicating = _tried("replicate correlation", notes, lambda: percent_replicating(treated, same))
+    replicating = _tried("replicate correlation", notes, lambda: percent_replicating(known, same))
     retrieved = _tried(
         "mean average precision",
         notes,
-        lambda: mean_average_precision(treated, same, same, null_size=_NULL_SIZE),
+        lambda: _told_apart(mean_average_precision(known, same, same, null_size=_NULL_SIZE)),
     )
     tables = []
     if replicating is not None or retrieved is not None:
@@ -49,9 +51,13 @@ def replicate_section(results: PlateResults, labels: Labels) -> Section | None:
         tables.append(_table(f"Replicates of {name}", name, "wells", replicating, retrieved, same))
     findings = [_replicate_finding(replicating, retrieved, notes)]
     if labels.moa is not None:
-        table, finding = _mechanisms(treated, labels.compound, labels.moa, notes)
+        table, finding = _mechanisms(known, labels.compound, labels.moa, notes)
         tables += table
         findings += finding
+    if len(known) < len(treated):
+        are = "well" if len(treated) - len(known) == 1 else "wells"
+        without = " or ".join(map(stem, same))
+        notes.append(f"{len(treated) - len(known)} {are} without {without} took no part")
     return Section(
         key="replicates",
         title="Replicates and mechanisms",
@@ -75,7 +81,9 @@ def _mechanisms(
     retrieved = _tried(
         f"mean average precision by {stem(moa)}",
         notes,
-        lambda: mean_average_precision(known, moa, moa, pos_diffby=compound, null_size=_NULL_SIZE),
+        lambda: _told_apart(
+            mean_average_precision(known, moa, moa, pos_diffby=compound, null_size=_NULL_SIZE)
+        ),
     )
     nearest = _tried(
         f"nearest neighbour by {stem(moa)}",
@@ -92,9 +100,13 @@ def _mechanisms(
         )
     if nearest is not None:
         better = nearest.accuracy > 2 * nearest.chance
+        asked = f"{stem(moa)} of the nearest other compound"
+        alone = f"no {stem(moa)} is that of two compounds"
         findings.append(
-            Finding(
-                f"{stem(moa)} of the nearest other compound",
+            Finding(asked, "not known", alone, "none", "replicates")
+            if nearest.chance == 0
+            else Finding(
+                asked,
                 f"{nearest.accuracy:.0%} the same",
                 f"of {nearest.n_queries} wells; by chance {nearest.chance:.0%}",
                 "good" if better else "look",
@@ -111,6 +123,20 @@ def _tried(what: str, notes: list[str], compute: Callable[[], Any]) -> Any:
     except (TableError, UsageError) as error:
         notes.append(f"{what} was not computed: {shown(first_line(error), 240)}")
         return None
+
+
+def _told_apart(retrieved: RetrievalResult) -> RetrievalResult:
+    """The result, unless ties made it: a positive ranks before a negative that is as near.
+
+    Raises:
+        TableError: most queries are tied, as where all profiles are zeros.
+    """
+    if 2 * retrieved.n_tied > retrieved.n_queries:
+        raise TableError(
+            f"{retrieved.n_tied} of {retrieved.n_queries} wells have others exactly as near as"
+            " their own kind: are profiles repeated, or all zeros?"
+        )
+    return retrieved
 
 
 def _replicate_finding(
