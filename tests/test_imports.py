@@ -19,7 +19,7 @@ PACKAGE = ROOT / "unidino_fast"
 # From the bottom up: a module imports only from lines above its own, or from its own package.
 LAYERS = [
     "_version errors choices",
-    "names config cores files lock",
+    "names config cores files formulas lock",
     "storage",
     "documents ngff",
     "plate_model",

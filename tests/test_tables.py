@@ -1,5 +1,6 @@
 """Tables in and out, and files that are whole or absent."""
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -166,6 +167,20 @@ class TestTables:
         with pytest.raises(UsageError, match=r"Metadata_L holds List\(Int64\).*: name the output"):
             write_table(pl.DataFrame({"Metadata_L": [[1]]}), tmp_path / "a.csv", {})
         assert everything(tmp_path) == []
+
+    @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "'=", "''-"])
+    def test_formulas_are_text_in_a_csv(self, tmp_path, start):
+        attack = f"{start}cmd|' /C calc'!A0"
+        harmless = ["-1.5", "+2", "1e-05", "'quoted'", "a=b", "", "x-y", None]
+        table = pl.DataFrame({"Metadata_Compound": [attack, *harmless], f"{start}DNA_000": 1.5})
+        write_table(table, tmp_path / "rows.csv", {})
+        with (tmp_path / "rows.csv").open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        assert header == ["Metadata_Compound", f"'{start}DNA_000"]
+        assert rows[0][0] == f"'{attack}"
+        assert [row[0] for row in rows[1:]] == [cell or "" for cell in harmless]
+        assert all(row[0][:1] not in set("=+-@\t\r\n") or float(row[0]) for row in rows)
+        assert_frame_equal(read_table(tmp_path / "rows.csv"), table)
 
     def test_outputs_are_checked_before_the_work(self, tmp_path):
         table = tmp_path / "a.csv"

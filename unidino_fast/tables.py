@@ -19,6 +19,7 @@ import polars as pl
 
 from unidino_fast.errors import OutputError, TableError, UsageError, first_line
 from unidino_fast.files import atomic, reason_of
+from unidino_fast.formulas import as_text, as_written
 from unidino_fast.names import one_line
 from unidino_fast.results import METADATA_PREFIX
 
@@ -44,7 +45,8 @@ def read_table(path: str | os.PathLike[str]) -> pl.DataFrame:
     Text is UTF-8, separated by commas, semicolons (with decimal commas) or tabs, as its first line
     shows. A column is of numbers where each of its cells is one; codes such as `007` stay text, and
     so do those such as `1E5` in metadata and among whole numbers. Row numbers that pandas added are
-    left out. The path is taken as it is: `*`, `?` and `[` in it are no patterns.
+    left out, and so is the `'` that keeps text such as `=1+1` from being a formula. The path is
+    taken as it is: `*`, `?` and `[` in it are no patterns.
 
     Raises:
         TableError: the file is not there, or is no such table.
@@ -114,6 +116,9 @@ def write_table(
 ) -> None:
     """Writes `.parquet` (with the provenance in its metadata) or `.csv`.
 
+    In a `.csv` text that a spreadsheet would take for a formula gets a `'` before it, which
+    `read_table` takes off again.
+
     Raises:
         UsageError: another suffix, or columns of lists for a `.csv`.
         OutputError: the file cannot be written.
@@ -131,7 +136,7 @@ def write_table(
         write_parquet(frame, file, provenance)
         return
     with atomic_table(file) as temporary:
-        frame.write_csv(temporary)
+        as_text(frame).write_csv(temporary)
 
 
 def check_output(
@@ -213,6 +218,8 @@ def _parse_text(text: str, file: Path) -> pl.DataFrame:
     if repeated:  # which Polars would rename in silence
         raise TableError(f"{file} has two columns of one name ({repeated[0]}): rename one")
     table = pl.read_csv(text.encode(), separator=separator, infer_schema=False)
+    if "'" in text:
+        table = as_written(table)
     blank = [  # separators after the last column, as spreadsheets leave them
         column.name
         for name, column in zip(header, table, strict=False)
