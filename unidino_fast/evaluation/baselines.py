@@ -1,7 +1,8 @@
 """What a metric gives for features that know nothing: the floor under every score.
 
 A third baseline, features of a network that was never trained, needs the pixels again:
-`unidino-fast embed PLATE --weights random:0 --out DIR`, then the same evaluation on its profiles.
+`unidino-fast embed PLATE --weights random:0 --out DIR` with the `--intensity` of the profiles, then
+the same evaluation on its profiles.
 """
 
 from __future__ import annotations
