@@ -138,8 +138,11 @@ def read_header(metadata: Mapping[str, str], label: str) -> SavedHeader | None:
         raise _damaged(label) from error
     if norm not in ("identity", "per_tile") or heads < 1:
         raise _damaged(label)
+    intensity = _intensity(header)
+    if intensity is not None:  # older files advise it in a note; by now it is done and said
+        notes = tuple(note for note in notes if f"--intensity {intensity}" not in note)
     shown_licence = None if licence is None else shown(str(licence))
-    return SavedHeader(heads, norm, digest, shown_licence, notes, _intensity(header))
+    return SavedHeader(heads, norm, digest, shown_licence, notes, intensity)
 
 
 def _intensity(header: Any) -> Intensity | None:
