@@ -76,7 +76,7 @@ def test_distances_and_p_values_are_those_of_find_unusual(tmp_path):
         assert [value is None for value in shown] == [value is None for value in expected]
         known = [value for value in shown if value is not None]
         assert known == pytest.approx([v for v in expected if v is not None], rel=1e-3)
-    groups = ["(none)" if c is None else f"cluster {c + 1}" for c in found.wells["cluster"]]
+    groups = ["(none)" if c is None else f"cluster {c}" for c in found.wells["cluster"]]
     alone = (found.wells["unusual"] & found.wells["cluster"].is_null()).to_list()
     assert section.columns["ac"] == [
         "unusual, in none" if own else group for own, group in zip(alone, groups, strict=True)
@@ -141,7 +141,7 @@ def test_thumbnails_open_their_wells(
     assert page.evaluate(fills) > 10
     page.select_option("#unusual select[data-choice]", label="Clusters of unusual wells")
     page.wait_for_function(f"{fills} === 4")  # three clusters, and none
-    assert "cluster 3" in page.inner_text("#chart-map-unusual")
+    assert "cluster 2" in page.inner_text("#chart-map-unusual")
     cards = page.locator("#unusual .card")
     assert cards.count() == 3
     rows = cards.first.locator("button.thumb")

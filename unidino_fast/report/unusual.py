@@ -153,16 +153,19 @@ def _found(results: PlateResults, labels: Labels) -> Unusual:
 
 
 def _groups(found: Unusual) -> tuple[list[str], list[str]]:
-    """Each well's cluster (N,), and their names, largest first; wells like controls have none."""
+    """Each well's cluster (N,), and their names, largest first; wells like controls have none.
+
+    Numbers are those of `find_unusual`, so that page, command line and table can be held together.
+    """
     columns = found.wells.select("unusual", "cluster").iter_rows()
     groups = [
         _ALONE if unusual and cluster is None
         else MISSING if cluster is None
-        else f"cluster {cluster + 1}" if cluster < _MOST_CARDS
+        else f"cluster {cluster}" if cluster < _MOST_CARDS
         else OTHERS
         for unusual, cluster in columns
     ]  # fmt: skip
-    in_order = [f"cluster {place + 1}" for place in range(_MOST_CARDS)]
+    in_order = [f"cluster {place}" for place in range(_MOST_CARDS)]
     return groups, [name for name in (*in_order, OTHERS, _ALONE, MISSING) if name in groups]
 
 
@@ -190,7 +193,7 @@ def _card(
     typical = members[_typical(results.filled, members)][:_MOST_THUMBNAILS]
     names = found.wells["Metadata_Well"]
     return {
-        "number": row["cluster"] + 1,
+        "number": row["cluster"],
         "explained": bool(row["explained"]),
         "label": None if row["label"] is None else shown(row["label"]),
         "share": row["share"],
@@ -244,7 +247,7 @@ def _rows(found: Unusual, labels: Labels) -> list[dict[str, Any]]:
             "p": row[f"{_MEASURE}_p"],
             "q": row[f"{_MEASURE}_q"],
             "unusual": row["unusual"],
-            "cluster": None if row["cluster"] is None else row["cluster"] + 1,
+            "cluster": row["cluster"],
         }
         for row in order.to_dicts()
     ]
