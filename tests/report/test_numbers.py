@@ -16,6 +16,7 @@ from unidino_fast.report.gather import read_results
 from unidino_fast.report.labels import find_labels, shown
 from unidino_fast.report.plate_maps import distances
 from unidino_fast.report.position import position_section
+from unidino_fast.report.replicates import replicate_section
 
 
 def test_distance_to_controls_is_the_root_mean_square(tmp_path):
@@ -188,3 +189,31 @@ def test_labels_can_be_named():
     assert labels.controls.sum() == 24
     assert find_labels(frame).compound == "Metadata_Compound"
     assert find_labels(frame).moa == "Metadata_MoA"
+
+
+def test_wells_that_the_platemap_leaves_out(tmp_path):
+    """Empty wells and controls without a dose, as platemaps have them, are no reason to fail."""
+    frame = table(seed=3)
+    is_control = pl.col("Metadata_Compound") == "DMSO"
+    doses = [1.0 if i % 2 else 10.0 for i in range(len(frame))]
+    frame = frame.with_columns(pl.Series("Metadata_Dose", doses)).with_columns(
+        pl.when(is_control).then(None).otherwise("Metadata_Dose").alias("Metadata_Dose"),
+        pl.when(pl.col("Metadata_Compound") == "compound 3")
+        .then(None)
+        .otherwise("Metadata_Compound")
+        .alias("Metadata_Compound"),
+    )
+    results = read_results(made_up(tmp_path / "out" / "P1", frame) / "P1")
+    labels = find_labels(results.profiles)
+    assert labels.replicates == ("Metadata_Compound", "Metadata_Dose")
+    codes = labels.treatment_codes(results.profiles)
+    pairs = results.profiles.select("Metadata_Compound", "Metadata_Dose").rows()
+    assert [[a == b for b in codes] for a in codes] == [[a == b for b in pairs] for a in pairs]
+    section = replicate_section(results, labels)
+    assert "3 wells without Compound or Dose took no part" in section.values["notes"]
+    known = results.profiles.filter(~is_control)  # drops null, too
+    expected = uf.percent_replicating(known, ["Compound", "Dose"])
+    [finding] = [f for f in section.findings if f.label == "Replicates"]
+    n_agree = sum(group.passes for group in expected.groups)
+    assert finding.value == f"{n_agree} of {len(expected.groups)} agree"
+    assert position_section(results, labels) is not None

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 
 from unidino_fast.columns import find_column
@@ -20,7 +21,6 @@ from unidino_fast.results import METADATA_PREFIX
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import numpy as np
     from numpy.typing import NDArray
 
 _COMPOUND = [
@@ -93,6 +93,15 @@ class Labels:
     def replicates(self) -> tuple[str, ...]:
         """Columns that replicates share."""
         return tuple(name for name in (self.compound, self.dose) if name is not None)
+
+    def treatment_codes(self, frame: pl.DataFrame) -> NDArray[np.int64]:
+        """Treatment of each row (N,) as an integer; what is unknown counts as a value of its own.
+
+        Platemaps leave controls without a concentration and empty wells without a compound.
+        """
+        keys = frame.select(pl.col(self.replicates).cast(pl.String)).rows()
+        codes = {key: code for code, key in enumerate(dict.fromkeys(keys))}
+        return np.array([codes[key] for key in keys], dtype=np.int64)
 
     def treated(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The rows that are no controls."""

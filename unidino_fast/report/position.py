@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unidino_fast.evaluation.table import group_codes
 from unidino_fast.report.charts import (
     extent,
     largest,
@@ -60,7 +59,7 @@ def position_section(results: PlateResults, labels: Labels) -> Section | None:
             share, chance = share_of_variance(gram, codes)
             rows.append({"name": what, "when": when, "share": share, "chance": chance})
     if labels.compound is not None:
-        treatment = group_codes(results.profiles, labels.replicates).astype(np.int64)
+        treatment = labels.treatment_codes(results.profiles)
         gram = gram_matrix(within(results.filled, treatment))
         for what in _POSITIONS:
             if what in groups and gram.trace() > 0:
@@ -165,7 +164,7 @@ def _groups(results: PlateResults, labels: Labels) -> dict[str, Codes]:
     }
     if labels.compound is not None:
         name = f"{stem(labels.compound)} (for comparison)"
-        found[name] = group_codes(results.profiles, labels.replicates).astype(np.int64)
+        found[name] = labels.treatment_codes(results.profiles)
     return {name: codes for name, codes in found.items() if len(np.unique(codes)) > 1}
 
 

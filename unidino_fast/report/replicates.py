@@ -36,12 +36,14 @@ def replicate_section(results: PlateResults, labels: Labels) -> Section | None:
         return None
     treated = labels.treated(results.profiles)
     same = list(labels.replicates)
+    unknown = treated.select(same).fill_nan(None).select(pl.any_horizontal(pl.all().is_null()))
+    known = treated.filter(~unknown.to_series())
     notes: list[str] = []
-    replicating = _tried("replicate correlation", notes, lambda: percent_replicating(treated, same))
+    replicating = _tried("replicate correlation", notes, lambda: percent_replicating(known, same))
     retrieved = _tried(
         "mean average precision",
         notes,
-        lambda: mean_average_precision(treated, same, same, null_size=_NULL_SIZE),
+        lambda: mean_average_precision(known, same, same, null_size=_NULL_SIZE),
     )
     tables = []
     if replicating is not None or retrieved is not None:
@@ -49,9 +51,13 @@ def replicate_section(results: PlateResults, labels: Labels) -> Section | None:
         tables.append(_table(f"Replicates of {name}", name, "wells", replicating, retrieved, same))
     findings = [_replicate_finding(replicating, retrieved, notes)]
     if labels.moa is not None:
-        table, finding = _mechanisms(treated, labels.compound, labels.moa, notes)
+        table, finding = _mechanisms(known, labels.compound, labels.moa, notes)
         tables += table
         findings += finding
+    if len(known) < len(treated):
+        are = "well" if len(treated) - len(known) == 1 else "wells"
+        without = " or ".join(map(stem, same))
+        notes.append(f"{len(treated) - len(known)} {are} without {without} took no part")
     return Section(
         key="replicates",
         title="Replicates and mechanisms",
