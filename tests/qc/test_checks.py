@@ -101,6 +101,24 @@ def test_light_that_drifts(axis: str) -> None:
     assert [check.details["change"] for check in drift] == pytest.approx([0.5] * 3, abs=0.15)
     other = "column" if axis == "row" else "row"
     assert not [c for c in report.checks if c.found and c.check == f"{other}_drift"]
+    assert all("unless treatments stand in that order" in check.line for check in drift)
+
+
+def test_a_dose_series_along_the_plate_is_no_drift_where_it_is_known() -> None:
+    """Doses by column, as on most dose plates: only unlabelled ones look like a drift."""
+    places = {name: parse_well(name) for name in names(8, 12)}
+    columns = [well.column for well in places.values() if well is not None]
+    factors = {name: 1 + column / 12 for name, column in zip(places, columns, strict=True)}
+    frame = brighten(plate(), factors)
+    assert ("column_drift", None) in found(frame)
+    labelled = frame.with_columns(
+        pl.lit("drug").alias("Metadata_Compound"), pl.Series("Metadata_Concentration", columns)
+    )
+    assert ("column_drift", None) not in found(frame, labelled)
+    both = labelled.with_columns(pl.Series("Metadata_Concentration", [c % 3 for c in columns]))
+    drift = [c for c in uf.plate_qc(frame, both).checks if c.check == "column_drift"]
+    assert drift
+    assert all("unless" not in check.line for check in drift)
 
 
 def test_light_from_one_side() -> None:
