@@ -217,3 +217,13 @@ def test_wells_that_the_platemap_leaves_out(tmp_path):
     n_agree = sum(group.passes for group in expected.groups)
     assert finding.value == f"{n_agree} of {len(expected.groups)} agree"
     assert position_section(results, labels) is not None
+
+
+def test_mechanisms_of_one_compound_each_are_not_judged(tmp_path):
+    """Nearest neighbours of another compound cannot be right then, which is no fault of a plate."""
+    frame = table().with_columns(pl.col("Metadata_Compound").alias("Metadata_MoA"))
+    results = read_results(made_up(tmp_path / "out" / "P1", frame) / "P1")
+    section = replicate_section(results, find_labels(results.profiles))
+    [finding] = [f for f in section.findings if f.label == "MoA of the nearest other compound"]
+    assert (finding.value, finding.state) == ("not known", "none")
+    assert finding.detail == "no MoA is that of two compounds"

@@ -184,7 +184,7 @@ def plate_page(folder: Path, options: ReportOptions, campaign: str | None = None
 def _lead(results: PlateResults) -> str:
     model = as_object(results.provenance.get("model"))
     parts = [
-        f"{len(results.names)} wells",
+        "1 well" if len(results.names) == 1 else f"{len(results.names)} wells",
         f"channels {', '.join(map(shown, results.channels))}",
         f"weights {shown(model['weights'])}" if model.get("weights") else "",
         f"embedded {shown(results.run['finished'])[:10]}" if results.run.get("finished") else "",

@@ -98,9 +98,13 @@ def _mechanisms(
         )
     if nearest is not None:
         better = nearest.accuracy > 2 * nearest.chance
+        asked = f"{stem(moa)} of the nearest other compound"
+        alone = f"no {stem(moa)} is that of two compounds"
         findings.append(
-            Finding(
-                f"{stem(moa)} of the nearest other compound",
+            Finding(asked, "not known", alone, "none", "replicates")
+            if nearest.chance == 0
+            else Finding(
+                asked,
                 f"{nearest.accuracy:.0%} the same",
                 f"of {nearest.n_queries} wells; by chance {nearest.chance:.0%}",
                 "good" if better else "look",

@@ -116,11 +116,15 @@ def _quality(results: PlateResults) -> Finding:
         )
     return Finding(
         "Quality control",
-        f"{n_flagged} wells to leave out" if n_flagged else "flags",
+        f"{_wells_in_words(n_flagged)} to leave out" if n_flagged else "flags",
         shown(", ".join(found), 160),
         "look",
         "plate",
     )
+
+
+def _wells_in_words(count: int) -> str:
+    return "1 well" if count == 1 else f"{count} wells"
 
 
 def _controls(results: PlateResults) -> list[Finding]:
