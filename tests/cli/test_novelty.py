@@ -47,6 +47,15 @@ def test_unusual_prints_writes_and_gives_json(run: Any, wells: Path, tmp_path: P
     assert candidate["nearest"][0]["Metadata_MoA"] == "known\x1b[1m"
 
 
+def test_names_of_any_length_keep_lines_short(run: Any, wells: Path) -> None:
+    longest = pl.col("Metadata_MoA") + "x" * 10_000
+    pl.read_parquet(wells).with_columns(Metadata_MoA=longest).write_parquet(wells)
+    outcome = run("unusual", wells, "--samples", CONTROLS, "--label", "MoA")
+    assert "8 wells, 100% known_[1mxxx" in outcome.out
+    assert "x…" in outcome.out
+    assert "x" * 61 not in outcome.out
+
+
 def test_unusual_says_why_it_cannot(refuse: Any, run: Any, wells: Path) -> None:
     refuse("unusual", wells, "--samples", "x ==", code=2, said="is not understood")
     refuse("unusual", wells, "--samples", 'Metadata_Compound == "none"', code=1, said="no row of")

@@ -45,6 +45,16 @@ def test_search_prints_writes_and_gives_json(run: Any, profiles: Path, tmp_path:
     assert [row["row"] for row in as_json["neighbours"]] == found["row"].to_list()
 
 
+def test_names_of_any_length_keep_lines_short(run: Any, profiles: Path) -> None:
+    table = pl.read_parquet(profiles)
+    table = table.with_columns(Metadata_MoA=pl.col("Metadata_Compound") + "x" * 10_000)
+    table.write_parquet(profiles)
+    outcome = run("search", profiles, "--query", QUERY, "--k", "2")
+    assert outcome.code == 0, outcome.err
+    assert "taxolxxx" in outcome.out
+    assert max(map(len, outcome.out.splitlines())) < 200
+
+
 def test_search_with_its_options(run: Any, profiles: Path, tmp_path: Path) -> None:
     index = tmp_path / "i.npy"
     outcome = run(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from unidino_fast.cli.app import Features, Json, app
-from unidino_fast.names import one_line
+from unidino_fast.names import short_line
 from unidino_fast.terminal import say, tell
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _MOST_SHOWN = 10
 _MOST_WELLS = 12
+_LONGEST = 60
+"""Characters of a name."""
 
 
 @app.command()
@@ -151,7 +153,8 @@ def _share(judged: pl.DataFrame) -> str:
 
 
 def _cluster_lines(found: Unusual, row: dict[str, Any]) -> Iterator[str]:
-    of_label = "" if row["label"] is None else f", {row['share']:.0%} {one_line(row['label'])}"
+    label = row["label"]
+    of_label = "" if label is None else f", {row['share']:.0%} {short_line(label, _LONGEST)}"
     state = "explained" if row["explained"] else "candidate"
     yield f"cluster {row['cluster']}: {state}, {row['n_wells']} wells{of_label}"
     if row["explained"]:
@@ -166,7 +169,7 @@ def _cluster_lines(found: Unusual, row: dict[str, Any]) -> Iterator[str]:
 
 def _neighbours(nearest: pl.DataFrame, treatment: list[str]) -> Iterator[str]:
     for row in nearest.to_dicts():
-        name = " ".join(one_line(str(row[column])) for column in treatment)
+        name = " ".join(short_line(row[column], _LONGEST) for column in treatment)
         yield f"{name} ({row['similarity']:.2f})"
 
 
@@ -174,5 +177,5 @@ def _about(row: dict[str, Any]) -> str:
     """Where a row is and what is known of it."""
     names = ("Plate", "Well", "Site", "Time", "Compound", "Concentration", "MoA")
     values = [row.get(f"Metadata_{name}") for name in names]
-    known = [one_line(str(value)) for value in values if value is not None]
+    known = [short_line(value, _LONGEST) for value in values if value is not None]
     return " ".join(known) or "row"

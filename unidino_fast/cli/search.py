@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unidino_fast.cli.app import Features, Json, app
-from unidino_fast.names import one_line
+from unidino_fast.names import short_line
 from unidino_fast.terminal import tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SHOWN = ("Plate", "Well", "Compound", "Concentration", "MoA")
+_LONGEST = 60
+"""Characters of a name."""
 
 
 @app.command()
@@ -110,6 +112,8 @@ def _strict(value: Any) -> Any:
 def _about(row: dict[str, Any], prefix: str, names: dict[str, None]) -> str:
     """What is known of a row, of the columns that people look for."""
     known = [
-        one_line(str(row[prefix + name])) for name in names if row.get(prefix + name) is not None
+        short_line(row[prefix + name], _LONGEST)
+        for name in names
+        if row.get(prefix + name) is not None
     ]
     return ", ".join(known)
