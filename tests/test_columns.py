@@ -34,6 +34,13 @@ def test_a_name_with_or_without_its_prefix() -> None:
     assert find_columns(TABLE, []) == ()
 
 
+def test_dozens_of_measures_are_not_listed() -> None:
+    measured = TABLE.with_columns(pl.lit(1.0).alias("Metadata_QC_Focus_DNA"))
+    with pytest.raises(TableError, match=r"name one of Metadata_Plate, .*Metadata_Bytes$"):
+        find_column(measured, "Xyz")
+    assert find_column(measured, "QC_Focus_DNA") == "Metadata_QC_Focus_DNA"
+
+
 @pytest.mark.parametrize("ask", [find_column, find_columns])
 def test_names_that_are_none(ask: Callable[..., object]) -> None:
     with pytest.raises(TableError, match=r"^the table has no column Metadata_Palte: did you mean"):

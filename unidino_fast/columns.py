@@ -75,7 +75,8 @@ def _missing(table: pl.DataFrame, column: str, needed_by: str) -> TableError:
     meant = " or ".join(one_line(folded[match]) for match in near)
     meant = f"did you mean {meant}? " if near else ""
     asked = f", which {needed_by} needs" if needed_by else ""
-    known = ", ".join(map(one_line, there)) or "its columns (it has no metadata)"
+    told = [name for name in there if not name.startswith(f"{METADATA_PREFIX}QC_")]  # dozens
+    known = ", ".join(map(one_line, told or there)) or "its columns (it has no metadata)"
     return TableError(
         f"the table has no column {one_line(column)}{asked}: {meant}join it to the table (embed"
         f" --metadata) or name one of {known}"
