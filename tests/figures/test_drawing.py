@@ -123,6 +123,18 @@ def test_a_similarity_map_is_the_correlation_in_the_order_of_its_clustering() ->
     assert legend_of(figure) == ["p", "q", "r", "s"]
 
 
+@pytest.mark.parametrize("name", ["x", "N-(4-hydroxyphenyl)-2-chloro-benzamide-40", "😀$_" * 13])
+def test_a_similarity_map_keeps_its_room_beside_long_names(name: str) -> None:
+    means = np.random.default_rng(0).normal(size=(12, 5))
+    figure = new_figure(150)
+    axes = draw_similarity(figure, means, [name] * 12, None, ("Compound", ""))
+    figure.draw_without_rendering()
+    assert axes.get_window_extent().width > 0.4 * figure.bbox.width
+    widest = max(tick.get_window_extent().width for tick in axes.get_yticklabels())
+    points = axes.get_yticklabels()[0].get_fontsize()
+    assert points == 5.0 or widest < 0.27 * figure.bbox.width  # to a pixel or two
+
+
 def test_a_similarity_map_of_many_leaves_names_out_and_of_two_is_refused() -> None:
     many = RNG.standard_normal((150, 5))
     axes = draw_similarity(new_figure(150), many, ["x"] * 150, None, ("Compound", ""))

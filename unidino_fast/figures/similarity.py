@@ -11,7 +11,7 @@ import numpy as np
 
 from unidino_fast.errors import TableError
 from unidino_fast.figures.kinds import Kinds, kinds_of
-from unidino_fast.figures.style import add_legend
+from unidino_fast.figures.style import FONT, add_legend
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,8 @@ FEWEST, MOST = 3, 2000
 _AROUND_POINTS, _WIDEST_POINTS = 62.0, 290.0
 """What stands above and below the map, and the side that names and legend leave it at most."""
 _LEAST_POINTS, _MOST_POINTS = 5.0, 7.0
+_NAMES_SHARE = 0.25
+"""Of the figure's width, for names; longer ones are drawn smaller, as far as they can be read."""
 _MOST_IN_A_COLUMN = 24
 
 
@@ -89,6 +91,9 @@ def draw_similarity(
     axes.set(xticks=[], yticks=[])
     if points >= _LEAST_POINTS:
         ordered = [names[place] for place in order]
+        room = _NAMES_SHARE * figure.bbox.width / figure.dpi * 72
+        widest = max(_width(name, points) for name in ordered)
+        points = max(min(points, points * room / max(widest, 1e-9)), _LEAST_POINTS)
         axes.set_yticks(range(n), ordered, fontsize=points)
         axes.tick_params(length=0, pad=2)
         axes.set(ylabel=titles[0])
@@ -100,6 +105,15 @@ def draw_similarity(
     if label is not None:
         _draw_strip(figure, axes, kinds_of(label[order]), titles[1])
     return axes
+
+
+def _width(name: str, points: float) -> float:
+    """Of a name as it is drawn, in points."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    drawn = FontProperties(family=FONT, size=points)
+    return float(text_to_path.get_text_width_height_descent(name, drawn, ismath=False)[0])
 
 
 def _draw_strip(figure: Any, axes: Any, kinds: Kinds, title: str) -> None:
