@@ -21,7 +21,7 @@ def demo(
     weights: Weights = "default",
     seed: Annotated[int, typer.Option(help="Another seed simulates another plate.")] = 0,
 ) -> None:
-    """Simulate a small plate, embed, evaluate and show it (3 minutes)."""
+    """Simulate a small plate, embed, evaluate and show it (2 minutes on 2 cores)."""
     from unidino_fast.demo import run_demo
 
     with interruptible(f"run it again to start {out} over"):
