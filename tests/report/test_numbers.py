@@ -227,3 +227,14 @@ def test_mechanisms_of_one_compound_each_are_not_judged(tmp_path):
     [finding] = [f for f in section.findings if f.label == "MoA of the nearest other compound"]
     assert (finding.value, finding.state) == ("not known", "none")
     assert finding.detail == "no MoA is that of two compounds"
+
+
+def test_profiles_of_zeros_are_given_no_precision(tmp_path):
+    """Ties rank positives first, so that profiles which say nothing would look perfect."""
+    frame = table(features=np.zeros((48, len(CHANNELS) * DIM)))
+    results = read_results(made_up(tmp_path / "out" / "P1", frame) / "P1")
+    section = replicate_section(results, find_labels(results.profiles))
+    assert "mAP" not in section.findings[0].detail
+    told = [note for note in section.values["notes"] if "all zeros" in note]
+    assert len(told) == 2
+    assert told[0].startswith("mean average precision was not computed: 36 of 36 wells")

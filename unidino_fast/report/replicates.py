@@ -43,7 +43,7 @@ def replicate_section(results: PlateResults, labels: Labels) -> Section | None:
     retrieved = _tried(
         "mean average precision",
         notes,
-        lambda: mean_average_precision(known, same, same, null_size=_NULL_SIZE),
+        lambda: _told_apart(mean_average_precision(known, same, same, null_size=_NULL_SIZE)),
     )
     tables = []
     if replicating is not None or retrieved is not None:
@@ -81,7 +81,9 @@ def _mechanisms(
     retrieved = _tried(
         f"mean average precision by {stem(moa)}",
         notes,
-        lambda: mean_average_precision(known, moa, moa, pos_diffby=compound, null_size=_NULL_SIZE),
+        lambda: _told_apart(
+            mean_average_precision(known, moa, moa, pos_diffby=compound, null_size=_NULL_SIZE)
+        ),
     )
     nearest = _tried(
         f"nearest neighbour by {stem(moa)}",
@@ -121,6 +123,20 @@ def _tried(what: str, notes: list[str], compute: Callable[[], Any]) -> Any:
     except (TableError, UsageError) as error:
         notes.append(f"{what} was not computed: {shown(first_line(error), 240)}")
         return None
+
+
+def _told_apart(retrieved: RetrievalResult) -> RetrievalResult:
+    """The result, unless ties made it: a positive ranks before a negative that is as near.
+
+    Raises:
+        TableError: most queries are tied, as where all profiles are zeros.
+    """
+    if 2 * retrieved.n_tied > retrieved.n_queries:
+        raise TableError(
+            f"{retrieved.n_tied} of {retrieved.n_queries} wells have others exactly as near as"
+            " their own kind: are profiles repeated, or all zeros?"
+        )
+    return retrieved
 
 
 def _replicate_finding(
