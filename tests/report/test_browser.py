@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from report_tables import made_up, table
+
+from unidino_fast.report import ReportOptions, build, write_reports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -210,3 +213,15 @@ def test_it_prints(demo_page: Path, visit: Callable[..., Visit], tmp_path: Path)
     assert page.evaluate(across) == pytest.approx(wide, abs=2)
     page.pdf(path=tmp_path / "page.pdf")
     assert (tmp_path / "page.pdf").stat().st_size > 20_000
+
+
+def test_plates_are_compared_on_a_phone_without_scrolling(
+    tmp_path: Path, visit: Callable[..., Visit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "PARTS", ())
+    for place, name in enumerate(("P1", "P2")):
+        made_up(tmp_path / "results" / name, table(plate=name, seed=place))
+    page = visit(write_reports(tmp_path / "results", None, ReportOptions())[0], width=390).page
+    box = page.locator("#batches .scroll")
+    assert box.locator("td").count() >= 9
+    assert box.evaluate("node => node.scrollWidth <= node.clientWidth + 1")
