@@ -14,6 +14,7 @@ from unidino_fast.cli import novelty as novelty
 from unidino_fast.cli import figures as figures
 from unidino_fast.cli import backbones as backbones
 from unidino_fast.cli import training as training
+from unidino_fast.cli import doctor as doctor
 
 # isort: on
 from unidino_fast.cli.app import app
