@@ -115,6 +115,7 @@ def test_a_dose_series_along_the_plate_is_no_drift_where_it_is_known() -> None:
         pl.lit("drug").alias("Metadata_Compound"), pl.Series("Metadata_Concentration", columns)
     )
     assert ("column_drift", None) not in found(frame, labelled)
+    assert ("column_drift", None) not in found(labelled)  # labels of the wells themselves
     both = labelled.with_columns(pl.Series("Metadata_Concentration", [c % 3 for c in columns]))
     drift = [c for c in uf.plate_qc(frame, both).checks if c.check == "column_drift"]
     assert drift

@@ -60,7 +60,8 @@ def test_the_unlabelled_look_is_the_candidate(tmp_path):
     assert (
         section.values["cards"][0] is candidates[0] or not section.values["cards"][0]["explained"]
     )
-    assert {near["name"] for near in candidates[0]["nearest"]} == {"first, one", "second, two"}
+    nearest = [near["holds"] for near in candidates[0]["nearest"]]
+    assert sorted(nearest) == [["first", "one"], ["second", "two"]]
     [finding] = section.findings
     assert finding.value == "32 of 32 wells"
     assert "1 cluster that no MoA explains" in finding.detail

@@ -120,7 +120,8 @@ def plate_qc(
     """Judges a plate by the measures of its wells.
 
     Args:
-        wells: the columns of `wells.parquet` (or `fields.parquet`) of one plate.
+        wells: the columns of `wells.parquet` (or `fields.parquet`) of one plate. Their labels tell
+            treatments from position.
         profiles: the same wells normalised, whose labels and features tell whether controls are
             apart and replicates agree; without them that is not assessed.
         config: from `qc.read_thresholds`; the limits of the package by default.
@@ -142,8 +143,9 @@ def plate_qc(
         for well, time, own in zip(judged["Metadata_Well"], times, flags, strict=True)
         if own
     )
-    plate, labels = _plate(judged, {well for well, *_ in flagged}, profiles, config)
-    checks, not_assessed = _checks(plate, labels, config)
+    labelled = wells if profiles is None else profiles
+    plate, labels = _plate(judged, {well for well, *_ in flagged}, labelled, config)
+    checks, not_assessed = _checks(plate, None if profiles is None else labels, config)
     return PlateQc(
         plate=str(names[0]),
         channels=plate.quality.channels,
@@ -157,8 +159,8 @@ def plate_qc(
 
 
 def _plate(
-    judged: pl.DataFrame, flagged: set[str], profiles: pl.DataFrame | None, config: Thresholds
-) -> tuple[Plate, pl.DataFrame | None]:
+    judged: pl.DataFrame, flagged: set[str], labelled: pl.DataFrame, config: Thresholds
+) -> tuple[Plate, pl.DataFrame]:
     """One row a well (where there are time points, the median over them), and its labels."""
     still = of_wells(judged.drop("Metadata_Time", strict=False))
     positions = []
@@ -168,8 +170,8 @@ def _plate(
             raise TableError(f"well {name!r} is none: write A01")
         positions.append(position)
     marked = np.array([name in flagged for name in still["Metadata_Well"]], bool)
-    labels = _labels(positions, profiles)
-    holds = np.zeros(len(marked), np.int64) if labels is None else contents_of(labels, config)
+    labels = _labels(positions, labelled)
+    holds = contents_of(labels, config)
     return Plate(tuple(positions), Quality.of(still), marked, holds), labels
 
 
@@ -203,10 +205,8 @@ def _checks(
     return checks, not_assessed
 
 
-def _labels(wells: Sequence[WellName], profiles: pl.DataFrame | None) -> pl.DataFrame | None:
-    """Profiles in the order of the wells; of time points, the first."""
-    if profiles is None:
-        return None
+def _labels(wells: Sequence[WellName], profiles: pl.DataFrame) -> pl.DataFrame:
+    """Rows in the order of the wells; of time points or fields, the first."""
     if "Metadata_Well" not in profiles.columns:
         raise TableError("column Metadata_Well is missing: give a table of profiles")
     first = profiles.unique("Metadata_Well", keep="first", maintain_order=True)

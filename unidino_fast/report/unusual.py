@@ -201,14 +201,14 @@ def _card(
         "cohesion": row["cohesion"],
         "p": wells[f"{_MEASURE}_p"].max(),
         "wells": [
-            {"name": shown(well["Metadata_Well"]), "holds": _holds(well, labels.replicates)}
+            {"name": shown(well["Metadata_Well"]), "holds": _words(well, labels.replicates)}
             for well in wells.to_dicts()
         ],
         "thumbnails": [shown(names[int(place)]) for place in typical],
         "control": shown(names[_middle_control(found)]),
         "nearest": [
             {
-                "name": _holds(near, found.options["treatment"]),
+                "holds": _words(near, found.options["treatment"]),
                 "similarity": near["similarity"],
                 "n": near["n_wells"],
             }
@@ -242,7 +242,7 @@ def _rows(found: Unusual, labels: Labels) -> list[dict[str, Any]]:
     return [
         {
             "well": shown(row["Metadata_Well"]),
-            "holds": _holds(row, [*labels.replicates, *([labels.moa] if labels.moa else [])]),
+            "holds": _words(row, [*labels.replicates, *([labels.moa] if labels.moa else [])]),
             "distance": row[_MEASURE],
             "p": row[f"{_MEASURE}_p"],
             "q": row[f"{_MEASURE}_q"],
@@ -253,11 +253,13 @@ def _rows(found: Unusual, labels: Labels) -> list[dict[str, Any]]:
     ]
 
 
-def _holds(row: dict[str, Any], columns: Sequence[str]) -> str:
-    """What stands in a well, in words; a number says what it is of."""
+def _words(row: dict[str, Any], columns: Sequence[str]) -> list[str]:
+    """What stands in a well; a number says what it is of.
+
+    Apart, because the page isolates each: text from right to left would turn what is beside it.
+    """
     known = [(name, row[name]) for name in columns if row[name] is not None]
-    words = [
-        value if isinstance(value, str) else f"{name.removeprefix(METADATA_PREFIX)} {value}"
+    return [
+        shown(value if isinstance(value, str) else f"{name.removeprefix(METADATA_PREFIX)} {value}")
         for name, value in known
-    ]
-    return shown(", ".join(words)) or "–"
+    ] or ["–"]
