@@ -61,7 +61,7 @@ def test_what_a_child_uses_is_no_neighbour() -> None:
         child.stdout.readline()
         alive = noise._own_seconds()
         child.communicate("\n")
-    assert alive - before >= 0.49
+    assert alive - before >= 0.45  # ticks of 10 ms, rounded down for user, system and each process
     assert noise._own_seconds() >= alive
 
 
