@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from unidino_fast.errors import OutputError, TrainingError, UnidinoError
-from unidino_fast.files import reason_of
+from unidino_fast.errors import TrainingError, UnidinoError
 from unidino_fast.lock import FolderLock
+from unidino_fast.tables import make_folder
 from unidino_fast.training import probe as probing
 from unidino_fast.training.data import one_line_for_killed_workers
 from unidino_fast.training.heldout import HeldOutReport, held_out_report, write_report
@@ -324,12 +324,7 @@ def _log(run: Run, out: Path) -> Log:
 @contextmanager
 def _sole(out: Path) -> Iterator[None]:
     """The output folder, made and held against other runs."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{out} cannot be made a folder ({reason_of(error)}): choose another --out"
-        ) from error
+    make_folder(out)
     lock = FolderLock(out / ".lock")
     lock.acquire()
     try:

@@ -14,6 +14,7 @@ import unidino_fast as uf
 from unidino_fast.report import ReportOptions, build, unusual, write_reports
 from unidino_fast.report.gather import read_results
 from unidino_fast.report.labels import find_labels
+from unidino_fast.report.page import render_page
 from unidino_fast.report.unusual import unusual_section
 from unidino_fast.simulate import simulate_plate
 
@@ -62,6 +63,10 @@ def test_the_unlabelled_look_is_the_candidate(tmp_path):
     )
     nearest = [near["holds"] for near in candidates[0]["nearest"]]
     assert sorted(nearest) == [["first", "one"], ["second", "two"]]
+    names = dict.fromkeys(("title", "campaign", "name", "lead", "version"), "")
+    page = render_page("page.html", [section], {"data": {}}, **names)
+    # each word apart: one from right to left would turn what stands beside it
+    assert "<bdi>first</bdi>, <bdi>one</bdi> (cosine" in page
     [finding] = section.findings
     assert finding.value == "32 of 32 wells"
     assert "1 cluster that no MoA explains" in finding.detail
