@@ -158,7 +158,7 @@ def embed_to_folder(
         if on_start is not None:
             on_start(run.pending, run.n_resumed)
         run.embed(on_error, on_well or (lambda task: None))
-        warnings = run.absent_chunks() + run.measured_later()
+        warnings = run.engine_warning() + run.absent_chunks() + run.measured_later()
         if shard is None:
             warnings += run.write_tables(platemap)
         summary = run.summary(warnings, time.perf_counter() - start)

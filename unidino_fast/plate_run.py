@@ -219,6 +219,11 @@ class PlateRun:
         with self.clock.stage("write"):
             return write_tables(self.folder, self.layout, self.results, platemap, self.qc)
 
+    def engine_warning(self) -> list[str]:
+        """A line where the engine's errors are large beside what it is to tell apart."""
+        warning = None if self.check is None else self.check.warning
+        return [] if warning is None else [warning]
+
     def measured_later(self) -> list[str]:
         """A line where wells of a former run were read again for their quality."""
         if not self.n_measured_later:

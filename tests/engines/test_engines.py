@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import unidino_fast as uf
 from unidino_fast.config import EmbedOptions
 from unidino_fast.engines import choose
 from unidino_fast.engines.graph import InferenceGraph, patches_of
+from unidino_fast.engines.selfcheck import SelfCheck, self_check
 from unidino_fast.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
@@ -179,6 +181,25 @@ def test_self_check_goes_into_the_manifest(
     assert check["engine"] == "compile"
     assert check["lowest_cosine"] >= check["limit"] == 0.99999
     assert check["n_tiles"] > 0
+    assert 0 <= check["error_share"] < 1e-3
+
+
+def test_a_run_says_that_its_engine_errs_much(
+    small_plate: tuple[Path, pl.DataFrame],
+    tiny_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = SelfCheck("compile", "bf16", 16, 0.9995, 0.999, 0.25)
+    monkeypatch.setattr("unidino_fast.plate_run.self_check", lambda *_: found)
+    model = uf.load_backbone(tiny_weights, device="cpu", engine="compile", precision="bf16")
+    plate = uf.open_plate(small_plate[0])
+    summary = uf.embed_to_folder(plate, model, tmp_path, EmbedOptions(tile=EDGE))
+    assert found.warning is not None
+    assert found.warning in summary.warnings
+    assert "errs by 25% of what tells 16 tiles of this plate apart" in found.warning
+    assert replace(found, error_share=0.24).warning is None
+    assert replace(found, error_share=None).warning is None
 
 
 @pytest.mark.parametrize("n_blank", [1, 6])
@@ -214,6 +235,42 @@ def test_self_check_looks_where_there_is_signal(
         uf.embed_to_folder(plate, model, tmp_path / "out", EmbedOptions(tile=EDGE))
         check = json.loads((tmp_path / "out/small/manifest.json").read_text())["run"]["self_check"]
         assert check["n_tiles"] == 16
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_self_check_sees_dim_tiles_confused(
+    tiles: torch.Tensor, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """An engine that gives each tile the embedding of its neighbour, all of them nearly equal."""
+
+    class Broken:
+        name = "compile"
+
+        def __init__(self, graph: InferenceGraph, *_: Any, step: int) -> None:
+            self.step, self.graph = step, graph.float()
+
+        def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                return self.graph(patches.float().roll(1, dims=0))
+
+    monkeypatch.setattr("unidino_fast.engines.compiled.CompiledEngine", Broken)
+    model = uf.load_backbone(tiny_weights, device="cpu", engine="compile", precision=precision)
+    dim = 0.01 + 0.0005 * tiles[:8]
+    patches = patches_of(dim, model.backbone.patch_size)
+    if precision == "fp32":
+        with pytest.raises(EngineError, match=r"error of \d+% of what tells tiles apart"):
+            self_check(model, patches)
+        return
+    found = self_check(model, patches)
+    assert found is not None
+    assert found.lowest_cosine > found.limit  # by cosines it would pass
+    right = uf.load_backbone(tiny_weights, device="cpu", engine="eager").embed_tiles(dim)
+    error = np.linalg.norm(np.roll(right, 1, axis=0) - right)
+    assert found.error_share == pytest.approx(
+        error / np.linalg.norm(right - right.mean(0)), rel=0.1
+    )
+    assert found.warning is not None
+    assert f"in bf16 errs by {found.error_share:.0%} of what tells 8 tiles" in found.warning
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
