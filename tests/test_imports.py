@@ -54,7 +54,7 @@ LAYERS = [
     "benchmarks",
     "report",
     "terminal",
-    "info console doctor",
+    "info console doctor embed_summary",
     "embed_command evaluate_command demo",
     "cli",
     "__main__",

@@ -6,17 +6,18 @@ import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unidino_fast.console import WellProgress, log_to_console
+from unidino_fast.embed_summary import as_object, as_text, planned, planned_as_text
 from unidino_fast.errors import UnidinoError, UsageError
-from unidino_fast.output import QUALITY, folder_name
+from unidino_fast.output import folder_name
 from unidino_fast.plate import open_plate
 from unidino_fast.terminal import say, say_some, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from unidino_fast.backbones import Backbone
     from unidino_fast.choices import Intensity, OnError
@@ -184,10 +185,10 @@ def run_embed(request: EmbedRequest, *, dry_run: bool, as_json: bool) -> int:
     plates = _compared(request)
     if as_json:
         compared = {} if plates is None else {"qc": plates.to_dict()}
-        tell(json.dumps({**_as_object(done, failed.reasons, request.shard), **compared}))
+        tell(json.dumps({**as_object(done, failed.reasons, request.shard), **compared}))
     else:
         for summary in done:
-            tell(_as_text(summary, request.shard))
+            tell(as_text(summary, request.shard))
     if request.report:
         _report(request)
     return LEFT_OUT if failed.reasons or any(summary.left_out for summary in done) else 0
@@ -227,10 +228,10 @@ def _say_plans(
     plans = []
     for location, plate in opened:
         with failed.noting(location):
-            plans.append(_plan(plate, request))
+            plans.append(planned(plate, request.options, request.out))
     failed.raise_if_all(plans)
     for facts in plans:
-        tell(json.dumps(facts) if as_json else _plan_as_text(facts))
+        tell(json.dumps(facts) if as_json else planned_as_text(facts))
     return 0
 
 
@@ -325,70 +326,3 @@ def _refuse_shared_folders(plates: list[Plate]) -> None:
                 f"plates {other.location} and {plate.location} are both named {plate.name}:"
                 " embed them into different --out folders"
             )
-
-
-def _plan(plate: Plate, request: EmbedRequest) -> dict[str, Any]:
-    from unidino_fast.planning import plan_plate
-
-    plan = plan_plate(plate, request.options, patch=16)
-    return {
-        "plate": plate.name,
-        "n_wells": len(plan.wells),
-        "n_fields": plan.n_fields,
-        "n_tiles": plan.n_tiles,
-        "channels": list(plan.channels),
-        "folder": str(request.out / folder_name(plate.name)),
-    }
-
-
-def _plan_as_text(facts: dict[str, Any]) -> str:
-    return (
-        f"{facts['plate']}: would embed {facts['n_tiles']} tiles (at most) of {facts['n_fields']}"
-        f" fields in {facts['n_wells']} wells, channels {', '.join(facts['channels'])}, into"
-        f" {facts['folder']}"
-    )
-
-
-def _as_object(
-    done: list[RunSummary], failed: dict[str, str], shard: Shard | None
-) -> dict[str, Any]:
-    """Totals over all plates, and each plate's own summary; of a shard, also which one it is."""
-    sums = ("n_wells", "n_resumed", "n_fields", "n_tiles", "n_tiles_dropped")
-    totals: dict[str, Any] = {name: sum(getattr(s, name) for s in done) for name in sums}
-    stages = sorted({stage for summary in done for stage in summary.seconds})
-    seconds = {stage: round(sum(s.seconds.get(stage, 0) for s in done), 3) for stage in stages}
-    return {
-        **({} if shard is None else {"shard": {"index": shard.index, "count": shard.count}}),
-        **totals,
-        "n_features": max(summary.n_features for summary in done),
-        "seconds": seconds,
-        "tiles_per_second": round(
-            sum(s.tiles_per_second * s.seconds["total"] for s in done) / seconds["total"], 2
-        ),
-        "peak_memory_mb": max(summary.peak_memory_mb for summary in done),
-        "left_out": {s.plate: s.left_out for s in done if s.left_out},
-        "failed": failed,
-        "plates": [summary.to_dict() for summary in done],
-    }
-
-
-def _as_text(summary: RunSummary, shard: Shard | None) -> str:
-    stages = ", ".join(
-        f"{stage} {seconds:.1f}" for stage, seconds in summary.seconds.items() if stage != "total"
-    )
-    resumed = f" ({summary.n_resumed} done before)" if summary.n_resumed else ""
-    dropped = f" ({summary.n_tiles_dropped} empty ones left out)" if summary.n_tiles_dropped else ""
-    quality = ", qc.json" if (Path(summary.folder) / QUALITY).exists() else ""
-    return (
-        f"{summary.plate}: {summary.n_wells} wells{resumed}, {summary.n_fields} fields,"
-        f" {summary.n_tiles} tiles{dropped} -> {summary.n_wells} x {summary.n_features} features\n"
-        f"{summary.seconds['total']:.1f} s ({stages}), {summary.tiles_per_second:.1f} tiles/s,"
-        f" peak memory {summary.peak_memory_mb:.0f} MB\n"
-        f"{summary.folder}/: "
-        + (
-            f"profiles.parquet, wells.parquet, fields.parquet, manifest.json{quality}"
-            if shard is None
-            else f"shard {shard.index} of {shard.count}; when all are done:"
-            f" unidino-fast merge {summary.folder}"
-        )
-    )
