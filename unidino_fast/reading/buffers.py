@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[Any]
 
+PAGE_BYTES = 4096
+"""Of a processor's small pages; larger ones are multiples of it."""
+
 
 class FieldBuffers:
     """Arrays whose memory comes back by itself when the last view of it is gone.
@@ -57,8 +60,21 @@ class FieldBuffers:
             return self._allocate(n_bytes)
 
 
+def aligned(n_bytes: int) -> Bytes:
+    """Memory that begins with a page, with any content.
+
+    Large memory from `malloc` begins 16 bytes behind a page, and the kernel copies a file, whose
+    pages it holds, to there at half the rate (Zen 4: `rep movsb` to a few bytes behind the place
+    of the source in its page; to one byte behind, a sixth).
+    """
+    whole = np.empty(n_bytes + PAGE_BYTES, np.uint8)
+    start = -whole.ctypes.data % PAGE_BYTES
+    found: Bytes = whole[start : start + n_bytes]
+    return found
+
+
 def _memory(n_bytes: int) -> memoryview:
-    return np.empty(n_bytes, np.uint8).data
+    return aligned(n_bytes).data
 
 
 class Scratch:
@@ -73,7 +89,7 @@ class Scratch:
         held = self._held.get(name)
         if held is None or held.size < n_bytes:
             self._held.pop(name, None)  # never two at a time
-            held = self._held[name] = np.empty(n_bytes + n_bytes // 4, np.uint8)
+            held = self._held[name] = aligned(n_bytes + n_bytes // 4)
         return held[:n_bytes]
 
     def rows(self, n_rows: int, n_bytes: int) -> tuple[Bytes, list[Bytes]]:
