@@ -135,7 +135,7 @@ def _io_rows(*, quick: bool) -> Iterator[Row]:
     from unidino_fast.benchmarks.reading import bench_io, io_effort
 
     environment = describe_environment(torch.device("cpu"))
-    return bench_io(environment, say, effort=io_effort(quick=quick), n_fields=3 if quick else 6)
+    return bench_io(environment, say, effort=io_effort(quick=quick), n_fields=3 if quick else 24)
 
 
 def _with_candidates(job: ModelJob) -> ModelJob:

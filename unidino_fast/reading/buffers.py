@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[Any]
 
+PAGE_BYTES = 4096
+"""Of a processor's small pages; larger ones are multiples of it."""
+
 
 class FieldBuffers:
     """Arrays whose memory comes back by itself when the last view of it is gone.
@@ -57,8 +60,21 @@ class FieldBuffers:
             return self._allocate(n_bytes)
 
 
+def aligned(n_bytes: int) -> Bytes:
+    """Memory that begins with a page, with any content.
+
+    Large memory from `malloc` begins 16 bytes behind a page, and the kernel copies a file, whose
+    pages it holds, to there at half the rate (Zen 4: `rep movsb` to a few bytes behind the place
+    of the source in its page; to one byte behind, a sixth).
+    """
+    whole = np.empty(n_bytes + PAGE_BYTES, np.uint8)
+    start = -whole.ctypes.data % PAGE_BYTES
+    found: Bytes = whole[start : start + n_bytes]
+    return found
+
+
 def _memory(n_bytes: int) -> memoryview:
-    return np.empty(n_bytes, np.uint8).data
+    return aligned(n_bytes).data
 
 
 class Scratch:
@@ -66,20 +82,32 @@ class Scratch:
 
     def __init__(self) -> None:
         self._held: dict[str, Bytes] = {}
-        self._rows: tuple[Bytes, list[Bytes]] | None = None
+        self._views: dict[str, memoryview] = {}
+        self._blocks: tuple[Pixels, list[Bytes]] | None = None
 
     def bytes(self, name: str, n_bytes: int) -> Bytes:
         """A buffer of so many bytes with any content, valid until its name is asked for again."""
         held = self._held.get(name)
         if held is None or held.size < n_bytes:
+            self._views.pop(name, None)
             self._held.pop(name, None)  # never two at a time
-            held = self._held[name] = np.empty(n_bytes + n_bytes // 4, np.uint8)
+            held = self._held[name] = aligned(n_bytes + n_bytes // 4)
         return held[:n_bytes]
 
-    def rows(self, n_rows: int, n_bytes: int) -> tuple[Bytes, list[Bytes]]:
-        """A buffer (n_rows, n_bytes) and its rows, valid until others are asked for."""
-        if self._rows is None or self._rows[0].shape != (n_rows, n_bytes):
-            self._rows = None  # never two at a time
-            whole = self.bytes("rows", n_rows * n_bytes).reshape(n_rows, n_bytes)
-            self._rows = whole, list(whole)
-        return self._rows
+    def view(self, name: str, n_bytes: int) -> memoryview:
+        """As `bytes`, made once for buffers of one size."""
+        found = self._views.get(name)
+        if found is None or len(found) != n_bytes:
+            found = self.bytes(name, n_bytes).data
+            self._views[name] = found
+        return found
+
+    def blocks(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Pixels, list[Bytes]]:
+        """A buffer (N, ...) and the bytes of each of its N, valid until others are asked for."""
+        held = self._blocks
+        if held is None or held[0].shape != shape or held[0].dtype != dtype:
+            self._blocks = None  # never two at a time
+            whole = self.bytes("blocks", math.prod(shape) * dtype.itemsize)
+            held = whole.view(dtype).reshape(shape), list(whole.reshape(shape[0], -1))
+            self._blocks = held
+        return held

@@ -17,7 +17,7 @@ from unidino_fast.reading.shards import Indices, is_meant, parse_index, span_of
 from unidino_fast.storage import StorageFault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -105,9 +105,8 @@ class ChunkReader:
         elif shard is None:
             start = self._key((*self._own(first)[:-1], ""))
             keys = [f"{start}{number}" for number in range(x, x + len(outs))]
-            for number, is_there in enumerate(self._grabbed(keys, outs, scratch)):
-                if not is_there:
-                    self.put((*others, x + number), scratch, outs[number])
+            for number in self._missed(keys, outs, scratch):
+                self.put((*others, x + number), scratch, outs[number])
         else:
             self._put_inner_row(first, shard, scratch, outs)
 
@@ -136,7 +135,7 @@ class ChunkReader:
         try:
             if shard is not None:
                 return self._decode_inner(key, own, shard, out, scratch)
-            if next(self._grabbed([key], [out], scratch)):
+            if not self._missed((key,), (out,), scratch):
                 return True
             return self._decode(key, None, None, out, scratch)
         except MemoryError:
@@ -144,23 +143,36 @@ class ChunkReader:
         except Exception as error:  # codecs raise whatever they like
             raise chunk_error(key, error) from error
 
-    def _grabbed(
-        self, keys: Sequence[str], outs: Sequence[Bytes], scratch: Scratch
-    ) -> Iterator[bool]:
+    def _missed(self, keys: Sequence[str], outs: Sequence[Bytes], scratch: Scratch) -> list[int]:
         """Fills each of `outs` from an object that is a chunk, in the fewest steps, if it is sound.
 
         A chunk that is cut short, if only while it is read, is no sound one in any encoding.
+
+        Returns:
+            Which are not filled. For small chunks this loop is what reading costs in Python, and
+            what other threads wait for: it calls no more than it must.
         """
-        grab, most = self._storage.grab, self._most
+        grab, most, decode = self._storage.grab, self._most, self._decode_all or self._unpack
+        missed = []
         if self._is_raw:
-            for key, out in zip(keys, outs, strict=True):
-                yield grab(key, ((0, (out.data, _BEYOND)),)) == out.size
-            return
-        buffer = scratch.bytes("stored", most + 1).data
+            for number, (key, out) in enumerate(zip(keys, outs, strict=True)):
+                if grab(key, ((0, (out.data, _BEYOND)),)) != out.size:
+                    missed.append(number)
+            return missed
+        buffer = scratch.view("stored", most + 1)
         all_of_it = ((0, (buffer,)),)
-        for key, out in zip(keys, outs, strict=True):
+        for number, (key, out) in enumerate(zip(keys, outs, strict=True)):
             n_bytes = grab(key, all_of_it) or 0
-            yield 0 < n_bytes <= most and self._is_sound(buffer[:n_bytes], out)
+            try:
+                if 0 < n_bytes <= most:
+                    decode(buffer[:n_bytes], out)
+                    continue
+            except MemoryError:
+                raise
+            except Exception:  # fetched once more, the chunk says why
+                pass
+            missed.append(number)
+        return missed
 
     def _grab_inner(
         self, first: tuple[int, ...], shard: ShardFormat, outs: Sequence[Bytes], scratch: Scratch

@@ -42,6 +42,7 @@ class PileReader:
         self._is_mean = request.z == "mean" and self._n_planes > 1
         _, n_channels, _, height, width = chunks.block_shape
         self._n_channels = n_channels
+        self._block = n_channels, height, width
         self._everything = (slice(0, height), slice(0, width))
         self._fits_planes = chunks.fits_planes
 
@@ -65,9 +66,7 @@ class PileReader:
 
     def _read_strip(self, places: Sequence[Place], taker: Taker, scratch: Scratch) -> None:
         planes, target = taker
-        decoded, rows = scratch.rows(len(places), self._chunks.n_bytes)
-        shape = (self._n_channels, *(span.stop for span in self._everything))
-        blocks = decoded.view(planes.dtype).reshape(len(places), *shape)  # (N, C, Y, X)
+        blocks, rows = scratch.blocks((len(places), *self._block), planes.dtype)  # (N, C, Y, X)
         for number, (layer, _) in enumerate(self._layers):
             t, c, y, x = places[0]
             self._chunks.put_row((t, c, layer, y, x), scratch, rows)

@@ -8,6 +8,7 @@ together, so that such a chunk is decoded once.
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -292,6 +293,7 @@ def chunk_bytes(field: Field) -> int:
     return n_bytes
 
 
+@functools.cache
 def memory_bytes() -> int:
     """Of this machine; very many where the system does not tell."""
     try:

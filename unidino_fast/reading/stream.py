@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from unidino_fast.reading.buffers import Scratch
@@ -30,6 +31,8 @@ class Slot:
         planes: pixels (C, Y, X) once it is begun.
         noted: what `note` gave.
         fault: what went wrong first.
+        done: held until nothing is pending. Whoever waits for that wakes up once, where a condition
+            has it wake up, wait for the interpreter, and wait for the condition's lock.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Slot:
     planes: Pixels | None = None
     noted: Any = None
     fault: BaseException | None = None
+    done: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +94,12 @@ class ReadAhead:
         self._scratches = scratches
         self._most = max(max_in_flight // 2, 1)
         self._changed = threading.Condition()
+        """Of what threads wait for: jobs, and room."""
         self._next: Batch | None = None
         self._jobs: deque[Job] = deque()
-        self._slots: deque[Slot] = deque()
+        self._begun: SimpleQueue[Slot | None] = SimpleQueue()
+        """Slots in order; None behind the last."""
+        self._pending: set[Slot] = set()
         self._pixels = 0
         self._scratch = 0
         self._is_over = False
@@ -107,24 +114,18 @@ class ReadAhead:
         for thread in self._threads:
             thread.start()
         try:
-            while (slot := self._first_done()) is not None:
+            while (slot := self._begun.get()) is not None:
+                slot.done.acquire()
+                if self._failure is not None:
+                    break
                 yield slot
                 with self._changed:
-                    self._slots.popleft()
                     self._pixels -= slot.n_bytes
                     self._changed.notify_all()
+            if self._failure is not None:
+                raise self._failure
         finally:
             self._close()
-
-    def _first_done(self) -> Slot | None:
-        with self._changed:
-            while self._failure is None:
-                if self._slots and not self._slots[0].pending:
-                    return self._slots[0]
-                if self._is_over and not self._slots:
-                    return None
-                self._changed.wait()
-            raise self._failure
 
     def _close(self) -> None:
         with self._changed:
@@ -141,46 +142,47 @@ class ReadAhead:
                 scratch = self._scratches.pop()
             except IndexError:
                 scratch = Scratch()
-            while self._one(scratch):
-                pass
+            job = self._taken(None, None)
+            while job is not None:
+                job = self._taken(job, _fault_of(job, scratch))
             self._scratches.append(scratch)
         except BaseException as error:  # of the batches
-            with self._changed:
-                self._failure = error
-                self._changed.notify_all()
+            self._fail(error)
 
-    def _one(self, scratch: Scratch) -> bool:
-        """Does a job; False when all is over."""
-        job = self._taken()
-        if job is None:
-            return False
-        fault: BaseException | None = None
-        if not all(slot.fault for slot in job.slots):
-            try:
-                job.run(scratch)
-            except BaseException as error:
-                fault = error
-        complete = self._finished(job, fault)
-        if complete:
-            for slot in complete:
-                _look(slot)
-            self._give_out(complete)
-        return True
-
-    def _taken(self) -> Job | None:
-        """The next job, as soon as there is one and room for it; None when all is over."""
+    def _fail(self, error: BaseException) -> None:
         with self._changed:
-            while True:
-                if self._jobs:
-                    n_bytes = self._jobs[0].n_bytes
-                    if not self._scratch or self._scratch + n_bytes <= self._most:
-                        self._scratch += n_bytes
-                        return self._jobs.popleft()
-                elif self._is_over:
-                    return None
-                elif self._begin_batch():
-                    continue
-                self._changed.wait()
+            self._failure = error
+            self._begun.put(None)
+            for slot in self._pending:
+                slot.done.release()
+            self._pending.clear()
+
+    def _taken(self, done: Job | None, fault: BaseException | None) -> Job | None:
+        """Lets go of a job; the next, as soon as there is one and room for it. None at the end."""
+        with self._changed:
+            complete = self._finished(done, fault) if done is not None else ()
+            if not complete:
+                return self._waited()
+        for slot in complete:
+            _look(slot)
+        with self._changed:
+            for slot in complete:
+                self._let_go(slot)
+            return self._waited()
+
+    def _waited(self) -> Job | None:
+        """The next job. The lock is held, but while it waits."""
+        while True:
+            if self._jobs:
+                n_bytes = self._jobs[0].n_bytes
+                if not self._scratch or self._scratch + n_bytes <= self._most:
+                    self._scratch += n_bytes
+                    return self._jobs.popleft()
+            elif self._is_over:
+                return None
+            elif self._begin_batch():
+                continue
+            self._changed.wait()
 
     def _begin_batch(self) -> bool:
         """Begins the next batch where there is room for it."""
@@ -188,46 +190,60 @@ class ReadAhead:
             self._next = next(self._batches, None)
             if self._next is None:
                 self._is_over = True
+                self._begun.put(None)
                 self._changed.notify_all()
                 return True
         n_bytes = sum(slot.n_bytes for slot in self._next.slots)
         if self._pixels and self._pixels + n_bytes > self._most:
             return False
         self._pixels += n_bytes
-        for slot in self._next.slots:
+        batch, self._next = self._next, None
+        for slot in batch.slots:
             _begin(slot)
-        for job in self._next.jobs:
+        for job in batch.jobs:
             for slot in job.slots:
                 slot.pending += 1
-        self._slots += self._next.slots
-        self._jobs += self._next.jobs
-        self._next = None
+        for slot in batch.slots:
+            slot.done.acquire()
+            self._pending.add(slot)
+            if not slot.pending:
+                slot.pending = 1
+                self._let_go(slot)
+            self._begun.put(slot)
+        self._jobs += batch.jobs
         self._changed.notify_all()
         return True
 
     def _finished(self, job: Job, fault: BaseException | None) -> list[Slot]:
         """Lets go of a job; gives the fields that have all pixels now and are to be looked at."""
         complete = []
-        with self._changed:
-            was_full = self._jobs and self._scratch + self._jobs[0].n_bytes > self._most
-            self._scratch -= job.n_bytes
-            is_done = False
-            for slot in job.slots:
-                slot.fault = slot.fault or fault
-                if slot.pending == 1 and slot.note is not None and slot.fault is None:
-                    complete.append(slot)  # and stays pending
-                    continue
-                slot.pending -= 1
-                is_done = is_done or not slot.pending
-            if is_done or was_full:
-                self._changed.notify_all()
+        if self._jobs and self._scratch + self._jobs[0].n_bytes > self._most:
+            self._changed.notify_all()
+        self._scratch -= job.n_bytes
+        for slot in job.slots:
+            slot.fault = slot.fault or fault
+            if slot.pending == 1 and slot.note is not None and slot.fault is None:
+                complete.append(slot)  # and stays pending
+            else:
+                self._let_go(slot)
         return complete
 
-    def _give_out(self, slots: list[Slot]) -> None:
-        with self._changed:
-            for slot in slots:
-                slot.pending -= 1
-            self._changed.notify_all()
+    def _let_go(self, slot: Slot) -> None:
+        slot.pending -= 1
+        if not slot.pending and slot in self._pending:  # not after a failure
+            self._pending.remove(slot)
+            slot.done.release()
+
+
+def _fault_of(job: Job, scratch: Scratch) -> BaseException | None:
+    """Does a job, unless all its slots are at fault already; what went wrong."""
+    if all(slot.fault for slot in job.slots):
+        return None
+    try:
+        job.run(scratch)
+    except BaseException as error:
+        return error
+    return None
 
 
 def _look(slot: Slot) -> None:
