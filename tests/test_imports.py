@@ -37,6 +37,7 @@ LAYERS = [
     "engines",
     "clock heap results threads upload",
     "tables",
+    "anndata_file",
     "columns query",
     "platemap profiles",
     "qc",
