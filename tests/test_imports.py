@@ -135,6 +135,16 @@ def test_every_public_name_loads() -> None:
     assert "open_plate" in python(code)
 
 
+def test_type_checkers_see_the_public_names() -> None:
+    """And where each is from: the stub and the module say the same."""
+    nodes = ast.parse((PACKAGE / "__init__.pyi").read_text()).body
+    shown = {n.names[0].asname: n.module for n in nodes if isinstance(n, ast.ImportFrom)}
+    code = "import unidino_fast as uf; print(dict(__version__='_version', **uf._HOMES))"
+    offered = ast.literal_eval(python(code))
+    assert shown == {name: f"unidino_fast.{module}" for name, module in offered.items()}
+    assert len((PACKAGE / "__init__.py").read_text().splitlines()) < 60  # the design's limit
+
+
 def test_engines_need_only_what_a_bare_gpu_machine_has() -> None:
     """No zarr, polars, dask, typer or pydantic there; see the design notes on devices."""
     code = """
