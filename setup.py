@@ -10,7 +10,7 @@ from setuptools import find_packages, setup
 setup(
     packages=find_packages(include=["unidino_fast", "unidino_fast.*"]),
     package_data={
-        "unidino_fast": ["py.typed"],
+        "unidino_fast": ["py.typed", "__init__.pyi"],
         "unidino_fast.backbones": ["shipped/*.safetensors"],
         "unidino_fast.profiles": ["recipes/*.toml"],
         "unidino_fast.evaluation.protocols": ["*.toml"],

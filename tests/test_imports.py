@@ -37,6 +37,7 @@ LAYERS = [
     "engines",
     "clock heap results threads upload",
     "tables",
+    "anndata_file",
     "columns query",
     "platemap profiles",
     "qc",
@@ -132,6 +133,16 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 def test_every_public_name_loads() -> None:
     code = "import unidino_fast as uf; [getattr(uf, name) for name in uf.__all__]; print(dir(uf))"
     assert "open_plate" in python(code)
+
+
+def test_type_checkers_see_the_public_names() -> None:
+    """And where each is from: the stub and the module say the same."""
+    nodes = ast.parse((PACKAGE / "__init__.pyi").read_text()).body
+    shown = {n.names[0].asname: n.module for n in nodes if isinstance(n, ast.ImportFrom)}
+    code = "import unidino_fast as uf; print(dict(__version__='_version', **uf._HOMES))"
+    offered = ast.literal_eval(python(code))
+    assert shown == {name: f"unidino_fast.{module}" for name, module in offered.items()}
+    assert len((PACKAGE / "__init__.py").read_text().splitlines()) < 60  # the design's limit
 
 
 def test_engines_need_only_what_a_bare_gpu_machine_has() -> None:

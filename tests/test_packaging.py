@@ -73,7 +73,7 @@ def test_sdist_holds_the_sources(built: tuple[Path, Path]) -> None:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"pyproject.toml", "setup.py", "LICENSE", "README.md"} <= names
     assert "unidino_fast/kernels/tile_normalize.py" in names
-    assert "unidino_fast/py.typed" in names
+    assert {"unidino_fast/py.typed", "unidino_fast/__init__.pyi"} <= set(names)
 
 
 def test_sdist_holds_what_the_documentation_is_made_of(built: tuple[Path, Path]) -> None:

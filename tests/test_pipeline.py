@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from result_files import tables_of
 
@@ -103,6 +104,8 @@ def test_provenance_in_files_and_manifest(
     for name in TABLES:
         held = json.loads(pl.read_parquet_metadata(folder / name)["unidino_fast"])
         assert held == manifest["provenance"]
+        shown = pq.read_schema(folder / name).metadata  # where pyarrow and pandas look
+        assert json.loads(shown[b"unidino_fast"]) == manifest["provenance"]
     assert held["model"]["weights_digest"] == model.backbone.digest
     assert held["model"]["weights"] == "tiny.safetensors"
     assert held["options"]["intensity"] == "dtype"

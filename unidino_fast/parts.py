@@ -14,7 +14,7 @@ from unidino_fast.errors import OutputError
 from unidino_fast.qc.measures import MEASURES
 from unidino_fast.results import FieldResult, WellResult
 from unidino_fast.stamps import difference
-from unidino_fast.tables import PROVENANCE_KEY, write_parquet
+from unidino_fast.tables import PROVENANCE_KEY, write_part_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +47,7 @@ def write_part(parts: Path, result: WellResult, stamp: PixelStamp | None, made_b
         "digest": _digest(result),
         "measures": list(MEASURES) if _is_measured(result) else [],
     }
-    write_parquet(_frame(result), part_path(parts, result.position), metadata)
+    write_part_table(_frame(result), part_path(parts, result.position), metadata)
 
 
 def read_part(

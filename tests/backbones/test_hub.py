@@ -182,7 +182,6 @@ def test_timm_model_folds_its_own_mean_and_std(
         {"act_layer": "quick_gelu"},
         {"global_pool": "avg", "fc_norm": False},
         {"reg_tokens": 2},
-        {"init_values": 0.5},
     ],
 )
 def test_timm_models_that_compute_something_else(

@@ -81,7 +81,6 @@ def test_wrong_shapes(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"init_values": 1.0},
         {"reg_tokens": 4},
         {"qk_norm": True},
         {"pre_norm": True},

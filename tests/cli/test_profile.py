@@ -240,3 +240,14 @@ def test_a_table_of_nothing_is_refused(
     )
     refuse("profile", tmp_path / "wells.csv", "--out", tmp_path / "p.parquet", code=1, said=said)
     assert not (tmp_path / "p.parquet").exists()
+
+
+def test_anndata(run: Run, wells: Path, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="h5py writes .h5ad files")
+    made = run("profile", wells, "--out", tmp_path / "p.h5ad", "--method", "none")
+    assert made.code == 0, made.err
+    with h5py.File(tmp_path / "p.h5ad") as file:
+        features = pl.read_parquet(wells).select(pl.col("^DNA_.*$"))
+        np.testing.assert_array_equal(file["X"][...], features.to_numpy())
+        assert file["obs"].attrs["column-order"].tolist() == ["Metadata_Plate", "Metadata_Compound"]
+        assert json.loads(file["uns/unidino_fast"][()])["input"] == "wells.parquet"

@@ -51,6 +51,16 @@ def expected(tiny_weights: Path) -> np.ndarray:
         return np.concatenate([vit(tile[None, None]).numpy() for tile in tiles])
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int64"])
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_pixels_are_no_tiles(tiny_weights: Path, dtype: str, as_tensor: bool) -> None:
+    """Tiles of 0 to 255 would give features of something else, without a word."""
+    model = uf.load_backbone(tiny_weights, device="cpu", engine="eager")
+    pixels: Any = np.full((1, EDGE, EDGE), 100, dtype)
+    with pytest.raises(UsageError, match=f"tiles of {dtype} hold 100 to 100, no .*embed_planes"):
+        model.embed_tiles(torch.from_numpy(pixels) if as_tensor else pixels)
+
+
 @pytest.mark.parametrize("engine", ["eager", "compile"])
 def test_engine_equals_timm(
     tiny_weights: Path, tiles: torch.Tensor, expected: np.ndarray, engine: str

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 import torch
 
 from unidino_fast.backbones.checkpoint import shown
+from unidino_fast.backbones.dinov2 import SCALED, as_plain
 from unidino_fast.backbones.folding import Statistics
 from unidino_fast.errors import UsageError, WeightsError, first_line
 
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
 Branch = Literal["student", "teacher"]
 
 _PREFIXES = ("module.", "_orig_mod.", "backbone.")
-_HEADS = ("head.", "pre_logits.", "cls_reducer.0.", "cls_reducer.3.")
+_HEADS = (
+    "head.",
+    "dino_head.",
+    "ibot_head.",
+    "pre_logits.",
+    "cls_reducer.0.",
+    "cls_reducer.3.",
+)
 _BRANCHES = ("teacher", "student")  # in the order of preference
 _WRAPPERS = ("model", "state_dict")
 _UNTOLD = (
@@ -81,6 +89,7 @@ def recognise(
         raise WeightsError(f"{label} has no state dict in it (it has {held}): save one")
     state = _tensors(entries if taken is None else entries[taken], label)
     state, dropped = _without_heads(_stripped(state, label))
+    state, training, is_dinov2 = as_plain(state)
     others = () if taken is None else tuple(shown(name) for name in entries if name != taken)
     if branches:  # a config.json beside a training checkpoint is about something else
         config = None
@@ -89,11 +98,11 @@ def recognise(
     )
     return Layout(
         state=state,
-        family=family,
+        family="dinov2" if is_dinov2 else family,
         input_norm=norm,
         statistics=None if config is None else config.statistics,
-        dropped=dropped + others,
-        notes=notes,
+        dropped=dropped + training + others,
+        notes=(*notes, SCALED) if is_dinov2 else notes,
     )
 
 

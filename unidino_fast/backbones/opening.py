@@ -12,6 +12,7 @@ import torch
 from unidino_fast.backbones import hub, registry
 from unidino_fast.backbones.backbone import Backbone, InputNorm, state_digest
 from unidino_fast.backbones.checkpoint import read_checkpoint, shown
+from unidino_fast.backbones.dinov2 import SCALED, as_plain
 from unidino_fast.backbones.folding import IMAGENET, Statistics, fold_to_one_channel
 from unidino_fast.backbones.layouts import (
     Branch,
@@ -163,10 +164,12 @@ def _from_timm(name: str, source: _Source) -> Backbone:
     config: Mapping[str, Any] = original.pretrained_cfg
     first = next(iter(getattr(original, "blocks", ())), None)
     heads = getattr(getattr(first, "attn", None), "num_heads", None)
-    state = original.state_dict()
+    state, _, is_dinov2 = as_plain(original.state_dict())
     module = load_vit(state, source.label, heads=heads)
     _check_same_function(module, original.eval(), source.label)
-    layout = Layout(state, "timm", "identity", parse_statistics(config, source.label), (), ())
+    statistics = parse_statistics(config, source.label)
+    notes = (SCALED,) if is_dinov2 else ()
+    layout = Layout(state, "timm", "identity", statistics, (), notes)
     return _finish(module, layout, source, config.get("license"))
 
 

@@ -25,7 +25,7 @@ _MOST_LINES = 5
 @app.command()
 def profile(
     wells: Annotated[Path, typer.Argument(help="wells.parquet, or any table of profiles.")],
-    out: Annotated[Path, typer.Option(help="Table to write, .parquet or .csv.")],
+    out: Annotated[Path, typer.Option(help="Table to write: .parquet, .csv or .h5ad (AnnData).")],
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -85,10 +85,13 @@ def profile(
     Example: unidino-fast profile wells.parquet --out profiles.parquet --method tvn
     --samples 'Metadata_Compound == "DMSO"'
     """
+    from unidino_fast.anndata_file import SUFFIX, load_h5py
     from unidino_fast.profiles.recipe import read_recipe
-    from unidino_fast.tables import check_output
+    from unidino_fast.tables import OUTPUT_SUFFIXES, check_output
 
-    check_output(out, {"the table that is read": wells})
+    check_output(out, {"the table that is read": wells}, (*OUTPUT_SUFFIXES, SUFFIX))
+    if out.suffix.lower() == SUFFIX:
+        load_h5py()  # whether it is there, before the work
     typed = {
         "--method": method, "--samples": samples, "--by": by, "--select": select,
         "--consensus": consensus, "--statistic": statistic,
@@ -173,6 +176,7 @@ def _run(
 ) -> dict[str, Any]:
     """Runs a recipe and says what happened; returns the same for programs."""
     from unidino_fast._version import __version__
+    from unidino_fast.anndata_file import SUFFIX, write_h5ad
     from unidino_fast.evaluation.cellprofiler import read_profiles
     from unidino_fast.profiles.quality import left_out, unflagged
     from unidino_fast.profiles.recipe import run_recipe
@@ -201,7 +205,8 @@ def _run(
     else:
         _check_not_empty(table, wells)
         profiles, report = run_recipe(unflagged(table) if drop_qc else table, recipe)
-        write_table(profiles, out, provenance)
+        write = write_h5ad if out.suffix.lower() == SUFFIX else write_table
+        write(profiles, out, provenance)
         n_rows, n_features = profiles.height, len(feature_columns(profiles))
     lines = report.lines()
     for line in lines[:_MOST_LINES]:

@@ -103,9 +103,18 @@ class Embedder:
             (N, D) float32.
 
         Raises:
-            UsageError: the shape does not fit the backbone, or the values are no real numbers.
+            UsageError: the shape does not fit the backbone, or the values are no real numbers or
+                are pixels (whole numbers beyond 0 and 1), which `embed_planes` scales.
         """
-        batch = _tensor_of(tiles, "tiles").to(torch.float32)
+        given = _tensor_of(tiles, "tiles")
+        batch = given.to(torch.float32)
+        whole = not given.is_floating_point()
+        if whole and batch.numel() and not 0 <= float(batch.min()) <= float(batch.max()) <= 1:
+            kind = str(given.dtype).removeprefix("torch.")
+            raise UsageError(
+                f"tiles of {kind} hold {batch.min():g} to {batch.max():g}, no intensities in"
+                " [0, 1]: scale them, or give them to embed_planes, which does"
+            )
         if batch.ndim != 3 or batch.shape[1:] != (self.tile, self.tile):
             raise UsageError(
                 f"tiles of shape {tuple(batch.shape)} do not fit:"
