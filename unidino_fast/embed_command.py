@@ -9,7 +9,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from unidino_fast.console import WellProgress, log_to_console
-from unidino_fast.embed_summary import as_object, as_text, planned, planned_as_text
+from unidino_fast.embed_summary import (
+    as_object,
+    as_text,
+    planned,
+    planned_as_object,
+    planned_as_text,
+)
 from unidino_fast.errors import UnidinoError, UsageError
 from unidino_fast.output import folder_name
 from unidino_fast.plate import open_plate
@@ -230,8 +236,11 @@ def _say_plans(
         with failed.noting(location):
             plans.append(planned(plate, request.options, request.out))
     failed.raise_if_all(plans)
-    for facts in plans:
-        tell(json.dumps(facts) if as_json else planned_as_text(facts))
+    if as_json:
+        tell(json.dumps(planned_as_object(plans)))
+    else:
+        for facts in plans:
+            tell(planned_as_text(facts))
     return 0
 
 

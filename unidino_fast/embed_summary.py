@@ -29,6 +29,14 @@ def planned(plate: Plate, options: EmbedOptions, out: Path) -> dict[str, Any]:
     }
 
 
+def planned_as_object(plans: list[dict[str, Any]]) -> dict[str, Any]:
+    """Totals over all plates, and each plate's own; a single plate's stand in the place of them."""
+    if len(plans) == 1:
+        return {**plans[0], "plates": plans}
+    sums = ("n_wells", "n_fields", "n_tiles")
+    return {**{name: sum(plan[name] for plan in plans) for name in sums}, "plates": plans}
+
+
 def planned_as_text(facts: dict[str, Any]) -> str:
     """A line of what `planned` gives."""
     return (

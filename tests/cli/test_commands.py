@@ -86,7 +86,8 @@ def test_dry_run_does_nothing(
         "embed", small_plate[0], "--out", tmp_path / "out", "--tile", "32", "--dry-run", "--json"
     )
     assert planned.code == 0
-    assert json.loads(planned.out)["n_tiles"] == 6 * 2 * 6 * 3
+    facts = json.loads(planned.out)
+    assert facts["n_tiles"] == facts["plates"][0]["n_tiles"] == 6 * 2 * 6 * 3
     assert not (tmp_path / "out").exists()
 
 
@@ -99,9 +100,17 @@ def test_several_plates_share_a_call(
     root["plate"]["name"] = "other"
     (other / ".zattrs").write_text(json.dumps(root))
     options = ("--out", tmp_path / "out", "--weights", tiny_weights, "--tile", "32")
+    planned = json.loads(run("embed", plate_path, other, *options, "--dry-run", "--json").out)
+    assert [p["plate"] for p in planned["plates"]] == ["small", "other"]
+    assert planned["n_tiles"] == 2 * 6 * 2 * 6 * 3
     done = run("embed", plate_path, other, *options, "--json")
     assert done.code == 0, done.err
     assert [p["plate"] for p in json.loads(done.out)["plates"]] == ["small", "other"]
+    shards = tmp_path / "shards"
+    run("embed", plate_path, other, "--out", shards, *options[2:], "--shard", "1/1")
+    merged = run("merge", shards / "small", shards / "other", "--json")
+    assert [p["plate"] for p in json.loads(merged.out)["plates"]] == ["small", "other"]
+    assert json.loads(run("merge", shards / "small", "--json").out)["plate"] == "small"
     clash = run("embed", plate_path, plate_path, *options)
     assert clash.code == 2
     assert "both named small" in clash.err

@@ -276,12 +276,11 @@ def merge(
     from unidino_fast.shards import merge as run
 
     platemap = None if metadata is None else Platemap(metadata.name, read_platemap(metadata))
-    left_out = False
+    summaries = []
     for folder in folders:
         summary = run(folder, platemap)
-        left_out = left_out or bool(summary["left_out"])
+        summaries.append(summary)
         if as_json:
-            tell(json.dumps(summary))
             continue
         say_some("warning", summary["warnings"])
         tell(
@@ -289,5 +288,7 @@ def merge(
             f"{folder}/: profiles.parquet, wells.parquet, fields.parquet, manifest.json"
             + (", qc.json" if (folder / "qc.json").exists() else "")
         )
-    if left_out:
+    if as_json:
+        tell(json.dumps(summary if len(folders) == 1 else {"plates": summaries}))
+    if any(summary["left_out"] for summary in summaries):
         raise typer.Exit(3)
