@@ -92,12 +92,7 @@ def atomic_table(path: Path) -> Iterator[Path]:
         try:
             yield temporary
         except pl.exceptions.ComputeError as error:
-            # "parquet: File out of specification: underlying IO error: No space left on device";
-            # of the footer no more than "... Invalid thrift: transport error"
-            reason = first_line(error).rpartition("IO error: ")[2]
-            if "transport error" in reason:
-                reason = "the disk is full or a limit on the size of files is reached"
-            raise OSError(reason) from error
+            raise OSError(first_line(error).rpartition("IO error: ")[2]) from error
 
 
 def write_parquet(frame: pl.DataFrame, path: Path, metadata: Mapping[str, Any]) -> None:
@@ -121,18 +116,6 @@ def write_parquet(frame: pl.DataFrame, path: Path, metadata: Mapping[str, Any]) 
             compression="zstd",
             use_dictionary=repeating,  # features hardly repeat, and nobody asks for their range
             write_statistics=repeating,
-        )
-
-
-def write_part_table(frame: pl.DataFrame, path: Path, metadata: Mapping[str, Any]) -> None:
-    """The same for a file that only we read: Polars takes half the time for a small one.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    with atomic_table(path) as temporary:
-        frame.write_parquet(
-            temporary, metadata={PROVENANCE_KEY: json.dumps(metadata, sort_keys=True)}
         )
 
 
