@@ -23,18 +23,21 @@ class VitSize:
     tokens: int
     mlp_dim: int
     patch_pixels: int
+    n_registers: int = 0  # of the tokens
 
 
 def size_of(backbone: Backbone) -> VitSize:
     """The size of a single-channel backbone."""
     vit: Any = backbone.module
+    registers = vit.num_prefix_tokens - 1
     return VitSize(
         dim=backbone.dim,
         depth=len(vit.blocks),
         heads=vit.blocks[0].attn.num_heads,
-        tokens=(backbone.image_size // backbone.patch_size) ** 2 + 1,
+        tokens=(backbone.image_size // backbone.patch_size) ** 2 + 1 + registers,
         mlp_dim=vit.blocks[0].mlp.fc1.out_features,
         patch_pixels=backbone.patch_size**2,
+        n_registers=registers,
     )
 
 
@@ -48,7 +51,7 @@ def tile_flops(size: VitSize, *, class_token_only: bool) -> int:
         class_token_only: whether the last block works for the class token alone, which is all that
             an embedding needs. `False` is what a plain implementation does.
     """
-    patches = 2 * (size.tokens - 1) * size.patch_pixels * size.dim
+    patches = 2 * (size.tokens - 1 - size.n_registers) * size.patch_pixels * size.dim
     block = _block(size)
     return patches + (size.depth - 1) * block + (_last_block(size) if class_token_only else block)
 

@@ -42,6 +42,11 @@ def open_initial(config: TrainConfig) -> Backbone | None:
     held = infer_shape(
         backbone.module.state_dict(), backbone.name, heads=vit_heads(backbone.module)
     )
+    if held.n_registers:
+        raise UsageError(
+            f"init {backbone.name} has {held.n_registers} registers, which training does not make:"
+            " choose other weights"
+        )
     wanted = vit_shape(config)
     for field in fields(wanted):
         if field.name == "image_size":

@@ -88,7 +88,6 @@ def test_timm_models_with_layer_scales(
         ("blocks.1.ls1.gamma", torch.ones(5), r"unknown: blocks\.1\.ls1\.gamma \(5,\)"),
         ("blocks.7.ls1.gamma", torch.ones(128), r"unknown: blocks\.7\.ls1\.gamma \(128,\)"),
         ("blocks.0.ls2.gamma", torch.full((128,), torch.nan), "fc2.* NaN or infinite"),
-        ("register_tokens", torch.ones(1, 4, 128), r"unknown: register_tokens \(1, 4, 128\)"),
         ("blocks.0.1.norm1.bias", torch.ones(128), r"unknown: blocks\.0\.1\.norm1\.bias"),
     ],
 )

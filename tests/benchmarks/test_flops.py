@@ -13,13 +13,13 @@ from unidino_fast.benchmarks.flops import VitSize, size_of, tile_flops
 from unidino_fast.engines.graph import InferenceGraph, patches_of
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+@pytest.fixture(scope="module", params=[0, 2], ids=["plain", "registers"])
+def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     """Odd in all that may be odd: depth 3, 9 patches, a hidden layer of 3 times the features."""
     path = tmp_path_factory.mktemp("flops") / "w.pth"
     vit = timm.create_model(
         "vit_small_patch16_224", in_chans=1, img_size=48, embed_dim=128, depth=3, num_heads=2,
-        mlp_ratio=3, num_classes=0,
+        mlp_ratio=3, num_classes=0, reg_tokens=request.param, no_embed_class=request.param > 0,
     )  # fmt: skip
     torch.save(vit.state_dict(), path)
     return open_backbone(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from unidino_fast.backbones import open_backbone
+from unidino_fast.backbones.random_weights import random_vit
+from unidino_fast.backbones.vit import VIT_SMALL_16
 from unidino_fast.errors import OutputError, UsageError, WeightsError
 from unidino_fast.training.initial import open_initial
 from unidino_fast.training.loop import train
@@ -77,6 +80,13 @@ def test_another_architecture_is_refused(
     fitting = {"model__patch": 16, "model__mlp_ratio": 4, **changes}
     with pytest.raises(UsageError, match=said):
         open_initial(make_config(init=str(tiny_weights), **fitting))
+
+
+def test_registers_are_refused(make_config: Any, tmp_path: Path) -> None:
+    module = random_vit(0, replace(VIT_SMALL_16, dim=64, depth=1, heads=1, n_registers=2))
+    torch.save(module.state_dict(), tmp_path / "registers.pth")
+    with pytest.raises(UsageError, match=r"registers\.pth has 2 registers, which training"):
+        open_initial(make_config(init=str(tmp_path / "registers.pth")))
 
 
 def test_no_such_weights(make_config: Any) -> None:

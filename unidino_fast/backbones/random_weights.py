@@ -28,9 +28,9 @@ _SQRT3 = math.sqrt(3.0)  # half-width of a uniform distribution of unit standard
 def random_vit(seed: int, shape: VitShape = VIT_SMALL_16) -> torch.nn.Module:
     """A ViT, by default a single-channel ViT-S/16, with random weights.
 
-    Linear weights and the position embedding are uniform with standard deviation 0.02, the class
-    token with 1e-6 (as timm initialises it); the patch convolution and its bias are uniform within
-    1/sqrt(fan-in); other biases are 0, norms 1 and 0.
+    Linear weights and the position embedding are uniform with standard deviation 0.02, class token
+    and registers with 1e-6 (as timm initialises them); the patch convolution and its bias are
+    uniform within 1/sqrt(fan-in); other biases are 0, norms 1 and 0.
 
     Raises:
         UsageError: the seed is not in [0, 2**63).
@@ -50,7 +50,7 @@ def _parameter(name: str, shapes: Mapping[str, tuple[int, ...]], seed: int) -> N
     if name.startswith("patch_embed.proj."):
         fan_in = math.prod(shapes["patch_embed.proj.weight"][1:])
         return _uniform(name, shape, seed, 1.0 / math.sqrt(fan_in))
-    if name == "cls_token":
+    if name in ("cls_token", "reg_token"):
         return _uniform(name, shape, seed, 1e-6 * _SQRT3)
     if name == "pos_embed" or (name.endswith(".weight") and len(shape) == 2):
         return _uniform(name, shape, seed, 0.02 * _SQRT3)

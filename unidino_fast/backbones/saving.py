@@ -77,10 +77,13 @@ def save_backbone(
     if half:
         state = {name: _rounded(name, tensor) for name, tensor in state.items()}
     heads = vit_heads(backbone.module)
+    architecture = asdict(infer_shape(state, backbone.name, heads=heads))
+    if not architecture["n_registers"]:  # as files had it before there were any: the same bytes
+        del architecture["n_registers"]
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "architecture": asdict(infer_shape(state, backbone.name, heads=heads)),
+        "architecture": architecture,
         "input_norm": backbone.input_norm,
         "digest": state_digest(state, backbone.input_norm, heads=heads),
         "origin": {"name": backbone.name, "family": backbone.family, "digest": backbone.digest},

@@ -1,6 +1,8 @@
 """Plain ViTs: the architecture out of the tensors' shapes, the module from timm.
 
-D features, C input channels, p patch edge, g patches an edge.
+D features, C input channels, p patch edge, g patches an edge, R registers: tokens after the class
+token, without positions; in a ViT with registers the class token has none either (timm's
+`no_embed_class`), so that positions are those of the patches alone.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ HEAD_WIDTH = 64
 _LISTED = 8
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 _PATCH = "patch_embed.proj.weight"
+_REGISTERS = "reg_token"  # (1, R, D)
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -39,6 +42,7 @@ class VitShape:
     in_chans: int
     image_size: int
     qkv_bias: bool
+    n_registers: int = 0
 
 
 VIT_SMALL_16 = VitShape(
@@ -72,12 +76,9 @@ def infer_shape(state: State, label: str, *, heads: int | None = None) -> VitSha
         raise WeightsError(
             f"{label} has patches of {patch} x {width} pixels: only square patches can be loaded"
         )
-    grid = math.isqrt(max(positions.shape[1] - 1, 0))
-    if grid < 1 or grid * grid + 1 != positions.shape[1]:
-        raise WeightsError(
-            f"{label} has a position embedding of {positions.shape[1]} tokens, not one class token "
-            "and a square grid: another architecture, which cannot be loaded"
-        )
+    registers = _ranked(state, _REGISTERS, 3)
+    n_registers = 0 if registers is None else registers.shape[1]
+    grid = _grid(positions.shape[1], n_registers, label)
     if heads is None and (dim == 0 or dim % HEAD_WIDTH):
         raise WeightsError(
             f"{label} has {dim} features, not a multiple of the {HEAD_WIDTH} of an attention head: "
@@ -93,7 +94,23 @@ def infer_shape(state: State, label: str, *, heads: int | None = None) -> VitSha
         in_chans=in_chans,
         image_size=grid * patch,
         qkv_bias=any(name.endswith(".attn.qkv.bias") for name in state),
+        n_registers=n_registers,
     )
+
+
+def _grid(n_positions: int, n_registers: int, label: str) -> int:
+    """Patches an edge."""
+    n_patches = n_positions if n_registers else n_positions - 1
+    grid = math.isqrt(max(n_patches, 0))
+    if grid < 1 or grid * grid != n_patches:
+        wanted = "one class token and a square grid"
+        if n_registers:
+            wanted = f"a square grid alone, as beside {n_registers} registers"
+        raise WeightsError(
+            f"{label} has a position embedding of {n_positions} tokens, not {wanted}: "
+            "another architecture, which cannot be loaded"
+        )
+    return grid
 
 
 def build_vit(shape: VitShape) -> torch.nn.Module:
@@ -118,6 +135,8 @@ def new_vit(shape: VitShape, **more: Any) -> torch.nn.Module:
         num_heads=shape.heads,
         mlp_ratio=shape.mlp_dim / shape.dim,
         qkv_bias=shape.qkv_bias,
+        reg_tokens=shape.n_registers,
+        no_embed_class=shape.n_registers > 0,
         norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
         act_layer=torch.nn.GELU,
         **more,

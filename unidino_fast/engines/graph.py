@@ -3,8 +3,8 @@
 Engines run this module or export it. Three exact shortcuts: the patch embedding is one matrix
 product over patches already laid out in rows; tiles are standardised inside where the weights want
 it; and the last block works for the class token alone, because nothing else of it reaches the
-output, without making keys and values. Letters: N tiles, T tokens (patches and class token), D
-features, H heads, P patch edge.
+output, without making keys and values. Letters: N tiles, T tokens, S of them before the
+patches (the class token first, then registers if there are any), D features, H heads, P patch edge.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class InferenceGraph(nn.Module):
         backbone: a single-channel backbone; its parameters are shared, not copied.
     """
 
-    class_token: Tensor
+    prefix: Tensor
     positions: Tensor
 
     def __init__(self, backbone: Backbone) -> None:
@@ -41,20 +41,30 @@ class InferenceGraph(nn.Module):
         self.patch_bias = projection.bias
         self.blocks = vit.blocks
         self.norm = vit.norm
-        class_token = vit.cls_token + vit.pos_embed[:, :1]
-        self.register_buffer("class_token", class_token.detach())  # (1, 1, D)
-        self.register_buffer("positions", vit.pos_embed[:, 1:].detach())  # (1, T - 1, D)
+        prefix, positions = vit.cls_token, vit.pos_embed
+        registers = getattr(vit, "reg_token", None)
+        if registers is None:
+            prefix, positions = prefix + positions[:, :1], positions[:, 1:]
+        else:  # positions are those of the patches alone: see `backbones.vit`
+            prefix = torch.cat([prefix, registers], dim=1)
+        self.register_buffer("prefix", prefix.detach())  # (1, S, D)
+        self.register_buffer("positions", positions.detach())  # (1, T - S, D)
 
     @property
     def dim(self) -> int:
         """Features a tile, D."""
         return self.positions.shape[2]
 
+    @property
+    def n_tokens(self) -> int:
+        """Tokens a tile, T."""
+        return self.prefix.shape[1] + self.positions.shape[1]
+
     def forward(self, patches: Tensor) -> Tensor:
         """Embeds tiles.
 
         Args:
-            patches: (N, T - 1, P * P) intensities in [0, 1], patches along rows.
+            patches: (N, T - S, P * P) intensities in [0, 1], patches along rows.
 
         Returns:
             (N, D).
@@ -63,7 +73,7 @@ class InferenceGraph(nn.Module):
             patches = standardized(patches)
         tokens = functional.linear(patches, self.patch_weight, self.patch_bias)
         tokens = tokens + self.positions
-        first = self.class_token.expand(tokens.shape[0], -1, -1)
+        first = self.prefix.expand(tokens.shape[0], -1, -1)
         x = torch.cat([first, tokens], dim=1)  # (N, T, D)
         for block in self.blocks[:-1]:
             x = self._block(block, x)

@@ -3,8 +3,8 @@
 The graph is small and known, so it is not traced: writing it takes a fraction of a second instead
 of ten, gives the same bytes every time, and leaves any batch size open. Only operators of the ONNX
 standard stand in it, in the shapes that ONNX Runtime and TensorRT fuse. The numbers are those of
-`InferenceGraph`; the tests hold the two together. Letters: N tiles, T tokens (patches and class
-token), D features, H heads, P patch edge.
+`InferenceGraph`; the tests hold the two together. Letters: N tiles, T tokens, S of them
+before the patches (class token, registers), D features, H heads, P patch edge.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def onnx_model(
 ) -> bytes:
     """Writes a graph as one ONNX file, weights inside.
 
-    The model has one input, `patches` (N, T - 1, P * P) float32, and one output, `features` (N, D)
+    The model has one input, `patches` (N, T - S, P * P) float32, and one output, `features` (N, D)
     float32, for any N. In bf16 and fp16 the weights and everything between are of that type, but
     for the standardisation of tiles, the sums of the layer norms and the whole last norm.
 
@@ -212,23 +212,23 @@ def _standardized(writer: _Writer, x: str) -> str:
 
 
 def _embedded(writer: _Writer, graph: InferenceGraph, patches: str) -> str:
-    """Patches (N, T - 1, P * P) -> tokens (N, T, D), the class token before the others.
+    """Patches (N, T - S, P * P) -> tokens (N, T, D), class token and registers before the others.
 
-    The class token's row is made by padding, so that no shape is computed when the model runs; the
-    bias goes with the positions.
+    Their rows are made by padding, so that no shape is computed when the model runs; the bias goes
+    with the positions.
     """
     tokens = writer.linear(patches, "patch_embed", graph.patch_weight, None)
-    padded = writer.node("Pad", tokens, writer.integers(0, 1, 0, 0, 0, 0))
+    padded = writer.node("Pad", tokens, writer.integers(0, graph.prefix.shape[1], 0, 0, 0, 0))
     positions = graph.positions
     if graph.patch_bias is not None:
         positions = positions + graph.patch_bias
-    start = torch.cat([graph.class_token, positions], dim=1)  # (1, T, D)
+    start = torch.cat([graph.prefix, positions], dim=1)  # (1, T, D)
     return writer.node("Add", padded, writer.weight("positions", start))
 
 
 def _attention(writer: _Writer, graph: InferenceGraph, attention: Any, name: str, x: str) -> str:
     """Self-attention of (N, T, D)."""
-    n_tokens, dim = graph.positions.shape[1] + 1, graph.dim
+    n_tokens, dim = graph.n_tokens, graph.dim
     width = dim // graph.heads
     weights = dict(zip("qkv", attention.qkv.weight.chunk(3), strict=True))
     biases = dict(zip("qkv", _biases(attention), strict=True))
