@@ -35,7 +35,7 @@ class Backbone:
         input_norm: what the caller does to tiles in [0, 1] beforehand: nothing, or each tile to
             zero mean and unit (biased) variance. Mean/std of RGB weights are folded in already.
         name: what was asked for, without folders.
-        family: unidino, cellpaintssl, dino, morphem, timm, random or unidino_fast.
+        family: unidino, cellpaintssl, dino, dinov2, morphem, timm, random or unidino_fast.
         digest: SHA-256 of the weights as opened and `input_norm`; `with_tile` leaves it as it is.
         licence: licence of the weights, where known.
         dropped: what the file held that inference does not need.
