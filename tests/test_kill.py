@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOMENTS = 20
+N_WELLS = 48
 
 # Starts runs by forking before any pixel was read: Python and torch need seconds to start.
 STARTER = """
@@ -72,7 +73,7 @@ class Starter:
 @pytest.fixture
 def starter(tiny_weights: Path, tmp_path: Path) -> Iterator[Starter]:
     plate = tmp_path / "p.zarr"
-    simulate_plate(plate, rows=3, columns=4, n_fields=2, size=(200, 200), channels=("DNA", "ER"))
+    simulate_plate(plate, rows=6, columns=8, n_fields=2, size=(200, 200), channels=("DNA", "ER"))
     command = [sys.executable, "-c", STARTER, str(plate), str(tiny_weights)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -84,22 +85,37 @@ def starter(tiny_weights: Path, tmp_path: Path) -> Iterator[Starter]:
         process.stdin.close()
 
 
+def parts_of(out: Path) -> list[Path]:
+    return list(out.glob("p/parts/[A-Z]*.parquet"))
+
+
+def seconds_until(out: Path, n_parts: int, began: float) -> float:
+    """When a run has finished so many wells."""
+    while len(parts_of(out)) < n_parts:
+        assert time.monotonic() - began < 60
+        time.sleep(0.002)
+    return time.monotonic() - began
+
+
 def test_killed_at_random_moments(starter: Starter, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
     began = time.monotonic()
-    starter.start(tmp_path / "whole")
+    starter.start(whole)
+    parts_begin, parts_end = (seconds_until(whole, n, began) for n in (1, N_WELLS))
     assert starter.wait() == 0
     seconds = time.monotonic() - began
-    expected = tables_of(tmp_path / "whole/p")
+    expected = tables_of(whole / "p")
     moments = random.Random(0)
     n_killed, finished_before = 0, set()
     for index in range(MOMENTS):
         out = tmp_path / f"killed{index}"
         run = starter.start(out)
-        time.sleep(moments.uniform(0, seconds))
+        span = (0.0, seconds) if index % 2 else (parts_begin, parts_end)
+        time.sleep(moments.uniform(*span))
         with contextlib.suppress(ProcessLookupError):  # it has just ended
             os.kill(run, signal.SIGKILL)
         n_killed += os.WIFSIGNALED(starter.wait())
-        parts = {path: path.stat().st_mtime_ns for path in out.glob("p/parts/[A-Z]*.parquet")}
+        parts = {path: path.stat().st_mtime_ns for path in parts_of(out)}
         finished_before.add(len(parts))
         starter.start(out)
         assert starter.wait() == 0
