@@ -84,10 +84,9 @@ def recompute(network: nn.Module) -> None:
     """
     from timm.models.vision_transformer import Block
 
-    for module in network.modules():
-        if isinstance(module, Block):
-            again: Any = partial(checkpoint, module.forward, use_reentrant=False)
-            module.forward = again  # type: ignore[method-assign]
+    blocks: list[Any] = [module for module in network.modules() if isinstance(module, Block)]
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def compiled(network: nn.Module) -> nn.Module:
