@@ -124,7 +124,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     code = (
         "import sys, unidino_fast, unidino_fast.cli;"
         "heavy = {'torch', 'dask', 'distributed', 'triton', 'tensorrt', 'timm', 'zarr', 'polars',"
-        " 'numpy', 'sklearn', 'pydantic', 'jinja2', 'umap', 'vl_convert'};"
+        " 'numpy', 'numba', 'sklearn', 'pydantic', 'jinja2', 'umap', 'vl_convert'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     assert python(code).strip() == "[]"

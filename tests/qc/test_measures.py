@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from unidino_fast.qc import MEASURES, measure_planes, measures
+from unidino_fast.qc.haar import pass_over
 from unidino_fast.simulate import simulate_field
 
 
@@ -160,17 +161,41 @@ def test_the_same_bits_in_any_company_and_layout(field: np.ndarray) -> None:
 @pytest.mark.parametrize("highest", [1, 30, 4095, 65535])
 @pytest.mark.parametrize("shape", [(8, 8), (9, 65), (64, 63), (203, 230), (131, 1001)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_counting_gives_the_bits_of_sorting(
+def test_the_compiled_pass_gives_what_numpy_computes(
     dtype: Any, shape: tuple[int, int], highest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whole numbers of few bits are counted, and halved in pairs: numbers of float32 are not."""
     rng = np.random.default_rng(6)
     highest = min(highest, int(np.iinfo(dtype).max))
     planes = rng.integers(0, highest, (2, *shape), endpoint=True).astype(dtype)
     planes[1] = rng.poisson(highest / 20, shape).astype(dtype)  # most are dim
     found = measure_planes(planes)
-    monkeypatch.setattr(measures, "_counts", lambda plane: False)
-    np.testing.assert_array_equal(found, measure_planes(planes))
+    monkeypatch.setattr(measures, "COUNTED", ())
+    computed = measure_planes(planes)
+    focus = MEASURES.index("Focus")  # whose energies numpy adds up in float32 squares
+    np.testing.assert_allclose(found[:, focus], computed[:, focus], rtol=0, atol=2e-5)
+    np.testing.assert_array_equal(np.delete(found, focus, 1), np.delete(computed, focus, 1))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_widest_differences_overflow_nothing(dtype: Any) -> None:
+    """A chequerboard of squares of each size has the largest energy that level can have."""
+    highest = int(np.iinfo(dtype).max)
+    y, x = np.mgrid[:1024, :1024]
+    for edge, kind in ((1, "cross"), (2, "fine"), (4, "coarse")):
+        bright = y // edge % 2 if kind == "coarse" else (y // edge + x // edge) % 2
+        plane = (bright * highest).astype(dtype)
+        found = pass_over(plane, 4, (0, 65535))
+        energies = {"cross": found.cross, "fine": found.fine, "coarse": found.coarse}
+        largest = (2 * edge**2 * highest) ** 2 * (1024 // edge // 2) ** 2
+        assert energies == dict.fromkeys(energies, 0.0) | {kind: float(largest)}
+        assert found.total == plane.size // 2 * highest
+        assert (found.lowest, found.highest, found.n_highest) == (0, highest, plane.size // 2)
+        assert found.middle == (2 * highest if kind == "cross" else 0)
+
+
+def test_pixels_of_the_other_byte_order(field: np.ndarray) -> None:
+    swapped = field.astype(field.dtype.newbyteorder())
+    np.testing.assert_array_equal(measure_planes(swapped), measure_planes(field))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
