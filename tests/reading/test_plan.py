@@ -14,8 +14,10 @@ from unidino_fast.errors import PixelError
 from unidino_fast.ngff import parse_array
 from unidino_fast.plate_model import Field, Region
 from unidino_fast.reading import FieldReader, FieldRequest
-from unidino_fast.reading import reader as reader_module
-from unidino_fast.reading.plan import Place, geometry, planned, runs
+from unidino_fast.reading import recipe as recipe_module
+from unidino_fast.reading.plan import Place, runs
+from unidino_fast.reading.recipe import recipe
+from unidino_fast.reading.shards import Indices
 from unidino_fast.storage import FolderStorage
 
 if TYPE_CHECKING:
@@ -50,14 +52,14 @@ def request(field: Field, z: str | int = "max") -> FieldRequest:
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 100])
-@pytest.mark.parametrize("joins", [True, False])
+@pytest.mark.parametrize("fits", [True, False])
 @pytest.mark.parametrize("region", [None, Region(3, 5, 20, 31), Region(7, 0, 1, 40)])
 def test_every_pixel_is_planned_once(
-    most: int, joins: bool, region: Region | None, tmp_path: Path
+    most: int, fits: bool, region: Region | None, tmp_path: Path
 ) -> None:
     field = replace(empty(tmp_path / "0", (2, 1, 30, 47), (1, 1, 7, 9)), region=region)
     found = np.zeros((2, field.height, field.width), int)
-    for run in runs([request(field)], most=most, joins=joins):
+    for run in runs([request(field)], most=most, fits=fits):
         assert sum(len(strip.places) for strip in run.strips) <= most
         assert run.n_places == max(len(strip.places) for strip in run.strips)
         assert run.requests == (0,)
@@ -73,7 +75,7 @@ def test_every_pixel_is_planned_once(
 
 def test_only_whole_neighbours_of_a_row_are_joined(tmp_path: Path) -> None:
     field = empty(tmp_path / "0", (1, 1, 14, 47), (1, 1, 7, 9))
-    (run,) = runs([request(field)], most=100, joins=True)
+    (run,) = runs([request(field)], most=100, fits=True)
     row = [[Place(0, 0, y, x) for x in range(5)] for y in (0, 1)]
     cropped = [[Place(0, 0, y, 5)] for y in (0, 1)]
     assert [strip.places for strip in run.strips] == [row[0], cropped[0], row[1], cropped[1]]
@@ -83,29 +85,55 @@ def test_what_two_fields_share_is_joined_with_nothing(tmp_path: Path) -> None:
     """Regions of 22 px meet in the middle of the third chunk of 9 px."""
     whole = empty(tmp_path / "0", (1, 1, 9, 45), (1, 1, 9, 9))
     left, right = (replace(whole, region=Region(0, x, 9, 22)) for x in (0, 22))
-    (run,) = runs([request(left), request(right)], most=100, joins=True)
+    (run,) = runs([request(left), request(right)], most=100, fits=True)
     assert run.requests == (0, 1)
     assert run.n_targets == 2
     found = [([place.x for place in strip.places], len(strip.targets)) for strip in run.strips]
     assert found == [([0, 1], 1), ([2], 2), ([3], 1), ([4], 1)]
 
 
-def test_fields_of_one_geometry_have_one_plan(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("chunks", "wholes"),
+    [
+        ((1, 1, 30, 47), [(slice(0, 1), slice(0, 30)), (slice(1, 2), slice(0, 30))]),
+        ((2, 1, 30, 47), [(slice(0, 2), slice(0, 30))]),
+        ((1, 1, 15, 47), [(slice(c, c + 1), slice(y, y + 15)) for c in (0, 1) for y in (0, 15)]),
+        ((2, 1, 15, 47), [None, None]),  # of two planes, apart in the field
+        ((1, 1, 30, 24), [None, None, None, None]),  # rows are apart; the second is cut
+        ((1, 1, 32, 47), [None, None]),  # longer than the field
+    ],
+)
+def test_chunks_whose_bytes_stand_together_in_the_field(
+    chunks: tuple[int, ...], wholes: list[Any], tmp_path: Path
+) -> None:
+    field = empty(tmp_path / "0", (2, 1, 30, 47), chunks)
+    found = [
+        strip.whole
+        for run in runs([request(field)], most=1, fits=True)
+        for strip in run.strips
+    ]  # fmt: skip
+    assert found == [None if whole is None else (*whole, slice(0, 47)) for whole in wholes]
+
+
+def test_which_fields_are_alike(tmp_path: Path) -> None:
+    storage = FolderStorage(tmp_path, location="here")
     one = empty(tmp_path / "0", (2, 1, 30, 47), (1, 1, 7, 9))
-    other = empty(tmp_path / "11", (2, 1, 30, 47), (1, 1, 7, 9))
-    assert geometry(request(one)) == geometry(request(other))
-    assert planned([request(one)]) == planned([request(other)])
+    found = recipe([request(one)], storage, Indices())
+    assert found.suits([request(empty(tmp_path / "11", (2, 1, 30, 47), (1, 1, 7, 9)))])
     unlike = [
         request(replace(one, region=Region(0, 0, 30, 46))),
         request(empty(tmp_path / "1", (2, 1, 30, 47), (1, 1, 7, 8))),
         request(empty(tmp_path / "2", (2, 1, 30, 46), (1, 1, 7, 9))),
+        request(empty(tmp_path / "3", (2, 1, 30, 47), (1, 1, 7, 9), fill=3)),
         replace(request(one), channels=(1, 0)),
         replace(request(one), time=1),
+        replace(request(one), z=0),
     ]
-    assert geometry(request(one)) not in [geometry(each) for each in unlike]
+    assert not any(found.suits([each]) for each in unlike)
+    assert not found.suits([request(one), request(one)])
 
 
-def test_a_plan_is_made_once_for_fields_that_are_alike(
+def test_a_recipe_is_made_once_for_fields_that_are_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -114,7 +142,7 @@ def test_a_plan_is_made_once_for_fields_that_are_alike(
         asked.append(arguments)
         return runs(*arguments, **options)
 
-    monkeypatch.setattr(reader_module, "runs", counted)
+    monkeypatch.setattr(recipe_module, "runs", counted)
     alike = [write(tmp_path / str(n), (2, 1, 30, 45), (1, 1, 7, 9)) for n in range(3)]
     unlike = write(tmp_path / "other", (2, 1, 30, 45), (1, 1, 30, 45))
     fields = [*alike, unlike, alike[0]]

@@ -68,14 +68,15 @@ def pass_over(plane: NDArray[Any], step: int, places: tuple[int, int]) -> Found:
     plane = np.ascontiguousarray(plane, plane.dtype.newbyteorder("="))
     pairs = np.ascontiguousarray(plane[:, : width // 2 * 2]).view(_PAIRS[plane.dtype.name])
     sums = np.empty((height // 8, width // 8), np.int32)
-    return Found(*_pass(plane, pairs, step, *places, sums), sums)
+    facts: tuple[Any, ...] = _pass(plane, pairs, step, *places, sums)
+    return Found._make((*facts, sums))
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     try:
-        return njit(nogil=True, cache=True)(function)  # type: ignore[no-any-return]
+        return njit(nogil=True, cache=True)(function)
     except RuntimeError:  # there is no folder where it could be kept
-        return njit(nogil=True)(function)  # type: ignore[no-any-return]
+        return njit(nogil=True)(function)
 
 
 @_compiled

@@ -38,12 +38,14 @@ _MOST_VIEWS = 256
 
 
 class ChunkReader:
-    """Reads the chunks of one array; safe to use from several threads, each with its scratch.
+    """Reads the chunks of arrays that are alike; for several threads, each with its scratch.
+
+    Its methods take the path of the array in the storage first.
 
     Args:
-        storage: where the array lies.
-        field: one of the array's fields.
-        form: how the array is stored.
+        storage: where the arrays lie.
+        field: of one of them.
+        form: how they are stored.
         indices: of the shards in use.
     """
 
@@ -51,7 +53,7 @@ class ChunkReader:
         self._storage = storage
         self._form = form
         self._indices = indices
-        self._prefix = f"{field.array_path}/{form.prefix}"
+        self._prefix = f"/{form.prefix}"
         self._own = itemgetter(*(AXES.index(axis) for axis in field.axes))
         self._to_block = [field.axes.index(axis) for axis in AXES if axis in field.axes]
         self._is_plain = form.order == "C" and self._to_block == sorted(self._to_block)
@@ -60,7 +62,6 @@ class ChunkReader:
         encoding = form.encoding
         self._is_raw = encoding.decompress is None and not encoding.has_crc
         self._decode_all = None if encoding.has_crc else encoding.decompress
-        self._has_rows = field.axes.endswith("x")
         self._most = form.encoding.most
         self._index_bytes = 0 if form.shard is None else form.shard.n_bytes
         self.n_bytes = form.encoding.n_bytes
@@ -72,10 +73,11 @@ class ChunkReader:
         n_times, _, depth, _, _ = self.block_shape
         return self._form.dtype.isnative and self._form.order == "C" and n_times == depth == 1
 
-    def block(self, index: tuple[int, ...], scratch: Scratch) -> Pixels:
+    def block(self, array: str, index: tuple[int, ...], scratch: Scratch) -> Pixels:
         """The pixels (T, C, Z, Y, X) of a chunk, the fill value where it is absent.
 
         Args:
+            array: where it lies.
             index: in the grid of chunks, as (t, c, z, y, x).
             scratch: whose buffer `pixels` holds the block.
 
@@ -84,59 +86,77 @@ class ChunkReader:
         """
         form = self._form
         out = scratch.bytes("pixels", self.n_bytes)
-        if not self._filled(index, out, scratch):
+        if self._lacking(array, index, (out,), scratch):
             return self._absent
         if self._is_plain:
             return out.view(form.dtype).reshape(self.block_shape)
         return form.pixels(out).transpose(self._to_block).reshape(self.block_shape)
 
-    def put(self, index: tuple[int, ...], scratch: Scratch, out: Bytes) -> None:
-        """As `block`, where `fits_planes`, into memory of `n_bytes` for the pixels (C, Y, X)."""
-        if not self._filled(index, out, scratch):
-            out.view(self._form.dtype)[...] = self._form.fill
-
-    def put_row(self, first: tuple[int, ...], scratch: Scratch, outs: Sequence[Bytes]) -> None:
-        """As `put`, for chunks side by side along x from `first` on."""
-        *others, x = first
-        shard = self._form.shard
-        if not self._has_rows:
-            for number, out in enumerate(outs, x):
-                self.put((*others, number), scratch, out)
-        elif shard is None:
-            start = self._key((*self._own(first)[:-1], ""))
-            keys = [f"{start}{number}" for number in range(x, x + len(outs))]
-            for number in self._missed(keys, outs, scratch):
-                self.put((*others, x + number), scratch, outs[number])
-        else:
-            self._put_inner_row(first, shard, scratch, outs)
-
-    def _put_inner_row(
-        self, first: tuple[int, ...], shard: ShardFormat, scratch: Scratch, outs: Sequence[Bytes]
+    def put(
+        self, array: str, first: tuple[int, ...], scratch: Scratch, outs: Sequence[Bytes]
     ) -> None:
-        *others, x = first
+        """As `block`, where `fits_planes`, for chunks side by side along x from `first` on.
+
+        Args:
+            array: where they lie.
+            first: index of the first.
+            scratch: of this thread.
+            outs: `n_bytes` for the pixels (C, Y, X) of each.
+        """
+        for number in self._lacking(array, first, outs, scratch):
+            outs[number].view(self._form.dtype)[...] = self._form.fill
+
+    def _lacking(
+        self, array: str, first: tuple[int, ...], outs: Sequence[Bytes], scratch: Scratch
+    ) -> list[int]:
+        """Fills each of `outs` with a decoded chunk; which of them are absent."""
+        own = self._own(first)
+        shard = self._form.shard
+        if shard is not None:
+            missed = self._missed_in_shards(array, own, shard, outs, scratch)
+        elif len(outs) == 1:
+            missed = self._missed((self._key(array, own),), outs, scratch)
+        else:
+            start = self._key(array, (*own[:-1], ""))
+            keys = [f"{start}{number}" for number in range(own[-1], own[-1] + len(outs))]
+            missed = self._missed(keys, outs, scratch)
+        return [
+            number
+            for number in missed
+            if not self._filled(array, (*own[:-1], own[-1] + number), outs[number], scratch)
+        ]
+
+    def _missed_in_shards(
+        self,
+        array: str,
+        own: tuple[int, ...],
+        shard: ShardFormat,
+        outs: Sequence[Bytes],
+        scratch: Scratch,
+    ) -> list[int]:
+        """As `_missed`, for chunks of shards."""
+        missed: list[int] = []
         start = 0
         while start < len(outs):  # a shard at a time
-            stop = start + shard.grid[-1] - (x + start) % shard.grid[-1]
+            first = (*own[:-1], own[-1] + start)
+            stop = start + shard.grid[-1] - first[-1] % shard.grid[-1]
             part = outs[start:stop]
-            if not self._grab_inner((*others, x + start), shard, part, scratch):
-                for number, out in enumerate(part, x + start):
-                    self.put((*others, number), scratch, out)
+            if not self._grab_inner(array, first, shard, part, scratch):
+                missed += range(start, start + len(part))
             start = stop
+        return missed
 
-    def _key(self, stored: Iterable[int | str]) -> str:
+    def _key(self, array: str, stored: Iterable[int | str]) -> str:
         """Of an object, by its place in the grid of objects."""
-        return self._prefix + self._form.separator.join(map(str, stored))
+        return array + self._prefix + self._form.separator.join(map(str, stored))
 
-    def _filled(self, index: tuple[int, ...], out: Bytes, scratch: Scratch) -> bool:
-        """Fills `out` with a decoded chunk; False where the chunk is absent."""
-        own = self._own(index)
+    def _filled(self, array: str, own: tuple[int, ...], out: Bytes, scratch: Scratch) -> bool:
+        """Fills `out` with a decoded chunk, or says what is wrong; False where it is absent."""
         shard = self._form.shard
-        key = self._key(own if shard is None else map(floordiv, own, shard.grid))
+        key = self._key(array, own if shard is None else map(floordiv, own, shard.grid))
         try:
             if shard is not None:
                 return self._decode_inner(key, own, shard, out, scratch)
-            if not self._missed((key,), (out,), scratch):
-                return True
             return self._decode(key, None, None, out, scratch)
         except MemoryError:
             raise
@@ -175,11 +195,15 @@ class ChunkReader:
         return missed
 
     def _grab_inner(
-        self, first: tuple[int, ...], shard: ShardFormat, outs: Sequence[Bytes], scratch: Scratch
+        self,
+        array: str,
+        own: tuple[int, ...],
+        shard: ShardFormat,
+        outs: Sequence[Bytes],
+        scratch: Scratch,
     ) -> bool:
         """Fills all of `outs` from chunks of one row of a shard, likewise, if all are sound."""
-        own = self._own(first)
-        key = self._key(map(floordiv, own, shard.grid))
+        key = self._key(array, map(floordiv, own, shard.grid))
         inner = tuple(map(mod, own, shard.grid))
         try:
             table = self._table(key, shard)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from unidino_fast.reading.buffers import Scratch
     from unidino_fast.reading.chunks import ChunkReader
-    from unidino_fast.reading.plan import FieldRequest, Place, Target
+    from unidino_fast.reading.plan import FieldRequest, Place, Strip, Target
 
     Pixels = NDArray[Any]
 
@@ -28,10 +28,10 @@ class Taker(NamedTuple):
 
 
 class PileReader:
-    """Reads piles of one array; safe to use from several threads, each with its scratch.
+    """Reads piles of arrays that are alike; for several threads, each with its scratch.
 
     Args:
-        chunks: of the array.
+        chunks: of the arrays.
         request: any of those that the piles were planned for.
     """
 
@@ -41,35 +41,37 @@ class PileReader:
         self._n_planes = sum(len(within) for _, within in self._layers)
         self._is_mean = request.z == "mean" and self._n_planes > 1
         _, n_channels, _, height, width = chunks.block_shape
-        self._n_channels = n_channels
         self._block = n_channels, height, width
-        self._everything = (slice(0, height), slice(0, width))
-        self._fits_planes = chunks.fits_planes
+        self.fits = chunks.fits_planes and not self._is_mean
+        """Whether chunks are put into place as they are."""
 
-    @property
-    def joins(self) -> bool:
-        """Whether it reads strips of several piles."""
-        return self._fits_planes and not self._is_mean
-
-    def read(self, places: Sequence[Place], takers: Sequence[Taker], scratch: Scratch) -> None:
+    def read(self, array: str, strip: Strip, takers: Sequence[Taker], scratch: Scratch) -> None:
         """Reads the piles of a strip, and puts their pixels into all fields that take some.
+
+        Args:
+            array: where it lies in the storage.
+            strip: of the plan.
+            takers: those of its targets whose pixels are still wanted.
+            scratch: of this thread.
 
         Raises:
             PixelError: a chunk cannot be read or decoded (names it).
         """
-        if len(places) > 1:
-            self._read_strip(places, takers[0], scratch)
+        if len(strip.places) > 1:
+            self._read_strip(array, strip.places, takers[0], scratch)
         elif self._is_mean:
-            self._read_mean(places[0], takers, scratch)
+            self._read_mean(array, strip.places[0], takers, scratch)
         else:
-            self._read_pile(places[0], takers, scratch)
+            self._read_pile(array, strip, takers, scratch)
 
-    def _read_strip(self, places: Sequence[Place], taker: Taker, scratch: Scratch) -> None:
+    def _read_strip(
+        self, array: str, places: Sequence[Place], taker: Taker, scratch: Scratch
+    ) -> None:
         planes, target = taker
         blocks, rows = scratch.blocks((len(places), *self._block), planes.dtype)  # (N, C, Y, X)
         for number, (layer, _) in enumerate(self._layers):
             t, c, y, x = places[0]
-            self._chunks.put_row((t, c, layer, y, x), scratch, rows)
+            self._chunks.put(array, (t, c, layer, y, x), scratch, rows)
             for position, offset in target.channels:
                 source = blocks[:, offset, target.of[0]].transpose(1, 0, 2)  # (Y, N, X)
                 pixels = planes[position][target.to].reshape(source.shape)  # a view still
@@ -78,15 +80,17 @@ class PileReader:
                 else:
                     np.maximum(pixels, source, out=pixels)
 
-    def _read_pile(self, place: Place, takers: Sequence[Taker], scratch: Scratch) -> None:
-        t, c, y, x = place
-        into = self._whole(takers)
+    def _read_pile(
+        self, array: str, strip: Strip, takers: Sequence[Taker], scratch: Scratch
+    ) -> None:
+        t, c, y, x = strip.places[0]
         for number, (layer, within) in enumerate(self._layers):
             is_first = number == 0
-            if is_first and into is not None:
-                self._chunks.put((t, c, layer, y, x), scratch, into.reshape(-1).view(np.uint8))
+            if is_first and strip.whole is not None:
+                into = takers[0].planes[strip.whole].reshape(-1).view(np.uint8)
+                self._chunks.put(array, (t, c, layer, y, x), scratch, (into,))
                 continue  # of one plane
-            block = self._chunks.block((t, c, layer, y, x), scratch)
+            block = self._chunks.block(array, (t, c, layer, y, x), scratch)
             for plane in within:
                 for planes, target in takers:
                     for position, offset in target.channels:
@@ -97,7 +101,9 @@ class PileReader:
                             pixels = planes[position][target.to]
                             np.maximum(pixels, source, out=pixels)
 
-    def _read_mean(self, place: Place, takers: Sequence[Taker], scratch: Scratch) -> None:
+    def _read_mean(
+        self, array: str, place: Place, takers: Sequence[Taker], scratch: Scratch
+    ) -> None:
         t, c, y, x = place
         sums: list[list[Pixels]] = []
         for number, (planes, target) in enumerate(takers):
@@ -108,7 +114,7 @@ class PileReader:
                 sums[-1].append(held.view(np.float64).reshape(shape))
                 sums[-1][-1][...] = 0
         for layer, within in self._layers:
-            block = self._chunks.block((t, c, layer, y, x), scratch)
+            block = self._chunks.block(array, (t, c, layer, y, x), scratch)
             for (_, target), totals in zip(takers, sums, strict=True):
                 for (_, offset), total in zip(target.channels, totals, strict=True):
                     for plane in within:
@@ -119,16 +125,3 @@ class PileReader:
                 if planes.dtype.kind in "iu":
                     np.rint(total, out=total)
                 planes[position][target.to] = total
-
-    def _whole(self, takers: Sequence[Taker]) -> Pixels | None:
-        """The field's memory where a chunk can be decoded straight into it."""
-        if not self._fits_planes or len(takers) != 1:
-            return None
-        planes, target = takers[0]
-        n_channels, first = self._n_channels, target.channels[0][0]
-        if target.of != self._everything or target.channels != [
-            (first + offset, offset) for offset in range(n_channels)
-        ]:
-            return None
-        found: Pixels = planes[first : first + n_channels, target.to[0], target.to[1]]
-        return found if found.flags.c_contiguous else None

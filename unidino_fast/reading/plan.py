@@ -18,7 +18,7 @@ import numpy as np
 from unidino_fast.errors import PixelError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from unidino_fast.plate_model import Field
 
@@ -89,10 +89,13 @@ class Strip(NamedTuple):
     Attributes:
         places: of the piles; they differ in x alone.
         targets: of the piles together. Several piles have one, which takes all columns of each.
+        whole: where in the planes (C, Y, X) of the one target a chunk of the one pile stands as a
+            whole, its bytes one after another; None where it does not.
     """
 
     places: list[Place]
     targets: list[Target]
+    whole: tuple[slice, slice, slice] | None = None
 
 
 class Run(NamedTuple):
@@ -111,27 +114,24 @@ class Run(NamedTuple):
     n_targets: int
 
 
-def geometry(request: FieldRequest) -> Hashable:
-    """All of a request that its plan depends on: equal ones have equal plans."""
-    field = request.field
-    facts = field.array
-    return field.axes, facts.shape, facts.chunks, field.region, request.time, request.channels
-
-
-def runs(requests: Sequence[FieldRequest], *, most: int, joins: bool) -> list[Run]:
+def runs(requests: Sequence[FieldRequest], *, most: int, fits: bool) -> list[Run]:
     """The plan of requests of one array and one choice of z.
 
     Args:
         requests: neighbours, so that those of the first are read first.
         most: piles in a run.
-        joins: whether piles that lie side by side become one strip.
+        fits: whether the bytes of a chunk are planes as they are wanted, so that piles that lie
+            side by side become one strip, and a chunk may be decoded into place.
     """
     piles = list(planned(requests).items())
     width = chunk(requests[0].field, "x")
     found = []
     for first in range(0, len(piles), most):
         own = piles[first : first + most]
-        joined = list(strips(own, width=width)) if joins else [Strip([p], t) for p, t in own]
+        if fits:
+            joined = [_in_place(strip, requests) for strip in strips(own, width=width)]
+        else:
+            joined = [Strip([place], targets) for place, targets in own]
         found.append(
             Run(
                 joined,
@@ -204,6 +204,23 @@ def _strip(run: list[tuple[Place, list[Target]]]) -> Strip:
     return Strip(places, targets)
 
 
+def _in_place(strip: Strip, requests: Sequence[FieldRequest]) -> Strip:
+    """The strip with its `whole`."""
+    if len(strip.places) > 1 or len(strip.targets) > 1:
+        return strip
+    target = strip.targets[0]
+    field = requests[target.request].field
+    n_channels, height, width = (chunk(field, axis) for axis in "cyx")
+    first = target.channels[0][0]
+    takes_all = target.of == (slice(0, height), slice(0, width)) and target.channels == [
+        (first + offset, offset) for offset in range(n_channels)
+    ]
+    is_dense = width == field.width and (n_channels == 1 or height == field.height)
+    if not (takes_all and is_dense):
+        return strip
+    return strip._replace(whole=(slice(first, first + n_channels), *target.to))
+
+
 def _cuts(start: int, length: int, size: int) -> list[tuple[int, slice, slice]]:
     """The chunks of `size` that a span lies in: index, part of the span, part of the chunk."""
     found = []
@@ -228,13 +245,17 @@ def grouped(requests: Iterable[FieldRequest], *, most_bytes: int) -> Iterator[li
     group: list[FieldRequest] = []
     n_bytes = n_chunks = 0
     for request in requests:
-        n_bytes += request.n_bytes
-        n_chunks += _n_chunks(request)
-        is_full = n_bytes > most_bytes or n_chunks > _MOST_CHUNKS
-        if group and (is_full or not _may_share(group[-1], request)):
+        if group and _may_share(group[-1], request):
+            if len(group) == 1:  # most fields stay alone, and need no sums
+                n_bytes, n_chunks = group[0].n_bytes, _n_chunks(group[0])
+            n_bytes += request.n_bytes
+            n_chunks += _n_chunks(request)
+            if n_bytes <= most_bytes and n_chunks <= _MOST_CHUNKS:
+                group.append(request)
+                continue
+        if group:
             yield group
-            group, n_bytes, n_chunks = [], request.n_bytes, _n_chunks(request)
-        group.append(request)
+        group = [request]
     if group:
         yield group
 

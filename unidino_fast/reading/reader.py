@@ -11,31 +11,30 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from unidino_fast.cores import usable_cores
 from unidino_fast.errors import PixelError
 from unidino_fast.reading.buffers import FieldBuffers, Scratch
-from unidino_fast.reading.chunks import ChunkReader
 from unidino_fast.reading.fallback import read_into
-from unidino_fast.reading.formats import UnsupportedError, format_of
-from unidino_fast.reading.piles import PileReader, Taker
+from unidino_fast.reading.piles import Taker
 from unidino_fast.reading.plan import (
     FieldRequest,
     check_size,
     chunk,
     chunk_bytes,
-    geometry,
     grouped,
     memory_bytes,
-    runs,
 )
+from unidino_fast.reading.recipe import recipe
 from unidino_fast.reading.shards import Indices
 from unidino_fast.reading.stream import Batch, Job, ReadAhead, Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from unidino_fast.plate_model import Field
-    from unidino_fast.reading.formats import ArrayFormat
-    from unidino_fast.reading.plan import Run, Strip
+    from unidino_fast.reading.formats import UnsupportedError
+    from unidino_fast.reading.piles import PileReader
+    from unidino_fast.reading.plan import Strip
+    from unidino_fast.reading.recipe import Recipe, Wanted
     from unidino_fast.storage import Storage
 
     Pixels = NDArray[Any]
@@ -45,8 +44,6 @@ Noted = TypeVar("Noted")
 _LOG = logging.getLogger(__name__)
 _MOST_IN_FLIGHT = 2**28
 _LOCAL_THREADS = 8
-_JOB_BYTES = 2**21
-"""Pixels that a thread reads in one go, in chunks smaller than that."""
 _REMOTE_THREADS = 32
 """Fetches that run side by side: each waits for its trip."""
 
@@ -80,7 +77,7 @@ class FieldReader:
         self._buffers = FieldBuffers(allocate=allocate)
         self._scratches: deque[Scratch] = deque(maxlen=self._n_threads)
         self._said: set[tuple[str, str]] = set()
-        self._planned: tuple[Hashable, list[Run]] | None = None
+        self._recipe: Recipe | None = None
 
     def read(self, field: Field, *, time: int, channels: Sequence[int], z: str | int) -> Pixels:
         """Pixels (C, Y, X) of some channels in native byte order.
@@ -154,63 +151,48 @@ class FieldReader:
         self, requests: Iterable[FieldRequest], note: Callable[[Pixels], Any] | None
     ) -> Iterator[Batch]:
         for group in grouped(requests, most_bytes=self._most // 2):
-            field = group[0].field
-            try:
-                form = format_of(field.array)
-            except UnsupportedError as error:
-                self._say(field, error)
-                form = None
-            slots, takers = [], []
-            for request in group:
-                slot = self._slot(request, note)
-                slots.append(slot)
-                if slot.fault is None:
-                    takers.append((request, slot))
-            yield Batch(slots, self._jobs(field, form, takers))
-
-    def _slot(self, request: FieldRequest, note: Callable[[Pixels], Any] | None) -> Slot:
-        field = request.field
-        name = f"{field.array_path} of {field.height} x {field.width} px"
-        try:
-            check_size(request)
-        except PixelError as error:
-            return Slot(name, 0, fault=error)
-        make = partial(self._buffers.empty, request.shape, field.array.dtype)
-        return Slot(name, request.n_bytes, make, note)
-
-    def _jobs(
-        self, field: Field, form: ArrayFormat | None, takers: list[tuple[FieldRequest, Slot]]
-    ) -> list[Job]:
-        """The jobs of fields that share an array, which wait for them."""
-        if form is None:
-            return [
-                Job(partial(self._by_zarr, *taker), (taker[1],), _block_bytes(taker[0]))
-                for taker in takers
+            found = self._recipe_of(group)
+            slots = [
+                self._slot(request, wanted, note)
+                for request, wanted in zip(group, found.wanted, strict=True)
             ]
-        if not takers:
-            return []
-        requests = [request for request, _ in takers]
-        chunks = ChunkReader(self._storage, field, form, self._indices)
-        reader = PileReader(chunks, requests[0])
-        slots = [slot for _, slot in takers]
-        return [
-            Job(
-                partial(_read_strips, reader, run.strips, slots),
-                tuple(slots[number] for number in run.requests),
-                _run_bytes(requests[0], run),
-            )
-            for run in self._runs(requests, joins=reader.joins)
-        ]
+            if found.lacks is not None:
+                self._say(group[0].field, found.lacks)
+                yield Batch(slots, self._jobs_by_zarr(group, slots))
+                continue
+            array = group[0].field.array_path
+            jobs = [
+                Job(
+                    partial(_read_strips, step.reader, array, step.strips, slots),
+                    tuple([slots[number] for number in step.requests]),
+                    step.n_bytes,
+                )
+                for step in found.steps
+            ]
+            yield Batch(slots, jobs)
 
-    def _runs(self, requests: list[FieldRequest], *, joins: bool) -> list[Run]:
-        """The plan, which is that of the fields before where they were alike, as in most plates."""
-        # a trip each where reads are trips; else enough that a job costs little beside them
-        most = 1 if self._storage.is_remote else _piles_a_job(requests[0].field)
-        alike = (most, joins, *map(geometry, requests))
-        known = self._planned
-        if known is None or known[0] != alike:
-            known = self._planned = alike, runs(requests, most=most, joins=joins)
-        return known[1]
+    def _recipe_of(self, requests: list[FieldRequest]) -> Recipe:
+        """That of the fields before where they were alike, as in most plates."""
+        if self._recipe is None or not self._recipe.suits(requests):
+            self._recipe = recipe(requests, self._storage, self._indices)
+        return self._recipe
+
+    def _slot(
+        self, request: FieldRequest, wanted: Wanted, note: Callable[[Pixels], Any] | None
+    ) -> Slot:
+        field = request.field
+        name = f"{field.array_path} of {wanted.size}"
+        if not wanted.fits:
+            return Slot(name, 0, fault=_misfit(request))
+        make = partial(self._buffers.empty, wanted.shape, field.array.dtype)
+        return Slot(name, wanted.n_bytes, make, note)
+
+    def _jobs_by_zarr(self, requests: list[FieldRequest], slots: list[Slot]) -> list[Job]:
+        return [
+            Job(partial(self._by_zarr, request, slot), (slot,), _block_bytes(request))
+            for request, slot in zip(requests, slots, strict=True)
+            if slot.fault is None
+        ]
 
     def _by_zarr(self, request: FieldRequest, slot: Slot, scratch: Scratch) -> None:
         if slot.planes is not None:
@@ -228,28 +210,30 @@ class FieldReader:
             )
 
 
-def _piles_a_job(field: Field) -> int:
-    """Chunks of some two megabytes, in whole rows of the field where these are shorter."""
-    n = 1 + _JOB_BYTES // chunk_bytes(field)
-    n_columns = -(-field.width // chunk(field, "x"))
-    return -(-n // n_columns) * n_columns if n_columns <= n else n
+def _misfit(request: FieldRequest) -> PixelError | None:
+    """Why a field cannot be meant."""
+    try:
+        check_size(request)
+    except PixelError as error:
+        return error
+    return None
 
 
 def _read_strips(
-    reader: PileReader, strips: list[Strip], slots: list[Slot], scratch: Scratch
+    reader: PileReader, array: str, strips: list[Strip], slots: list[Slot], scratch: Scratch
 ) -> None:
     """Reads some strips; a fault is that of the fields that take pixels from its strip."""
-    for places, targets in strips:
+    for strip in strips:
         takers = []
-        for target in targets:
+        for target in strip.targets:
             slot = slots[target.request]
             if slot.planes is not None and slot.fault is None:
                 takers.append(Taker(slot.planes, target))
         try:
             if takers:
-                reader.read(places, takers, scratch)
+                reader.read(array, strip, takers, scratch)
         except (PixelError, MemoryError) as error:
-            for target in targets:
+            for target in strip.targets:
                 slots[target.request].fault = error
 
 
@@ -263,14 +247,6 @@ def _outcome(slot: Slot) -> Pixels | PixelError:
     if isinstance(slot.fault, PixelError):
         return slot.fault
     raise slot.fault or RuntimeError(f"field {slot.name} was not read")
-
-
-def _run_bytes(request: FieldRequest, run: Run) -> int:
-    """What a thread holds while it reads a run: a strip, stored and decoded; and sums."""
-    n_bytes = 2 * run.n_places * chunk_bytes(request.field)
-    if request.z == "mean":
-        n_bytes += 8 * run.n_targets * chunk_bytes(request.field)
-    return n_bytes
 
 
 def _block_bytes(request: FieldRequest) -> int:

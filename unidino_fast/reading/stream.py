@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unidino_fast.reading.buffers import Scratch
 
@@ -46,8 +46,7 @@ class Slot:
     done: threading.Lock = field(default_factory=threading.Lock)
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """What one thread does in one go.
 
     Attributes:
@@ -61,8 +60,7 @@ class Job:
     n_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """Fields that are begun together, and their jobs in order."""
 
     slots: list[Slot]

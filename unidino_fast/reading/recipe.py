@@ -1,0 +1,151 @@
+"""How fields are read, but for where they lie: worked out once for all that are alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from unidino_fast.errors import PixelError
+from unidino_fast.reading.chunks import ChunkReader
+from unidino_fast.reading.formats import UnsupportedError, format_of
+from unidino_fast.reading.piles import PileReader
+from unidino_fast.reading.plan import check_size, chunk, chunk_bytes, runs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from unidino_fast.plate_model import Field
+    from unidino_fast.reading.formats import ArrayFormat
+    from unidino_fast.reading.plan import FieldRequest, Run, Strip
+    from unidino_fast.reading.shards import Indices
+    from unidino_fast.storage import Storage
+
+_JOB_BYTES = 2**22
+"""Pixels that a thread reads in one go, in chunks smaller than that."""
+
+
+class Wanted(NamedTuple):
+    """What is asked for of a field.
+
+    Attributes:
+        shape: of its pixels (C, Y, X).
+        n_bytes: of these.
+        size: for messages.
+        fits: whether it may be read.
+    """
+
+    shape: tuple[int, int, int]
+    n_bytes: int
+    size: str
+    fits: bool
+
+
+class Step(NamedTuple):
+    """What one thread reads in one go.
+
+    Attributes:
+        reader: of all arrays that are alike.
+        strips: in order.
+        requests: indices of those that wait for it.
+        n_bytes: that the thread holds meanwhile, beside the pixels.
+    """
+
+    reader: PileReader
+    strips: list[Strip]
+    requests: tuple[int, ...]
+    n_bytes: int
+
+
+class Recipe(NamedTuple):
+    """How requests of one array are read.
+
+    Attributes:
+        requests: for which it was worked out.
+        wanted: one a request.
+        steps: in order.
+        lacks: why zarr-python must read them; None where it need not.
+    """
+
+    requests: Sequence[FieldRequest]
+    wanted: tuple[Wanted, ...]
+    steps: list[Step]
+    lacks: UnsupportedError | None = None
+
+    def suits(self, requests: Sequence[FieldRequest]) -> bool:
+        """Whether requests of another array are alike in all that the recipe depends on."""
+        return len(requests) == len(self.requests) and all(map(_alike, requests, self.requests))
+
+
+def recipe(requests: Sequence[FieldRequest], storage: Storage, indices: Indices) -> Recipe:
+    """Works out how requests of one array are read, which are of one choice of z."""
+    wanted = tuple(map(_wanted, requests))
+    places = [place for place, one in enumerate(wanted) if one.fits]
+    sound = [requests[place] for place in places]
+    try:
+        form = format_of(requests[0].field.array)
+    except UnsupportedError as error:
+        return Recipe(requests, wanted, [], error)
+    steps = _steps(sound, places, form, storage, indices) if sound else []
+    return Recipe(requests, wanted, steps)
+
+
+def _steps(
+    requests: Sequence[FieldRequest],
+    places: Sequence[int],
+    form: ArrayFormat,
+    storage: Storage,
+    indices: Indices,
+) -> list[Step]:
+    """The steps of requests that stand at these places among all."""
+    field = requests[0].field
+    reader = PileReader(ChunkReader(storage, field, form, indices), requests[0])
+    # a trip each where reads are trips; else enough that a job costs little beside them
+    most = 1 if storage.is_remote else _piles_a_step(field)
+    steps = []
+    for run in runs(requests, most=most, fits=reader.fits):
+        strips = [_placed(strip, places) for strip in run.strips]
+        takers = tuple(places[number] for number in run.requests)
+        steps.append(Step(reader, strips, takers, _held_bytes(requests[0], run)))
+    return steps
+
+
+def _wanted(request: FieldRequest) -> Wanted:
+    try:
+        check_size(request)
+    except PixelError:
+        fits = False
+    else:
+        fits = True
+    shape = request.shape
+    return Wanted(shape, request.n_bytes, f"{shape[1]} x {shape[2]} px", fits)
+
+
+def _alike(one: FieldRequest, other: FieldRequest) -> bool:
+    a, b = one.field, other.field
+    return (
+        (a.array is b.array or (a.array == b.array and a.array.document == b.array.document))
+        and a.axes == b.axes
+        and a.region == b.region
+        and (one.time, one.channels, one.z) == (other.time, other.channels, other.z)
+    )
+
+
+def _placed(strip: Strip, places: Sequence[int]) -> Strip:
+    """A strip whose targets count all requests, not only those that fit."""
+    return strip._replace(
+        targets=[target._replace(request=places[target.request]) for target in strip.targets]
+    )
+
+
+def _piles_a_step(field: Field) -> int:
+    """Chunks of some megabytes, in whole rows of the field where these are shorter."""
+    n = 1 + _JOB_BYTES // chunk_bytes(field)
+    n_columns = -(-field.width // chunk(field, "x"))
+    return -(-n // n_columns) * n_columns if n_columns <= n else n
+
+
+def _held_bytes(request: FieldRequest, run: Run) -> int:
+    """A strip, stored and decoded; and sums."""
+    n_bytes = 2 * run.n_places * chunk_bytes(request.field)
+    if request.z == "mean":
+        n_bytes += 8 * run.n_targets * chunk_bytes(request.field)
+    return n_bytes
