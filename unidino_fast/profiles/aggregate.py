@@ -81,7 +81,8 @@ def aggregate(
         *[pl.col(name).first() for name in metadata],
     )
     features = feature_frame(profiles.features, of_wells)
-    order = [name for name in fields.columns if name in (*wells.columns, *profiles.features)]
+    kept = {*wells.columns, *profiles.features}
+    order = [name for name in fields.columns if name in kept]
     return wells.hstack(features).select(order)
 
 
