@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -10,6 +13,9 @@ import pytest
 from unidino_fast.qc import MEASURES, measure_planes, measures
 from unidino_fast.qc.haar import pass_over
 from unidino_fast.simulate import simulate_field
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +197,32 @@ def test_the_widest_differences_overflow_nothing(dtype: Any) -> None:
         assert found.total == plane.size // 2 * highest
         assert (found.lowest, found.highest, found.n_highest) == (0, highest, plane.size // 2)
         assert found.middle == (2 * highest if kind == "cross" else 0)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "caching.IndexDataCacheFile.save = full",  # the disk is full
+        "caching.CacheImpl._locator_classes = []",  # no folder can be written
+        "pass",
+    ],
+)
+def test_what_is_compiled_need_not_be_kept(fault: str, tmp_path: Path) -> None:
+    code = f"""
+from numba.core import caching
+def full(*_):
+    raise OSError(28, "No space left on device")
+{fault}
+import numpy as np
+from unidino_fast.qc import measure_planes
+plane = np.arange(64, dtype=np.uint16).reshape(1, 8, 8)
+print(measure_planes(plane)[0, :3].tolist())
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout == "[31.5, 3.0, 59.0]\n", done.stderr
+    assert any(tmp_path.rglob("*.nbc")) == (fault == "pass")
 
 
 def test_pixels_of_the_other_byte_order(field: np.ndarray) -> None:

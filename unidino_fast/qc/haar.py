@@ -9,6 +9,7 @@ Letters: H x W pixels.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _PAIRS = {"uint8": np.uint16, "uint16": np.uint32}
 """Words that hold two pixels side by side: taken by these, every step of a row is alike."""
+_MOST_TRIES = 8
+"""As many as there are functions."""
 
 
 class Found(NamedTuple):
@@ -68,8 +71,10 @@ def pass_over(plane: NDArray[Any], step: int, places: tuple[int, int]) -> Found:
     plane = np.ascontiguousarray(plane, plane.dtype.newbyteorder("="))
     pairs = np.ascontiguousarray(plane[:, : width // 2 * 2]).view(_PAIRS[plane.dtype.name])
     sums = np.empty((height // 8, width // 8), np.int32)
-    facts: tuple[Any, ...] = _pass(plane, pairs, step, *places, sums)
-    return Found._make((*facts, sums))
+    for _ in range(_MOST_TRIES):
+        with suppress(OSError):  # a function is compiled, and its disk is full: it is not kept
+            return Found._make((*_pass(plane, pairs, step, *places, sums), sums))
+    return Found._make((*_pass(plane, pairs, step, *places, sums), sums))
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
