@@ -196,6 +196,20 @@ def test_each_chunk_of_a_shard_is_fetched_once(
     assert len(storage.fetched) == 1, "sound chunks took the long way"
 
 
+def test_a_broken_shard_index_is_asked_for_once_a_chunk(plates: ModuleType, tmp_path: Path) -> None:
+    """Where reads are trips, and a server that fails is asked again and again for each."""
+    layout = plates.Layout(**V3, chunks=(1, 15, 17), shards=(1, 45, 51))
+    plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, layout)
+    path = tmp_path / "p/A/1/0/0/c/1/0/0"
+    path.write_bytes(path.read_bytes()[:-3] + b"odd")
+    plate = open_plate(tmp_path / "p")
+    storage = CountingStorage(plate.storage)
+    storage.grab = lambda key, grabs: None  # type: ignore[method-assign]
+    with pytest.raises(PixelError, match="chunk A/1/0/0/c/1/0/0 cannot be read"):
+        FieldReader(storage, n_threads=1).read(plate.fields[0], time=0, channels=(1,), z="max")
+    assert list(storage.spans.values()) == [1]
+
+
 REGIONS = {f"F{n}": (13.0 * (n // 3), 13.0 * (n % 3), 13.0, 13.0) for n in range(6)}
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 
-from unidino_fast.qc import MEASURES, measure_planes, measures
-from unidino_fast.qc.haar import pass_over
+from unidino_fast.qc import MEASURES, measure_planes, measures, passes
+from unidino_fast.qc.haar import compiled_pass
 from unidino_fast.simulate import simulate_field
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -164,65 +161,101 @@ def test_the_same_bits_in_any_company_and_layout(field: np.ndarray) -> None:
     np.testing.assert_array_equal(measure_planes(field[::-1])[::-1], whole)
 
 
+PASSES = pytest.mark.parametrize("go", [passes.pass_by_numpy, compiled_pass])
+
+
 @pytest.mark.parametrize("highest", [1, 30, 4095, 65535])
-@pytest.mark.parametrize("shape", [(8, 8), (9, 65), (64, 63), (203, 230), (131, 1001)])
+@pytest.mark.parametrize("shape", [(8, 8), (9, 65), (64, 63), (203, 230), (520, 1037), (790, 801)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_the_compiled_pass_gives_what_numpy_computes(
-    dtype: Any, shape: tuple[int, int], highest: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_both_passes_find_the_same(dtype: Any, shape: tuple[int, int], highest: int) -> None:
     rng = np.random.default_rng(6)
     highest = min(highest, int(np.iinfo(dtype).max))
-    planes = rng.integers(0, highest, (2, *shape), endpoint=True).astype(dtype)
-    planes[1] = rng.poisson(highest / 20, shape).astype(dtype)  # most are dim
+    flat = rng.integers(0, highest, shape, endpoint=True).astype(dtype)
+    dim = rng.poisson(highest / 20, shape).astype(dtype)
+    for plane in (flat, dim):
+        for step in (1, 2, 3):
+            n_sampled = plane[::step, ::step].size
+            places = n_sampled // 20, n_sampled - 1
+            one, other = (
+                go(plane, step, places)._asdict() for go in (passes.pass_by_numpy, compiled_pass)
+            )
+            np.testing.assert_array_equal(one.pop("sums"), other.pop("sums"))
+            assert one == other
+            ordered = np.sort(plane[::step, ::step], axis=None)
+            assert (one["low"], one["high"]) == (ordered[places[0]], ordered[places[1]])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_whole_numbers_give_what_floating_point_gives(
+    dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planes = np.random.default_rng(7).poisson(40, (2, 131, 1001)).astype(dtype)
     found = measure_planes(planes)
     monkeypatch.setattr(measures, "COUNTED", ())
     computed = measure_planes(planes)
-    focus = MEASURES.index("Focus")  # whose energies numpy adds up in float32 squares
+    focus = MEASURES.index("Focus")  # of squares that float32 rounds
     np.testing.assert_allclose(found[:, focus], computed[:, focus], rtol=0, atol=2e-5)
     np.testing.assert_array_equal(np.delete(found, focus, 1), np.delete(computed, focus, 1))
 
 
+@PASSES
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_the_widest_differences_overflow_nothing(dtype: Any) -> None:
+def test_the_widest_differences_overflow_nothing(dtype: Any, go: Any) -> None:
     """A chequerboard of squares of each size has the largest energy that level can have."""
     highest = int(np.iinfo(dtype).max)
     y, x = np.mgrid[:1024, :1024]
     for edge, kind in ((1, "cross"), (2, "fine"), (4, "coarse")):
         bright = y // edge % 2 if kind == "coarse" else (y // edge + x // edge) % 2
         plane = (bright * highest).astype(dtype)
-        found = pass_over(plane, 4, (0, 65535))
+        found = go(plane, 4, (0, 65535))
         energies = {"cross": found.cross, "fine": found.fine, "coarse": found.coarse}
         largest = (2 * edge**2 * highest) ** 2 * (1024 // edge // 2) ** 2
-        assert energies == dict.fromkeys(energies, 0.0) | {kind: float(largest)}
+        assert energies == dict.fromkeys(energies, 0) | {kind: largest}
         assert found.total == plane.size // 2 * highest
         assert (found.lowest, found.highest, found.n_highest) == (0, highest, plane.size // 2)
         assert found.middle == (2 * highest if kind == "cross" else 0)
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        "caching.IndexDataCacheFile.save = full",  # the disk is full
-        "caching.CacheImpl._locator_classes = []",  # no folder can be written
-        "pass",
-    ],
-)
-def test_what_is_compiled_need_not_be_kept(fault: str, tmp_path: Path) -> None:
-    code = f"""
-from numba.core import caching
-def full(*_):
-    raise OSError(28, "No space left on device")
-{fault}
-import numpy as np
-from unidino_fast.qc import measure_planes
-plane = np.arange(64, dtype=np.uint16).reshape(1, 8, 8)
-print(measure_planes(plane)[0, :3].tolist())
-"""
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.stdout == "[31.5, 3.0, 59.0]\n", done.stderr
-    assert any(tmp_path.rglob("*.nbc")) == (fault == "pass")
+def test_many_planes_are_compiled_for_once(
+    field: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In whichever threads they are measured; the others go on meanwhile."""
+    usual = measure_planes(field)
+    monkeypatch.setattr(passes, "_CHOICE", passes._Choice())
+    monkeypatch.setattr(passes, "PIXELS_BY_NUMPY", 20 * field[0].size)
+    compiled_for, taken = [], []
+
+    def counted(plane: np.ndarray) -> Any:
+        compiled_for.append(plane.dtype.name)
+        time.sleep(0.05)  # in which the other threads measure some planes
+        return lambda *arguments: taken.append(1) or compiled_pass(*arguments)
+
+    monkeypatch.setattr(passes, "_compiled_for", counted)
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(measure_planes, [field] * 400):
+            np.testing.assert_array_equal(found, usual)
+    assert compiled_for == ["uint16"]
+    assert 0 < len(taken) <= 2 * 400 - 20
+    assert passes._CHOICE.of(field[0].astype(np.uint8)) is passes.pass_by_numpy
+
+
+def test_a_compiler_that_fails_is_said_and_done_without(
+    field: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    usual = measure_planes(field)
+    monkeypatch.setattr(passes, "_CHOICE", passes._Choice())
+    monkeypatch.setattr(passes, "PIXELS_BY_NUMPY", 0)
+    monkeypatch.setitem(sys.modules, "unidino_fast.qc.haar", None)
+    for _ in range(2):
+        np.testing.assert_array_equal(measure_planes(field), usual)
+    assert [record.getMessage()[:49] for record in caplog.records] == [
+        "quality is measured by numpy, which is slower: im"
+    ]
+
+
+def test_planes_that_cannot_be_written(field: np.ndarray) -> None:
+    frozen = np.frombuffer(field.tobytes(), field.dtype).reshape(field.shape)
+    np.testing.assert_array_equal(measure_planes(frozen), measure_planes(field))
 
 
 def test_pixels_of_the_other_byte_order(field: np.ndarray) -> None:

@@ -120,7 +120,13 @@ def test_which_fields_are_alike(tmp_path: Path) -> None:
     one = empty(tmp_path / "0", (2, 1, 30, 47), (1, 1, 7, 9))
     found = recipe([request(one)], storage, Indices())
     assert found.suits([request(empty(tmp_path / "11", (2, 1, 30, 47), (1, 1, 7, 9)))])
+    told = {**one.array.document, "attributes": {"stage": [1, 2]}}
+    assert found.suits([request(replace(one, array=replace(one.array, document=told)))])
+    odd = {**one.array.document, "fill_value": False}  # equal to 0 in Python, and no number
     unlike = [
+        request(replace(one, array=replace(one.array, document=odd))),
+        request(replace(one, array=replace(one.array, dtype="int16"))),
+        request(replace(one, axes="tcyx")),
         request(replace(one, region=Region(0, 0, 30, 46))),
         request(empty(tmp_path / "1", (2, 1, 30, 47), (1, 1, 7, 8))),
         request(empty(tmp_path / "2", (2, 1, 30, 46), (1, 1, 7, 9))),
@@ -131,6 +137,28 @@ def test_which_fields_are_alike(tmp_path: Path) -> None:
     ]
     assert not any(found.suits([each]) for each in unlike)
     assert not found.suits([request(one), request(one)])
+
+
+def test_another_stream_may_take_the_place_of_a_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At any moment: here right after it has been looked at."""
+    field = write(tmp_path / "0", (2, 1, 30, 45), (1, 1, 7, 9))
+    written = zarr.open_array(tmp_path / "0", mode="r")[:, 0]
+    storage = FolderStorage(tmp_path, location="here")
+    reader = FieldReader(storage, n_threads=2)
+    other = recipe([replace(request(field), channels=(1,))], storage, Indices())
+    suits = recipe_module.Recipe.suits
+
+    def swapped(self: Any, requests: Any) -> bool:
+        found = suits(self, requests)
+        monkeypatch.setattr(reader, "_recipe", other)
+        return found
+
+    monkeypatch.setattr(recipe_module.Recipe, "suits", swapped)
+    for _ in range(3):
+        pixels = reader.read(field, time=0, channels=(0,), z="max")
+        np.testing.assert_array_equal(pixels, written[:1])  # type: ignore[index]
 
 
 def test_a_recipe_is_made_once_for_fields_that_are_alike(

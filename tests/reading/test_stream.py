@@ -15,7 +15,11 @@ import torch
 from unidino_fast.errors import PixelError
 from unidino_fast.plate import open_plate
 from unidino_fast.reading import FieldReader, FieldRequest
+from unidino_fast.reading import plan as plan_module
+from unidino_fast.reading import reader as reader_module
+from unidino_fast.reading import recipe as recipe_module
 from unidino_fast.reading.buffers import FieldBuffers, Scratch
+from unidino_fast.reading.piles import PileReader
 from unidino_fast.reading.stream import Batch, Job, ReadAhead, Slot
 
 if TYPE_CHECKING:
@@ -126,6 +130,52 @@ def test_a_fault_is_that_of_the_regions_it_touches(plates: ModuleType, tmp_path:
     np.testing.assert_array_equal(first, written[:, :20, :10])  # type: ignore[arg-type]
     assert "chunk A/1/0/0/1/0/1 cannot be read" in str(second)
     np.testing.assert_array_equal(third, written[:, 20:40, :40])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("by_zarr", [False, True])
+@pytest.mark.parametrize("refused", [0, 1, 2])
+def test_a_region_that_is_refused_leaves_the_others_theirs(
+    refused: int, by_zarr: bool, plates: ModuleType, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    written = plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, chunks=(1, 20, 20))["A/1/0"]
+    rois = {f"F{n}": (0.0, 13.0 * n, 13.0, 6.5) for n in range(3)}
+    plates.write_roi_table(tmp_path / "p/A/1/0", 2, rois)
+    if by_zarr:
+        filters = [{"id": "delta", "dtype": "<u2"}]  # for which there is no way of our own
+        plates.edit_json(tmp_path / "p/A/1/0/0/.zarray", lambda d: d.update(filters=filters))
+
+        def read_into(planes: Any, request: FieldRequest, _: object) -> None:
+            planes[...] = int(request.field.site[-1])
+
+        monkeypatch.setattr(reader_module, "read_into", read_into)
+    plate = open_plate(tmp_path / "p")
+    check = plan_module.check_size
+
+    def checked(request: FieldRequest) -> None:
+        check(request)
+        if request.field.site.endswith(str(refused)):
+            raise PixelError("too large")
+
+    def slowly(self: PileReader, *arguments: Any) -> None:
+        time.sleep(0.003)  # so that a region that nobody waits for is given out unread
+        read(self, *arguments)
+
+    read = PileReader.read
+    monkeypatch.setattr(PileReader, "read", slowly)
+    monkeypatch.setattr(recipe_module, "_JOB_BYTES", 0)
+    monkeypatch.setattr(recipe_module, "check_size", checked)
+    monkeypatch.setattr(reader_module, "check_size", checked)
+    found = list(FieldReader(plate.storage, n_threads=1).stream(requests_of(plate)))
+    assert len(found) == 3
+    for number, pixels in enumerate(found):
+        if number == refused:
+            assert str(pixels) == "too large"
+        elif by_zarr:
+            assert (np.asarray(pixels) == number).all()
+        else:
+            x = 20 * number
+            np.testing.assert_array_equal(pixels, written[:, :20, x : x + 10])  # type: ignore[arg-type]
 
 
 def test_closing_ends_the_threads(plates: ModuleType, tmp_path: Path) -> None:

@@ -1,19 +1,19 @@
-"""One pass over the pixels of a plane of whole numbers, compiled: all that quality is measured by.
+"""The pass over the pixels of a plane of whole numbers, compiled by numba: see `passes`.
 
-Numba compiles it where it first runs, a second or two for each dtype, and keeps what it made for
-later processes. It leaves the interpreter to other threads. All sums are of whole numbers, so that
-equal pixels give equal bits on every machine.
+It takes a second or so to be compiled for each dtype, and leaves the interpreter to other threads
+when it runs.
 
 Letters: H x W pixels.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit
+
+from unidino_fast.qc.passes import EDGE, Found
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,64 +24,23 @@ if TYPE_CHECKING:
 
 _PAIRS = {"uint8": np.uint16, "uint16": np.uint32}
 """Words that hold two pixels side by side: taken by these, every step of a row is alike."""
-_MOST_TRIES = 8
-"""As many as there are functions."""
 
 
-class Found(NamedTuple):
-    """What the pass finds.
-
-    Attributes:
-        total: of all pixels.
-        lowest, highest: of all pixels.
-        n_highest: pixels of the highest value.
-        low, high: what stands at two places of the ordered sample.
-        middle: median of the crosswise differences of 2 x 2 pixels without their signs; every other
-            one is looked at, both ways.
-        cross: squares of the crosswise differences of 2 x 2 pixels, added up.
-        fine: likewise, of squares of 2 x 2 pixels.
-        coarse: squares of the differences down and to the right, of squares of 4 x 4 pixels.
-        sums: of squares of 8 pixels (H // 8, W // 8).
-    """
-
-    total: int
-    lowest: int
-    highest: int
-    n_highest: int
-    low: int
-    high: int
-    middle: int
-    cross: float
-    fine: float
-    coarse: float
-    sums: NDArray[np.int32]
-
-
-def pass_over(plane: NDArray[Any], step: int, places: tuple[int, int]) -> Found:
-    """Goes over a plane (H, W) of uint8 or uint16, 8 x 8 pixels or larger.
-
-    Squares at odd edges, which would be cut, are left out of what squares say.
-
-    Args:
-        plane: the pixels.
-        step: from pixel to pixel of the sample, both ways.
-        places: in the ordered sample, from 0.
-    """
+def compiled_pass(plane: NDArray[Any], step: int, places: tuple[int, int]) -> Found:
+    """See `passes.pass_over`; the plane is contiguous, native and writable."""
     height, width = plane.shape
-    plane = np.ascontiguousarray(plane, plane.dtype.newbyteorder("="))
     pairs = np.ascontiguousarray(plane[:, : width // 2 * 2]).view(_PAIRS[plane.dtype.name])
-    sums = np.empty((height // 8, width // 8), np.int32)
-    for _ in range(_MOST_TRIES):
-        with suppress(OSError):  # a function is compiled, and its disk is full: it is not kept
-            return Found._make((*_pass(plane, pairs, step, *places, sums), sums))
-    return Found._make((*_pass(plane, pairs, step, *places, sums), sums))
+    cross, fine, coarse = (np.zeros(height // edge, np.int64) for edge in (2, 4, EDGE))
+    sums = np.empty((height // EDGE, width // EDGE), np.int32)
+    facts: tuple[int, ...] = _pass(plane, pairs, step, *places, cross, fine, coarse, sums)
+    # a row of squares fits 64 bits, a plane may not
+    energies = (sum(rows.tolist()) for rows in (cross, fine, coarse))
+    return Found._make((*facts, *energies, sums))
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    try:
-        return njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # there is no folder where it could be kept
-        return njit(nogil=True)(function)
+    compiled: Callable[..., Any] = njit(nogil=True)(function)
+    return compiled
 
 
 @_compiled
@@ -163,7 +122,17 @@ def _value_at(counts: Row, place: int) -> Any:
 
 
 @_compiled
-def _pass(plane: Row, pairs: Row, step: int, low: int, high: int, sums: Row) -> Any:
+def _pass(
+    plane: Row,
+    pairs: Row,
+    step: int,
+    low: int,
+    high: int,
+    cross: Row,
+    fine: Row,
+    coarse: Row,
+    sums: Row,
+) -> Any:
     """Row by row: each second row ends squares of 2 pixels, each fourth of 4, each eighth of 8."""
     height, width = plane.shape
     bits = 8 * plane.itemsize
@@ -173,7 +142,6 @@ def _pass(plane: Row, pairs: Row, step: int, low: int, high: int, sums: Row) -> 
     twos = np.empty((2, width // 2), np.int32)
     fours = np.empty((2, width // 4), np.int32)
     total, lowest, highest, n_highest = 0, 1 << bits, -1, 0
-    cross, fine, coarse = 0.0, 0.0, 0.0
     for y in range(height):
         row_total, row_lowest, row_highest = _extremes(plane[y])
         total += row_total
@@ -189,10 +157,10 @@ def _pass(plane: Row, pairs: Row, step: int, low: int, high: int, sums: Row) -> 
             _count_crosses(pairs[y - 1], pairs[y], bits, crosses)
             n_crosses += (pairs.shape[1] + 1) // 2
         if y % 2 == 1:
-            cross += _pairs_halved(pairs[y - 1], pairs[y], bits, twos[y // 2 % 2])
+            cross[y // 2] = _pairs_halved(pairs[y - 1], pairs[y], bits, twos[y // 2 % 2])
         if y % 4 == 3:
-            fine += _halved(twos[0], twos[1], fours[y // 4 % 2])
+            fine[y // 4] = _halved(twos[0], twos[1], fours[y // 4 % 2])
         if y % 8 == 7:
-            coarse += _halved_along(fours[0], fours[1], sums[y // 8])
+            coarse[y // 8] = _halved_along(fours[0], fours[1], sums[y // 8])
     ordered = _value_at(counts, low), _value_at(counts, high), _value_at(crosses, n_crosses // 2)
-    return total, lowest, highest, n_highest, *ordered, cross, fine, coarse
+    return total, lowest, highest, n_highest, *ordered

@@ -207,8 +207,10 @@ class ChunkReader:
         inner = tuple(map(mod, own, shard.grid))
         try:
             table = self._table(key, shard)
-        except Exception:
-            return False  # each of the chunks says it
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise chunk_error(key, error) from error
         if table is None:
             return False
         row = table[(*inner[:-1], slice(inner[-1], inner[-1] + len(outs)))].tolist()

@@ -173,9 +173,10 @@ class FieldReader:
 
     def _recipe_of(self, requests: list[FieldRequest]) -> Recipe:
         """That of the fields before where they were alike, as in most plates."""
-        if self._recipe is None or not self._recipe.suits(requests):
-            self._recipe = recipe(requests, self._storage, self._indices)
-        return self._recipe
+        found = self._recipe  # which another stream may replace at any moment
+        if found is None or not found.suits(requests):
+            found = self._recipe = recipe(requests, self._storage, self._indices)
+        return found
 
     def _slot(
         self, request: FieldRequest, wanted: Wanted, note: Callable[[Pixels], Any] | None

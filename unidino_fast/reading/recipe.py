@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, NamedTuple
 
 from unidino_fast.errors import PixelError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from unidino_fast.reading.shards import Indices
     from unidino_fast.storage import Storage
 
-_JOB_BYTES = 2**22
+_JOB_BYTES = 2**21
 """Pixels that a thread reads in one go, in chunks smaller than that."""
 
 
@@ -122,11 +123,17 @@ def _wanted(request: FieldRequest) -> Wanted:
 def _alike(one: FieldRequest, other: FieldRequest) -> bool:
     a, b = one.field, other.field
     return (
-        (a.array is b.array or (a.array == b.array and a.array.document == b.array.document))
+        (a.array is b.array or (a.array == b.array and _stored(a) == _stored(b)))
         and a.axes == b.axes
         and a.region == b.region
         and (one.time, one.channels, one.z) == (other.time, other.channels, other.z)
     )
+
+
+def _stored(field: Field) -> str:
+    """How its array is stored, as the document says it; attributes do not matter."""
+    document = {key: said for key, said in field.array.document.items() if key != "attributes"}
+    return json.dumps(document, sort_keys=True)  # as text: true is not 1 there
 
 
 def _placed(strip: Strip, places: Sequence[int]) -> Strip:
@@ -137,7 +144,7 @@ def _placed(strip: Strip, places: Sequence[int]) -> Strip:
 
 
 def _piles_a_step(field: Field) -> int:
-    """Chunks of some megabytes, in whole rows of the field where these are shorter."""
+    """Chunks of some two megabytes, in whole rows of the field where these are shorter."""
     n = 1 + _JOB_BYTES // chunk_bytes(field)
     n_columns = -(-field.width // chunk(field, "x"))
     return -(-n // n_columns) * n_columns if n_columns <= n else n
