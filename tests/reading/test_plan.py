@@ -93,6 +93,27 @@ def test_what_two_fields_share_is_joined_with_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("chunk", "most", "n_threads", "lengths"),
+    [
+        (40, 2, 1, [2, 1]),
+        (40, 2, 2, [2, 1]),
+        (40, 2, 8, [1, 1, 1]),  # no thread is idle
+        (10, 5, 1, [8] * 6),  # whole rows of four
+        (10, 48, 1, [48]),
+        (10, 48, 2, [24, 24]),
+        (10, 48, 5, [12, 12, 12, 12]),
+        (10, 3, 2, [3] * 16),
+    ],
+)
+def test_threads_share_a_field(
+    chunk: int, most: int, n_threads: int, lengths: list[int], tmp_path: Path
+) -> None:
+    field = empty(tmp_path / "0", (3, 1, 40, 40), (1, 1, chunk, chunk))
+    found = runs([request(field)], most=most, fits=True, n_threads=n_threads)
+    assert [sum(len(strip.places) for strip in run.strips) for run in found] == lengths
+
+
+@pytest.mark.parametrize(
     ("chunks", "wholes"),
     [
         ((1, 1, 30, 47), [(slice(0, 1), slice(0, 30)), (slice(1, 2), slice(0, 30))]),
@@ -118,7 +139,7 @@ def test_chunks_whose_bytes_stand_together_in_the_field(
 def test_which_fields_are_alike(tmp_path: Path) -> None:
     storage = FolderStorage(tmp_path, location="here")
     one = empty(tmp_path / "0", (2, 1, 30, 47), (1, 1, 7, 9))
-    found = recipe([request(one)], storage, Indices())
+    found = recipe([request(one)], storage, Indices(), n_threads=2)
     assert found.suits([request(empty(tmp_path / "11", (2, 1, 30, 47), (1, 1, 7, 9)))])
     told = {**one.array.document, "attributes": {"stage": [1, 2]}}
     assert found.suits([request(replace(one, array=replace(one.array, document=told)))])
@@ -147,7 +168,7 @@ def test_another_stream_may_take_the_place_of_a_recipe(
     written = zarr.open_array(tmp_path / "0", mode="r")[:, 0]
     storage = FolderStorage(tmp_path, location="here")
     reader = FieldReader(storage, n_threads=2)
-    other = recipe([replace(request(field), channels=(1,))], storage, Indices())
+    other = recipe([replace(request(field), channels=(1,))], storage, Indices(), n_threads=2)
     suits = recipe_module.Recipe.suits
 
     def swapped(self: Any, requests: Any) -> bool:

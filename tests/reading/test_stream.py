@@ -163,7 +163,7 @@ def test_a_region_that_is_refused_leaves_the_others_theirs(
 
     read = PileReader.read
     monkeypatch.setattr(PileReader, "read", slowly)
-    monkeypatch.setattr(recipe_module, "_JOB_BYTES", 0)
+    monkeypatch.setattr(recipe_module, "_STEP_BYTES", 0)
     monkeypatch.setattr(recipe_module, "check_size", checked)
     monkeypatch.setattr(reader_module, "check_size", checked)
     found = list(FieldReader(plate.storage, n_threads=1).stream(requests_of(plate)))

@@ -114,17 +114,25 @@ class Run(NamedTuple):
     n_targets: int
 
 
-def runs(requests: Sequence[FieldRequest], *, most: int, fits: bool) -> list[Run]:
+def runs(
+    requests: Sequence[FieldRequest], *, most: int, fits: bool, n_threads: int = 1
+) -> list[Run]:
     """The plan of requests of one array and one choice of z.
 
     Args:
         requests: neighbours, so that those of the first are read first.
-        most: piles in a run.
+        most: piles in a run, or a row of the field where that is a little more.
+        n_threads: that are to have something to do, if there are as many piles.
         fits: whether the bytes of a chunk are planes as they are wanted, so that piles that lie
             side by side become one strip, and a chunk may be decoded into place.
     """
     piles = list(planned(requests).items())
-    width = chunk(requests[0].field, "x")
+    field = requests[0].field
+    width = chunk(field, "x")
+    most = min(most, -(-len(piles) // n_threads))
+    n_columns = -(-field.width // width)
+    if n_columns <= most:
+        most = -(-most // n_columns) * n_columns
     found = []
     for first in range(0, len(piles), most):
         own = piles[first : first + most]

@@ -175,7 +175,9 @@ class FieldReader:
         """That of the fields before where they were alike, as in most plates."""
         found = self._recipe  # which another stream may replace at any moment
         if found is None or not found.suits(requests):
-            found = self._recipe = recipe(requests, self._storage, self._indices)
+            found = self._recipe = recipe(
+                requests, self._storage, self._indices, n_threads=self._n_threads
+            )
         return found
 
     def _slot(

@@ -9,7 +9,7 @@ from unidino_fast.errors import PixelError
 from unidino_fast.reading.chunks import ChunkReader
 from unidino_fast.reading.formats import UnsupportedError, format_of
 from unidino_fast.reading.piles import PileReader
-from unidino_fast.reading.plan import check_size, chunk, chunk_bytes, runs
+from unidino_fast.reading.plan import check_size, chunk_bytes, runs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from unidino_fast.reading.shards import Indices
     from unidino_fast.storage import Storage
 
-_JOB_BYTES = 2**21
+_STEP_BYTES = 2**22
 """Pixels that a thread reads in one go, in chunks smaller than that."""
 
 
@@ -76,8 +76,10 @@ class Recipe(NamedTuple):
         return len(requests) == len(self.requests) and all(map(_alike, requests, self.requests))
 
 
-def recipe(requests: Sequence[FieldRequest], storage: Storage, indices: Indices) -> Recipe:
-    """Works out how requests of one array are read, which are of one choice of z."""
+def recipe(
+    requests: Sequence[FieldRequest], storage: Storage, indices: Indices, *, n_threads: int
+) -> Recipe:
+    """Works out how requests of one array, of one choice of z, are read by some threads."""
     wanted = tuple(map(_wanted, requests))
     places = [place for place, one in enumerate(wanted) if one.fits]
     sound = [requests[place] for place in places]
@@ -85,7 +87,7 @@ def recipe(requests: Sequence[FieldRequest], storage: Storage, indices: Indices)
         form = format_of(requests[0].field.array)
     except UnsupportedError as error:
         return Recipe(requests, wanted, [], error)
-    steps = _steps(sound, places, form, storage, indices) if sound else []
+    steps = _steps(sound, places, form, storage, indices, n_threads) if sound else []
     return Recipe(requests, wanted, steps)
 
 
@@ -95,14 +97,15 @@ def _steps(
     form: ArrayFormat,
     storage: Storage,
     indices: Indices,
+    n_threads: int,
 ) -> list[Step]:
     """The steps of requests that stand at these places among all."""
     field = requests[0].field
     reader = PileReader(ChunkReader(storage, field, form, indices), requests[0])
     # a trip each where reads are trips; else enough that a job costs little beside them
-    most = 1 if storage.is_remote else _piles_a_step(field)
+    most = 1 if storage.is_remote else 1 + _STEP_BYTES // chunk_bytes(field)
     steps = []
-    for run in runs(requests, most=most, fits=reader.fits):
+    for run in runs(requests, most=most, fits=reader.fits, n_threads=n_threads):
         strips = [_placed(strip, places) for strip in run.strips]
         takers = tuple(places[number] for number in run.requests)
         steps.append(Step(reader, strips, takers, _held_bytes(requests[0], run)))
@@ -141,13 +144,6 @@ def _placed(strip: Strip, places: Sequence[int]) -> Strip:
     return strip._replace(
         targets=[target._replace(request=places[target.request]) for target in strip.targets]
     )
-
-
-def _piles_a_step(field: Field) -> int:
-    """Chunks of some two megabytes, in whole rows of the field where these are shorter."""
-    n = 1 + _JOB_BYTES // chunk_bytes(field)
-    n_columns = -(-field.width // chunk(field, "x"))
-    return -(-n // n_columns) * n_columns if n_columns <= n else n
 
 
 def _held_bytes(request: FieldRequest, run: Run) -> int:
