@@ -31,8 +31,8 @@ COUNTED = ("uint8", "uint16")
 EDGE = 8
 """Edge in pixels of the largest squares whose sums are found, and of the smallest plane."""
 PIXELS_BY_NUMPY = 16 << 20
-"""Of one dtype, before the pass is compiled. Compiling is repaid by some 500 megapixels; but a plate
-of ten wells is to take the memory that one of a thousand does."""
+"""Of one dtype, before the pass is compiled. Compiling is repaid by some 500 megapixels; but ten
+wells of a plate are to take the memory that a thousand do."""
 _Plane = TypeVar("_Plane", bound="NDArray[Any]")
 
 
