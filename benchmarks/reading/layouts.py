@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from unidino_fast.ngff import ArrayFacts
+
     Pixels = NDArray[np.uint16]
 
 EDGE = 1080
@@ -76,11 +78,14 @@ class Stored:
         """The arrays as `open_plate` gives them."""
         version = 2 if self.layout.shards is None else 3
         name = ".zarray" if version == 2 else "zarr.json"
+        facts: dict[str, ArrayFacts] = {}  # one for all arrays that say the same, as there
         found = []
         for number in range(len(self.pixels)):
-            document = json.loads((self.root / str(number) / name).read_text())
-            facts = parse_array(document, cast("Any", version))
-            found.append(Field(str(number), str(number), "cyx", facts, CHANNELS, None, None))
+            said = (self.root / str(number) / name).read_text()
+            if said not in facts:
+                facts[said] = parse_array(json.loads(said), cast("Any", version))
+            path = str(number)
+            found.append(Field(path, path, "cyx", facts[said], CHANNELS, None, None))
         return found
 
 
