@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,6 @@ EDGE = 8
 PIXELS_BY_NUMPY = 16 << 20
 """Of one dtype, before the pass is compiled. Compiling is repaid by some 500 megapixels; but ten
 wells of a plate are to take the memory that a thousand do."""
-_Plane = TypeVar("_Plane", bound="NDArray[Any]")
 
 
 class Found(NamedTuple):
@@ -104,11 +103,13 @@ def pass_by_numpy(plane: NDArray[Any], step: int, places: tuple[int, int]) -> Fo
     )
 
 
-def quarters(sums: _Plane) -> tuple[_Plane, _Plane, _Plane, _Plane]:
+def quarters(
+    sums: NDArray[Any],
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Upper left, upper right, lower left and lower right of each 2 x 2; odd edges lose a line."""
     height, width = (edge // 2 * 2 for edge in sums.shape)
     even, odd = sums[0:height:2, :width], sums[1:height:2, :width]
-    return even[:, 0::2], even[:, 1::2], odd[:, 0::2], odd[:, 1::2]  # type: ignore[return-value]
+    return even[:, 0::2], even[:, 1::2], odd[:, 0::2], odd[:, 1::2]
 
 
 def halved(
