@@ -6,8 +6,9 @@ import pandas as pd
 import polars as pl
 import pytest
 
+from unidino_fast.assembly import Layout
 from unidino_fast.names import WellName
-from unidino_fast.results import FieldResult, WellResult, feature_columns, fields_frame
+from unidino_fast.results import FieldResult, WellResult, feature_columns
 
 METADATA = {
     "Metadata_Plate": pl.String,
@@ -34,9 +35,15 @@ WELLS = [
 ]
 
 
+def fields_frame(wells, *, channels, dim, has_time):
+    names = tuple(str(well.position) for well in wells)
+    layout = Layout("p", names, tuple(channels), dim, has_time)
+    return layout.fields(dict(zip(names, wells, strict=True)))
+
+
 @pytest.mark.parametrize("has_time", [False, True])
 def test_columns_types_and_values(has_time):
-    found = fields_frame(WELLS, plate="p", channels=["A", "B"], dim=3, has_time=has_time)
+    found = fields_frame(WELLS, channels=["A", "B"], dim=3, has_time=has_time)
     schema = {k: v for k, v in METADATA.items() if has_time or k != "Metadata_Time"}
     names = ["A_000", "A_001", "A_002", "B_000", "B_001", "B_002"]
     assert list(found.schema.items()) == [*schema.items(), *((name, pl.Float32) for name in names)]
@@ -62,27 +69,25 @@ def test_columns_types_and_values(has_time):
 
 def test_indices_beyond_a_thousand():
     wells = [WellResult(WellName(0, 1), (field("A", 1280),))]
-    found = feature_columns(
-        fields_frame(wells, plate="p", channels=["A"], dim=1280, has_time=False)
-    )
+    found = feature_columns(fields_frame(wells, channels=["A"], dim=1280, has_time=False))
     assert found[0] == "A_000"
     assert found[-1] == "A_1279"
 
 
 def test_no_wells():
-    found = fields_frame([], plate="p", channels=["A"], dim=2, has_time=True)
+    found = fields_frame([], channels=["A"], dim=2, has_time=True)
     assert found.is_empty()
     assert dict(found.schema) == METADATA | {"A_000": pl.Float32, "A_001": pl.Float32}
 
 
 def test_a_channel_that_no_field_has_is_null():
-    found = fields_frame(WELLS, plate="p", channels=["A", "B", "C"], dim=3, has_time=False)
+    found = fields_frame(WELLS, channels=["A", "B", "C"], dim=3, has_time=False)
     assert found["C_001"].dtype == pl.Float32
     assert found["C_001"].null_count() == 3
 
 
 def test_pandas_reads_it():
-    found = fields_frame(WELLS, plate="p", channels=["A", "B"], dim=3, has_time=False)
+    found = fields_frame(WELLS, channels=["A", "B"], dim=3, has_time=False)
     buffer = io.BytesIO()
     found.write_parquet(buffer)
     read = pd.read_parquet(io.BytesIO(buffer.getvalue()))
@@ -97,6 +102,6 @@ def test_a_whole_screen_plate_is_a_matter_of_a_second(record_property):
     one = field("ABCDE", 384)
     wells = [WellResult(WellName(i // 24, i % 24 + 1), (one,) * 9) for i in range(384)]
     start = time.perf_counter()
-    found = fields_frame(wells, plate="p", channels=list("ABCDE"), dim=384, has_time=False)
+    found = fields_frame(wells, channels=list("ABCDE"), dim=384, has_time=False)
     record_property("seconds", round(time.perf_counter() - start, 3))
     assert found.shape == (3456, 8 + 1920)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import polars as pl
 
 from unidino_fast.heap import HeapTrimmer, trim_heap
 from unidino_fast.platemap import join_platemap
-from unidino_fast.profiles import aggregate, describe_neutralised, normalize_with_report
-from unidino_fast.profiles.table import take_apart
+from unidino_fast.profiles import describe_neutralised, normalize_with_report
+from unidino_fast.profiles.aggregate import aggregate_profiles
+from unidino_fast.profiles.table import Profiles, joined
 from unidino_fast.qc import flag_wells, plate_qc, quality_series
 from unidino_fast.results import fields_features, fields_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import polars as pl
 
     from unidino_fast.output import OutputFolder
     from unidino_fast.platemap import Platemap
@@ -65,8 +65,11 @@ class Layout:
     ) -> pl.DataFrame:
         """The table of fields, of results by well; with columns of quality where it has limits."""
         wells = [results[name] for name in self.wells if name in results]
-        features = fields_features(wells, self.channels, self.dim)
-        return self.metadata(wells, qc).hstack(features)
+        return self.profiles(wells, self.metadata(wells, qc)).frame()
+
+    def profiles(self, wells: Sequence[WellResult], metadata: pl.DataFrame) -> Profiles:
+        """The rows of some wells in the table of fields, taken apart."""
+        return Profiles(metadata, *fields_features(wells, self.channels, self.dim))
 
     def metadata(
         self, wells: Sequence[WellResult | WellRecord], qc: Thresholds | None = None
@@ -109,7 +112,7 @@ def write_tables(
     metadata = layout.metadata(wanted, qc)
     if platemap is not None:
         metadata, warnings = join_platemap(metadata, platemap.table, name=platemap.name)
-    wells = _joined(_write_fields(folder, layout, wanted, metadata))
+    wells = joined(_write_fields(folder, layout, wanted, metadata)).frame()
     trim_heap()
     folder.write_table("wells.parquet", wells)
     profiles, neutralised = normalize_with_report(wells)
@@ -123,8 +126,11 @@ def write_tables(
 
 def _write_fields(
     folder: OutputFolder, layout: Layout, records: Sequence[WellRecord], metadata: pl.DataFrame
-) -> Iterator[pl.DataFrame]:
-    """Writes the table of fields, a row group for some wells; yields their rows of wells."""
+) -> Iterator[Profiles]:
+    """Writes the table of fields, a row group for some wells; yields their rows of wells.
+
+    These stay taken apart: a table of a few wells takes several times as much memory.
+    """
     most = max(1, _PORTION_BYTES // (4 * len(layout.channels) * layout.dim))
     heap = HeapTrimmer()
     start = 0
@@ -132,25 +138,11 @@ def _write_fields(
         for portion in _portions(records, most):
             wells = [folder.read_whole_part(record.position) for record in portion]
             n_fields = sum(len(well.fields) for well in wells)
-            features = fields_features(wells, layout.channels, layout.dim)
-            fields = metadata.slice(start, n_fields).hstack(features)
+            fields = layout.profiles(wells, metadata.slice(start, n_fields))
             start += n_fields
-            table.write(fields)
-            yield aggregate(fields)
+            table.write(fields.frame())
+            yield aggregate_profiles(fields)
             heap.trim()
-
-
-def _joined(portions: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """One table of several with the same columns.
-
-    Features are kept as matrices meanwhile: a column of a few wells takes several times as much.
-    """
-    held = list(map(take_apart, portions))
-    return replace(
-        held[0],
-        metadata=pl.concat(portion.metadata for portion in held),
-        values=np.concatenate([portion.values for portion in held], axis=1),
-    ).frame()
 
 
 def _portions(records: Sequence[WellRecord], most: int) -> Iterator[list[WellRecord]]:

@@ -1,10 +1,10 @@
-"""What embedding a well gives, and the table of fields that it becomes."""
+"""What embedding a well gives, and what of it stands in the table of fields."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -98,41 +98,16 @@ def feature_columns(frame: pl.DataFrame) -> list[str]:
     return [name for name in frame.columns if not name.startswith(METADATA_PREFIX)]
 
 
-def feature_series(names: Sequence[str], values: NDArray[Any]) -> list[pl.Series]:
-    """Feature columns, float32, of a matrix (rows, features) that is NaN where they are null."""
-    with np.errstate(over="ignore"):  # pycytominer's rule can leave the range of float32
-        columns = np.asarray(values.T, dtype=np.float32, order="C")  # (features, rows)
-    return [
-        pl.Series(name, column, nan_to_null=bool(np.isnan(column).any()))
-        for name, column in zip(names, columns, strict=True)
-    ]
-
-
-def fields_frame(
-    wells: Sequence[WellResult],
-    *,
-    plate: str,
-    channels: Sequence[str],
-    dim: int,
-    has_time: bool,
-) -> pl.DataFrame:
-    """The table of fields: one row a field, features channel by channel.
-
-    Args:
-        wells: results in plate order.
-        plate: plate name.
-        channels: all channels, in output order; one that a field lacks is null there.
-        dim: features a channel, D.
-        has_time: whether there is a `Metadata_Time` column.
-    """
-    metadata = fields_metadata(wells, plate=plate, has_time=has_time)
-    return metadata.hstack(fields_features(wells, channels, dim))
-
-
 def fields_metadata(
     wells: Sequence[WellResult | WellRecord], *, plate: str, has_time: bool
 ) -> pl.DataFrame:
-    """The columns of `fields_frame` before the features."""
+    """The columns of the table of fields before the features.
+
+    Args:
+        wells: results in the order of the table.
+        plate: plate name.
+        has_time: whether there is a `Metadata_Time` column.
+    """
     rows = [(well.position, field) for well in wells for field in well.fields]
     fields = [field for _, field in rows]
     metadata = [
@@ -155,19 +130,18 @@ def fields_metadata(
 
 def fields_features(
     wells: Sequence[WellResult], channels: Sequence[str], dim: int
-) -> list[pl.Series]:
-    """The feature columns of `fields_frame`."""
+) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+    """The features of the table of fields: names, and values (C * D, fields).
+
+    Args:
+        wells: results in the order of the table.
+        channels: all channels, in output order; one that a field lacks is NaN there.
+        dim: features a channel, D.
+    """
     fields = [field for well in wells for field in well.fields]
-    names = [f"{channel}_{index:03d}" for channel in channels for index in range(dim)]
-    return feature_series(names, _feature_matrix(fields, channels, dim))
-
-
-def _feature_matrix(
-    fields: Sequence[FieldResult], channels: Sequence[str], dim: int
-) -> NDArray[np.float32]:
-    """Features of all fields (fields, C * D), NaN where a field lacks a channel."""
+    names = tuple(f"{channel}_{index:03d}" for channel in channels for index in range(dim))
     values = np.full((len(fields), len(channels), dim), np.nan, np.float32)
     places = {channel: place for place, channel in enumerate(channels)}
     for row, field in enumerate(fields):
         values[row, [places[label] for label in field.labels]] = field.features
-    return values.reshape(len(fields), len(channels) * dim)
+    return names, np.ascontiguousarray(values.reshape(len(fields), len(names)).T)

@@ -19,7 +19,8 @@ from unidino_fast.evaluation.protocols import load_recipe, run_recipe
 from unidino_fast.evaluation.protocols.prepare import join, prepare
 from unidino_fast.evaluation.protocols.recipe import steps_of
 from unidino_fast.profiles import normalize, select_features
-from unidino_fast.results import feature_columns, feature_series
+from unidino_fast.profiles.table import feature_frame
+from unidino_fast.results import feature_columns
 from unidino_fast.tables import read_table
 
 if TYPE_CHECKING:
@@ -296,6 +297,6 @@ def test_published_accuracy_of_ljosas_profiles(
     ).agg(pl.col(names).mean())
     matrix = means.select(names).to_numpy()
     centred = matrix - matrix.mean(axis=1, keepdims=True)  # whose cosine is Pearson's r
-    result = evaluate(means.with_columns(feature_series(names, centred)), preset="NSC")
+    result = evaluate(means.with_columns(*feature_frame(names, centred.T)), preset="NSC")
     assert result.n_queries == 103
     assert result.n_correct in (83, 84, 85)

@@ -13,7 +13,8 @@ import numpy as np
 import polars as pl
 
 from unidino_fast.errors import TableError, UsageError
-from unidino_fast.results import feature_columns, feature_series
+from unidino_fast.profiles.table import feature_frame
+from unidino_fast.results import feature_columns
 from unidino_fast.tables import check_polars
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def baseline_table(profiles: pl.DataFrame, kind: Baseline, seed: int = 0) -> pl.
 def _gaussian(profiles: pl.DataFrame, random: np.random.Generator) -> pl.DataFrame:
     names = feature_columns(profiles)
     values = random.standard_normal((len(profiles), len(names)), dtype=np.float32)
-    return profiles.with_columns(feature_series(names, values))
+    return profiles.with_columns(*feature_frame(names, values.T))
 
 
 def _shuffled(profiles: pl.DataFrame, random: np.random.Generator) -> pl.DataFrame:

@@ -12,7 +12,8 @@ from unidino_fast.columns import find_column, find_columns
 from unidino_fast.errors import UsageError
 from unidino_fast.evaluation.nearest_neighbour import PRESETS, evaluate
 from unidino_fast.evaluation.table import average, labelled
-from unidino_fast.results import feature_columns, feature_series
+from unidino_fast.profiles.table import feature_frame
+from unidino_fast.results import feature_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -180,7 +181,7 @@ def _averaged(
         column = find_column(profiles, label)
         kept, profiles = (column, *kept), labelled(profiles, column)
     metadata, values = average(profiles, find_columns(profiles, by), kept)
-    return metadata.with_columns(feature_series(feature_columns(profiles), values))
+    return metadata.hstack(feature_frame(feature_columns(profiles), values.T))
 
 
 def _nearest_neighbour(profiles: pl.DataFrame, question: Question, seed: int, _: object) -> Any:

@@ -10,7 +10,7 @@ import polars as pl
 from unidino_fast.errors import TableError, UsageError
 from unidino_fast.profiles.groups import keyed_groups
 from unidino_fast.profiles.statistics import median, weighted_mean
-from unidino_fast.profiles.table import feature_frame, take_apart
+from unidino_fast.profiles.table import Profiles, take_apart
 from unidino_fast.results import METADATA_PREFIX, QUALITY_PREFIX
 from unidino_fast.tables import check_polars
 
@@ -54,36 +54,49 @@ def aggregate(
             they should be.
         UsageError: unknown statistic or weight, or no Polars DataFrame.
     """
+    check_polars(fields)
+    return aggregate_profiles(take_apart(fields), statistic=statistic, weight=weight).frame()
+
+
+def aggregate_profiles(
+    fields: Profiles,
+    *,
+    statistic: Literal["mean", "median"] = "mean",
+    weight: Literal["tiles", "fields"] = "tiles",
+) -> Profiles:
+    """`aggregate` of a table that is taken apart, as its wells are to be."""
     if statistic not in ("mean", "median") or weight not in ("tiles", "fields"):
         raise UsageError(
             f"statistic {statistic!r}, weight {weight!r}: use mean or median, tiles or fields"
         )
-    check_polars(fields)
+    told = fields.metadata
     for needed in ("Metadata_Plate", "Metadata_Well", "Metadata_n_tiles"):
-        if needed not in fields.columns:
+        if needed not in told.columns:
             raise TableError(f"column {needed} is missing: give the table that embed_plate returns")
-    keys = [name for name in _WELL_KEYS if name in fields.columns]
-    profiles = take_apart(fields)
-    values = profiles.values.astype(np.float64)
-    weights = _tile_counts(fields) if weight == "tiles" else np.ones(fields.height)
-    groups = list(keyed_groups(fields, keys).values())
-    of_wells = np.empty((len(values), len(groups)))
+    keys = [name for name in _WELL_KEYS if name in told.columns]
+    values = fields.values.astype(np.float64)
+    weights = _tile_counts(told) if weight == "tiles" else np.ones(told.height)
+    groups = list(keyed_groups(told, keys).values())
+    of_wells = np.empty((len(values), len(groups)), np.float32)
     for well, rows in enumerate(groups):
         if statistic == "median":
             of_wells[:, well] = median(values[:, rows]).whole()
         else:
             of_wells[:, well] = weighted_mean(values[:, rows], weights[rows])
-    measures = quality_measures(fields)
-    metadata = constant_columns(fields, keys, but=(*_SUMS, *measures, "Metadata_Site"))
-    wells = fields.group_by(keys, maintain_order=True).agg(
-        *[pl.col(name).sum() for name in _SUMS if name in fields.columns],
+    measures = quality_measures(told)
+    constant = constant_columns(told, keys, but=(*_SUMS, *measures, "Metadata_Site"))
+    wells = told.group_by(keys, maintain_order=True).agg(
+        *[pl.col(name).sum() for name in _SUMS if name in told.columns],
         *[pl.col(name).median().cast(pl.Float32) for name in measures],
-        *[pl.col(name).first() for name in metadata],
+        *[pl.col(name).first() for name in constant],
     )
-    features = feature_frame(profiles.features, of_wells)
-    kept = {*wells.columns, *profiles.features}
-    order = [name for name in fields.columns if name in kept]
-    return wells.hstack(features).select(order)
+    kept = {*wells.columns, *fields.features}
+    return Profiles(
+        wells.select(name for name in told.columns if name in kept),
+        fields.features,
+        of_wells,
+        tuple(name for name in fields.order if name in kept),
+    )
 
 
 def constant_columns(

@@ -169,6 +169,16 @@ def take_apart(frame: pl.DataFrame) -> Profiles:
     return Profiles(metadata, names, _matrix(frame, names), () if plain else tuple(frame.columns))
 
 
+def joined(portions: Iterable[Profiles]) -> Profiles:
+    """Rows of one table after another, of which there is one at least."""
+    held = list(portions)
+    return replace(
+        held[0],
+        metadata=pl.concat(portion.metadata for portion in held),
+        values=np.concatenate([portion.values for portion in held], axis=1),
+    )
+
+
 def _matrix(frame: pl.DataFrame, names: Sequence[str]) -> Matrix:
     """Features (F, N), NaN where null."""
     if not names:

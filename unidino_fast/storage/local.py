@@ -114,10 +114,10 @@ class FolderStorage:
                 with os.scandir(f"{self.root}/{folder}") as entries:
                     for entry in entries:
                         key = f"{folder}/{entry.name}" if folder else entry.name
-                        status = entry.stat()
-                        if stat.S_ISDIR(status.st_mode):
+                        if entry.is_dir():
                             pending.append(key)
                         else:
+                            status = entry.stat()
                             found.append((key, status.st_size, status.st_mtime_ns))
         except OSError as error:
             raise PlateError(
