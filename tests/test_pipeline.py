@@ -222,6 +222,8 @@ def test_a_faulty_chunk_fails_or_is_skipped(
     out = tmp_path / "out"
     with pytest.raises(PixelError, match=r"A/3/0/0/1/0/0") as caught:
         embed(plate_path, model, out)
+    remedies = "restore it from its source; --on-error skip leaves such wells out"
+    assert str(caught.value).endswith(f"): {remedies}")
     assert "\n" not in str(caught.value)
     assert sorted(p.name for p in (out / "small/parts").iterdir()) == [
         "A01.parquet",
@@ -229,6 +231,7 @@ def test_a_faulty_chunk_fails_or_is_skipped(
     ]
     summary = embed(plate_path, model, out, on_error="skip")
     assert list(summary.left_out) == ["A03"]
+    assert "--on-error" not in summary.left_out["A03"]
     assert summary.n_resumed == 2
     wells = pl.read_parquet(out / "small/wells.parquet")
     assert wells["Metadata_Well"].to_list() == ["A01", "A02", "B01", "B02", "B03"]

@@ -205,7 +205,7 @@ class PlateRun:
                 elif not isinstance(result, PixelError):
                     self._keep(task, self._part_of(task))
                 elif on_error == "fail":
-                    raise result
+                    raise PixelError(f"{result}; --on-error skip leaves such wells out") from result
                 else:
                     self.left_out[task.name] = str(result)
                 on_well(task)

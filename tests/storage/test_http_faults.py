@@ -101,8 +101,7 @@ def test_pixels_that_never_come_are_one_line_each(
     [late, refused] = [str(pixels) for pixels in found if isinstance(pixels, PixelError)]
     assert late.startswith("chunk A/1/1/0/1/0/0 cannot be read (")
     for message in (late, refused):
-        assert message.endswith("): run the same command again later, or leave its well out with"
-                                " --on-error skip")  # fmt: skip
+        assert message.endswith("): run the same command again later")
     assert refused.startswith("chunk B/2/0/0/0/0/0 cannot be read (503")
     assert server.requests.count(broken) == 3
 

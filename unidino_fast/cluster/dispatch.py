@@ -242,5 +242,5 @@ class Dispatcher:
 def _poisoned(job: WellsJob, deaths: int) -> PixelError:
     return PixelError(
         f"embedding {job.wells[0].name} ended {deaths} worker processes, once with nothing beside"
-        " it: is there enough memory for its fields?"
+        " it: give workers more memory"
     )

@@ -12,7 +12,4 @@ def chunk_error(key: str, reason: BaseException | str) -> PixelError:
     why = reason if isinstance(reason, str) else first_line(reason)
     is_of_server = isinstance(reason, ServerError)
     remedy = "run the same command again later" if is_of_server else "restore it from its source"
-    return PixelError(
-        f"chunk {key} cannot be read ({one_line(why)}): {remedy}, or leave its well out with"
-        " --on-error skip"
-    )
+    return PixelError(f"chunk {key} cannot be read ({one_line(why)}): {remedy}")
