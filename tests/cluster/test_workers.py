@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from unidino_fast.cluster.session import Session
     from unidino_fast.planning import WellTask
 
+pytestmark = pytest.mark.filterwarnings(
+    # distributed leaves the socket of a worker that dies in its handshake to the garbage
+    "ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning"
+)
 OPTIONS = EmbedOptions(tile=32)
 
 
