@@ -1,6 +1,7 @@
 """Output folders: what they hold, refuse, keep and remove."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from unidino_fast.tables import PROVENANCE_KEY
 PROVENANCE = {
     "plate": {"name": "p", "digest": "ab" * 32},
     "model": {"weights": "w.pth", "weights_digest": "12" * 32},
-    "options": {"intensity": "dtype", "tile": 224, "channels": None},
+    "options": {"intensity": "dtype", "tile": 224, "stride": 224, "channels": None},
     "software": {"torch": "2"},
 }
 HOSTILE_NAMES = [
@@ -74,6 +75,8 @@ class TestManifest:
         [
             ({"options": {"intensity": "none"}}, "options intensity dtype, now none: use --over"),
             ({"options": {"tile": 112}}, "options tile 224, now 112"),
+            ({"options": {"tile": 112, "stride": 112}}, "options tile 224, now 112"),
+            ({"options": {"stride": 112}}, "options stride 224, now 112"),
             ({"options": {"channels": ["DNA"]}}, r"options channels None, now \['DNA'\]"),
             ({"options": {"new": 1}}, "options new None, now 1"),
             (
@@ -274,6 +277,12 @@ class TestFolder:
         folder.parts.rmdir()
         folder.parts.write_text("x")
         with pytest.raises(OutputError, match=r"A01.parquet cannot be written .*: free the disk"):
+            folder.write_part(result(), None)
+
+    def test_a_folder_that_was_removed(self, tmp_path):
+        folder = opened(tmp_path)
+        shutil.rmtree(tmp_path / "p")
+        with pytest.raises(OutputError, match="its folder was removed: run the same command again"):
             folder.write_part(result(), None)
 
     def test_equal_tables_are_equal_bytes(self, tmp_path):

@@ -35,7 +35,9 @@ def test_all_faults_are_raised_together(
     message = plates.refusal(tmp_path / "p")
     assert "well A01: metadata at A/1: is not JSON" in message
     assert "field A02/0: metadata at A/2/0: is not a JSON object" in message
-    assert message.endswith("; and 1 more")
+    assert message.endswith(
+        "; and 1 more; mend or restore that, or leave it out with --on-error skip"
+    )
     plate = open_plate(tmp_path / "p", on_error="skip")
     assert [(w.name, len(w.fields)) for w in plate.wells] == [
         ("A02", 1), ("A03", 1), ("A04", 1), ("A05", 2), ("A06", 2), ("A07", 2), ("A08", 2),

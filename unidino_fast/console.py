@@ -38,9 +38,14 @@ def log_to_console() -> None:
 
 
 class WellProgress:
-    """Progress over the wells of a plate; give `start` and `well` to `embed_to_folder`."""
+    """Progress over the wells of a plate; give `start` and `well` to `embed_to_folder`.
 
-    def __init__(self) -> None:
+    Args:
+        place: what stands before its lines, where there are several plates.
+    """
+
+    def __init__(self, place: str = "") -> None:
+        self._place = place
         self._bar: Progress | None = None
         self._done = self._total = self._tiles = 0
         self._began = self._said = time.monotonic()
@@ -61,17 +66,17 @@ class WellProgress:
         """Begins, with the wells to do and the number of those that a former run finished."""
         self._total, self._done = len(tasks) + n_finished, n_finished
         if not tasks:
-            say(f"all {self._total} wells are done already")
+            say(f"{self._place}all {self._total} wells are done already")
             return
         if n_finished:
-            say(f"going on: {n_finished} of {self._total} wells are done already")
+            say(f"{self._place}going on: {n_finished} of {self._total} wells are done already")
         self._bar = _well_bar()
         if self._bar is not None:
-            self._bar.add_task("", total=self._total, completed=self._done, rate="")
+            self._bar.add_task(self._place, total=self._total, completed=self._done, rate="")
             self._bar.start()
         else:
             wells = "1 well" if len(tasks) == 1 else f"{len(tasks)} wells"
-            say(f"embedding {sum(t.n_tiles for t in tasks)} tiles of {wells}")
+            say(f"{self._place}embedding {sum(t.n_tiles for t in tasks)} tiles of {wells}")
         self._began = self._said = time.monotonic()
         self._tiles = 0
 
@@ -85,7 +90,7 @@ class WellProgress:
             self._bar.update(self._bar.task_ids[0], completed=self._done, rate=rate)
         elif now - self._said >= _SECONDS_BETWEEN_LINES:
             self._said = now
-            say(f"{self._done} of {self._total} wells, {rate}")
+            say(f"{self._place}{self._done} of {self._total} wells, {rate}")
 
 
 def _well_bar() -> Progress | None:
@@ -103,7 +108,7 @@ def _well_bar() -> Progress | None:
     if not console.is_terminal:
         return None
     return Progress(
-        TextColumn("embedding"),
+        TextColumn("{task.description}embedding", markup=False),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f} wells, {task.fields[rate]}"),
         TimeElapsedColumn(),

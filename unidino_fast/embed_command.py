@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from unidino_fast.embed_summary import (
     planned_as_text,
 )
 from unidino_fast.errors import UnidinoError, UsageError
+from unidino_fast.names import place_left_out
 from unidino_fast.output import folder_name
 from unidino_fast.plate import open_plate
 from unidino_fast.terminal import say, say_some, tell
@@ -167,7 +169,7 @@ def run_embed(request: EmbedRequest, *, dry_run: bool, as_json: bool) -> int:
     """
     log_to_console()
     _ = request.platemap, request.qc  # faulty files are said before anything else
-    failed = _Failed(request.on_error)
+    failed = _Failed(request.on_error, len(request.plates))
     opened: list[tuple[str, Plate]] = []
     for location in request.plates:
         with failed.noting(location):
@@ -247,8 +249,8 @@ def _say_plans(
 class _Failed:
     """Plates that cannot be embedded: the end of the run, or a line under `skip`."""
 
-    def __init__(self, on_error: OnError) -> None:
-        self.on_error = on_error
+    def __init__(self, on_error: OnError, n_plates: int) -> None:
+        self.on_error, self.n_plates = on_error, n_plates
         self.reasons: dict[str, str] = {}
         self.last: UnidinoError | None = None
 
@@ -258,11 +260,16 @@ class _Failed:
         try:
             yield
         except UnidinoError as error:
+            reason = str(error)
+            is_named = re.search(rf"(?<!\S){re.escape(location)}(?![^\s:])", reason) is not None
+            named = reason if is_named else f"{location}: {reason}"
+            if self.n_plates > 1:  # each of them may have such a well
+                error.args = (named,)
             if self.on_error == "fail" or error.exit_code == UsageError.exit_code:
                 raise
-            self.reasons[location] = str(error)
+            self.reasons[location] = reason
             self.last = error
-            say(f"left out: {location}: {error}")
+            say(f"left out: {named}")
 
     def raise_if_all(self, done: Sequence[object]) -> None:
         """Raises the last error where nothing was done."""
@@ -303,7 +310,8 @@ class _Embedding:
         from unidino_fast.pipeline import embed_to_folder
 
         request = self.request
-        with WellProgress() as progress:
+        place = f"{plate.name}: " if len(request.plates) > 1 else ""
+        with WellProgress(place) as progress:
             summary = embed_to_folder(
                 plate,
                 self.model,
@@ -319,8 +327,10 @@ class _Embedding:
                 on_start=progress.start,
                 on_well=progress.well,
             )
-        left_out = [f"well {name}: {reason}" for name, reason in summary.left_out.items()]
-        say_some("warning", summary.warnings)
+        left_out = [
+            f"{place}{place_left_out(name)}: {why}" for name, why in summary.left_out.items()
+        ]
+        say_some("warning", [f"{place}{warning}" for warning in summary.warnings])
         say_some("left out", left_out)
         return summary
 

@@ -36,6 +36,10 @@ def atomic(path: Path) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
+        if not path.parent.exists():
+            raise OutputError(
+                f"{path} cannot be written: its folder was removed: run the same command again"
+            ) from error
         raise OutputError(
             f"{path} cannot be written ({reason_of(error)}): free the disk or choose another --out"
         ) from error

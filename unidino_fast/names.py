@@ -29,6 +29,11 @@ class WellName:
         return f"{self.row_letters}{self.column:02d}"
 
 
+def place_left_out(name: str) -> str:
+    """What was left out of a plate in words: `well A02`, `array of field A02/0`."""
+    return name if " " in name else f"well {name}"
+
+
 def row_letters(row: int) -> str:
     """Letters of a zero-based row index: 0 is `A`, 25 `Z`, 26 `AA`."""
     letters = ""

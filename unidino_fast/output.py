@@ -75,13 +75,18 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, s
     for group in DECIDING:
         for name in dict.fromkeys([*now[group], *before[group]]):
             values = before[group].get(name), now[group].get(name)
-            if values[0] == values[1]:
+            if values[0] == values[1] or _follows_the_tile(name, before[group], now[group]):
                 continue
             names = one["model"].get("weights"), other["model"].get("weights")
             if name == "weights_digest" and names[0] != names[1]:
                 name, values = "weights", names  # which say more to a person
             return f"{group} {name}", _short(values[0]), _short(values[1])
     return None
+
+
+def _follows_the_tile(name: str, *options: Mapping[str, Any]) -> bool:
+    """Whether strides differ because tiles do, of which a person is told instead."""
+    return name == "stride" and all(own.get(name) == own.get("tile") for own in options)
 
 
 class OutputFolder:

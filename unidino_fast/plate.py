@@ -68,7 +68,8 @@ def _open(storage: Storage, acquisition: int | None, *, strict: bool, on_error: 
     wells = reader.read()
     faults = reader.faults + (reader.missing if strict else [])
     if faults and (strict or on_error == "fail"):
-        raise PlateError(f"{storage.location}: {_joined(faults)}")
+        skip = "" if strict else ", or leave it out with --on-error skip"
+        raise PlateError(f"{storage.location}: {_joined(faults)}; mend or restore that{skip}")
     if acquisition is not None and acquisition not in reader.acquisitions:
         present = ", ".join(map(str, sorted(reader.acquisitions))) or "none: leave it out"
         raise UsageError(f"acquisition {acquisition} is not in the plate: it has {present}")
@@ -98,9 +99,12 @@ def _find_plate(storage: Storage) -> tuple[Documents, JsonObject]:
     """The plate at the root or one folder down; `plate` and `<name>.zarr` are tried unlisted."""
     documents, root = open_documents(storage, "")
     if isinstance(root, StorageFault):
+        why = one_line(root.reason)
         raise PlateError(
-            f"{storage.location} is no readable plate: metadata at its root:"
-            f" {one_line(root.reason)}"
+            f"{storage.location} cannot be reached ({why}): check its address, and try again later"
+            if root.is_of_server
+            else f"{storage.location} is no readable plate: metadata at its root: {why};"
+            f" {'check your access to it' if root.is_forbidden else 'restore it from its source'}"
         )
     if root is not None and "plate" in root:
         return documents, root

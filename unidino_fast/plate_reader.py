@@ -104,7 +104,7 @@ class PlateReader:
                 path = ngff.safe_path(entry.path)
                 position = _position(path, entry, self.plate)
             except PlateError as error:
-                self.faults.append(f"wells: {error}")
+                self.faults.append(f"list of wells: {error}")
                 continue
             if position in positions:
                 self.faults.append(

@@ -132,6 +132,25 @@ def test_skip_names_what_it_left_out_and_exits_with_3(
     assert done.code == 3
     assert "left out: well A02: chunk A/2/0/0/0/0/0" in done.err
     assert "warning: well B03 (B/3) is listed but absent" in done.err
+    other = tmp_path / "other.zarr"
+    shutil.copytree(plate_path, other)
+    (other / "A/1/0/0/.zarray").write_text("{")
+    root = json.loads((other / ".zattrs").read_text())
+    root["plate"]["name"] = "other"
+    (other / ".zattrs").write_text(json.dumps(root))
+    options = ("--out", tmp_path / "both", "--weights", tiny_weights, "--tile", "32")
+    both = run("embed", plate_path, other, *options, "--on-error", "skip")
+    assert both.code == 3
+    for line in (
+        "left out: small: well A02: chunk A/2/0/0/0/0/0",
+        "left out: other: array of field A01/0: metadata at A/1/0/0: is not JSON",
+        "warning: other: well B03 (B/3) is listed but absent",
+    ):
+        assert line in both.err
+    shutil.copy(plate_path / "A/1/0/0/.zarray", other / "A/1/0/0/.zarray")
+    failed = run("embed", other, plate_path, *options[2:], "--out", tmp_path / "fail")
+    assert failed.code == 1
+    assert f"{other}: chunk A/2/0/0/0/0/0 cannot be read" in failed.err
     wells = pl.read_parquet(tmp_path / "out/small/wells.parquet")
     assert wells["Metadata_Well"].to_list() == ["A01", "A03", "B01", "B02"]
 

@@ -138,6 +138,14 @@ def test_what_decodes_well(codec: str) -> None:
     assert out.tobytes() == data
 
 
+@pytest.mark.parametrize(("more", "said"), [(-1, "truncated"), (1, "damaged")])
+def test_blosc_of_another_length(more: int, said: str) -> None:
+    stored = Blosc("lz4").encode(bytes(PIXELS))
+    stored = stored[:more] if more < 0 else stored + bytes(more)
+    with pytest.raises(ValueError, match=f"bytes where blosc says .*: it is {said}"):
+        ours.blosc_into(memoryview(stored), np.zeros(PIXELS, np.uint8))
+
+
 @pytest.mark.parametrize("version", [2, 5])
 def test_chunks_of_blosc2_are_no_pixels(version: int) -> None:
     """One of them says that its pixels are whatever stands in the buffer."""

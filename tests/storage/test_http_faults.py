@@ -148,6 +148,7 @@ def test_nothing_may_be_read(server: Server, plates: ModuleType, tmp_path: Path)
     server.absent_status = 403
     message = plates.refusal(f"{server.url}/p.zarr")
     assert "is no readable plate: metadata at its root: 403" in message
+    assert message.endswith("; check your access to it")
     server.absent_status = 404
     assert "is not an OME-Zarr plate" in plates.refusal(f"{server.url}/p.zarr")
 
@@ -155,7 +156,8 @@ def test_nothing_may_be_read(server: Server, plates: ModuleType, tmp_path: Path)
 def test_a_server_that_is_not_there(plates: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "_PAUSES_S", ())
     message = plates.refusal("http://127.0.0.1:1/p.zarr")
-    assert "is no readable plate: metadata at its root: Cannot connect" in message
+    assert "/p.zarr cannot be reached (Cannot connect" in message
+    assert message.endswith("): check its address, and try again later")
     assert "cannot be opened" in plates.refusal("http://127.0.0.1:1/p.zip")
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from numcodecs import Delta
 
 from unidino_fast.errors import PixelError, PlateError
 from unidino_fast.plate import open_plate
-from unidino_fast.reading import FieldReader
+from unidino_fast.reading import FieldReader, FieldRequest
 from unidino_fast.storage import FolderStorage, StorageFault, ZipStorage, open_storage
 
 if TYPE_CHECKING:
@@ -88,6 +90,32 @@ def test_stamps_change_with_the_pixels(plates: ModuleType, tmp_path: Path) -> No
     with pytest.raises(PlateError, match="A/9/0/0 cannot be listed") as caught:
         storage.stamps("A/9/0/0")
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("place", ["A/1/0/0/1/0/0", "A/1/0/0/1/0", "A/1/0/0/1"])
+@pytest.mark.parametrize("to", ["nowhere", "itself"])
+@pytest.mark.parametrize("by_zarr", [False, True])
+def test_links_that_lead_nowhere_are_no_absent_chunks(
+    by_zarr: bool, to: str, place: str, plates: ModuleType, tmp_path: Path
+) -> None:
+    """As in copies by git-annex whose files were not fetched."""
+    plates.write_plate(tmp_path / "p", WELLS)
+    if by_zarr:
+        filters = [Delta("<u2").get_config()]
+        plates.edit_json(tmp_path / "p/A/1/0/0/.zarray", lambda d: d.update(filters=filters))
+    link = tmp_path / "p" / place
+    shutil.rmtree(link) if link.is_dir() else link.unlink()
+    link.symlink_to(link if to == "itself" else tmp_path / "not-fetched")
+    plate = open_plate(tmp_path / "p")
+    stamps = plate.storage.stamps("A/1/0/0")
+    assert stamps is not None
+    assert (place, 0, 0) in stamps
+    requests = [FieldRequest(field, 0, (0, 1, 2), "max") for field in plate.fields]
+    first, *others = FieldReader(plate.storage).stream(requests)
+    assert isinstance(first, PixelError)
+    assert "A/1/0/0" in str(first)
+    assert "link" in str(first)
+    assert not any(isinstance(other, PixelError) for other in others)
 
 
 @pytest.mark.parametrize("compress", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

@@ -84,7 +84,8 @@ def _blosc_header(stored: memoryview) -> tuple[int, int, int]:
         raise ValueError(f"{len(stored)} bytes are no blosc chunk: it is truncated")
     version, flags, n_bytes, length = _BLOSC_HEADER.unpack_from(stored)
     if length != len(stored):
-        raise ValueError(f"{len(stored)} bytes where blosc says {length}: it is truncated")
+        how = "truncated" if len(stored) < length else "damaged"
+        raise ValueError(f"{len(stored)} bytes where blosc says {length}: it is {how}")
     return version, flags, n_bytes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from unidino_fast.names import place_left_out
 from unidino_fast.report.gather import as_lines, as_object
 from unidino_fast.report.labels import shown
 from unidino_fast.report.section import Finding, Section
@@ -23,7 +24,7 @@ def warnings_of(results: PlateResults, sections: Sequence[Section]) -> list[str]
     left_out = as_object(results.run.get("left_out"))
     quality = as_object(results.quality)
     lines = [
-        *(f"well {well} was left out: {reason}" for well, reason in left_out.items()),
+        *(f"{place_left_out(name)} was left out: {why}" for name, why in left_out.items()),
         *as_lines(results.run.get("warnings")),
         *as_lines(quality.get("warnings")),
         *results.notes,

@@ -9,6 +9,7 @@ import stat
 import weakref
 import zipfile
 import zlib
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from unidino_fast.errors import PlateError, first_line
@@ -16,7 +17,6 @@ from unidino_fast.storage.base import ServerError, StorageFault, bounds, read_do
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from zarr.abc.store import Store as ZarrStore
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 """A pipe without a writer would have a plain open wait for ever."""
+BROKEN_LINK = "a link on the way to it leads to nothing: was the file not fetched?"
 _BROKEN_ZIP = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError,
     OSError, ValueError,
@@ -51,7 +52,7 @@ class FolderStorage:
         try:
             file = os.open(self._prefix + key, _FLAGS)
         except (FileNotFoundError, NotADirectoryError):
-            return None
+            return StorageFault(BROKEN_LINK) if has_broken_link(self.root, key) else None
         except (OSError, ValueError) as error:
             return _fault(error)
         try:
@@ -114,7 +115,9 @@ class FolderStorage:
                 with os.scandir(f"{self.root}/{folder}") as entries:
                     for entry in entries:
                         key = f"{folder}/{entry.name}" if folder else entry.name
-                        if entry.is_dir():
+                        if entry.is_symlink() and _leads_nowhere(Path(entry.path)):
+                            found.append((key, 0, 0))  # a fault of the well that needs it
+                        elif entry.is_dir():
                             pending.append(key)
                         else:
                             status = entry.stat()
@@ -204,6 +207,22 @@ class ZipStorage:
         from unidino_fast.storage.zarr_store import StorageStore
 
         return StorageStore(self)
+
+
+def has_broken_link(root: Path, key: str) -> bool:
+    """Whether a link on the way to an object leads to nothing: it is absent, but not meant so.
+
+    Copies by git-annex have such links until their files are fetched.
+    """
+    place = root / key
+    while place != root and not place.is_symlink() and not place.exists():
+        place = place.parent
+    return _leads_nowhere(place)
+
+
+def _leads_nowhere(place: Path) -> bool:
+    """Whether it is a link to nothing, or back to itself."""
+    return place.is_symlink() and not place.exists()
 
 
 def _fault(error: Exception) -> StorageFault:

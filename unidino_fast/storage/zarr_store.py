@@ -14,6 +14,7 @@ from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByt
 from zarr.storage import LocalStore
 
 from unidino_fast.storage.base import StorageFault
+from unidino_fast.storage.local import BROKEN_LINK, has_broken_link
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -31,7 +32,7 @@ class FolderStore(LocalStore):
     """A folder; read-only.
 
     Raises:
-        OSError: on reading an empty object.
+        OSError: on reading an object that is empty, or behind a link that leads to nothing.
     """
 
     async def get(
@@ -45,6 +46,8 @@ class FolderStore(LocalStore):
         if place.exists() and not (place.is_file() or place.is_dir()):
             raise OSError("it is a device, pipe or socket, not a file")
         found = await super().get(key, prototype, byte_range)
+        if found is None and has_broken_link(self.root, key):
+            raise OSError(BROKEN_LINK)
         if found is not None and len(found) == 0:
             raise OSError(_EMPTY)
         return found
