@@ -282,7 +282,7 @@ class TestFolder:
     def test_a_folder_that_was_removed(self, tmp_path):
         folder = opened(tmp_path)
         shutil.rmtree(tmp_path / "p")
-        with pytest.raises(OutputError, match="its folder was removed: run the same command again"):
+        with pytest.raises(OutputError, match="its folder is not there: run the same"):
             folder.write_part(result(), None)
 
     def test_equal_tables_are_equal_bytes(self, tmp_path):

@@ -38,7 +38,8 @@ def atomic(path: Path) -> Iterator[Path]:
     except OSError as error:
         if not path.parent.exists():
             raise OutputError(
-                f"{path} cannot be written: its folder was removed: run the same command again"
+                f"{path} cannot be written: its folder is not there: run the same command again, or"
+                " choose another --out"
             ) from error
         raise OutputError(
             f"{path} cannot be written ({reason_of(error)}): free the disk or choose another --out"
