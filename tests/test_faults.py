@@ -66,7 +66,7 @@ def test_an_output_folder_that_vanishes(
     def remove(task: WellTask) -> None:
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
-    with pytest.raises(OutputError, match="its folder is not there: run") as caught:
+    with pytest.raises(OutputError, match="its folder is not there, or is being removed") as caught:
         uf.embed_to_folder(
             uf.open_plate(plate_path), model, tmp_path / "out", OPTIONS, on_well=remove
         )

@@ -10,6 +10,7 @@ import pytest
 from result_factory import result, task
 
 from unidino_fast.errors import OutputError
+from unidino_fast.files import atomic
 from unidino_fast.output import TABLES, OutputFolder, folder_name
 from unidino_fast.tables import PROVENANCE_KEY
 
@@ -282,8 +283,17 @@ class TestFolder:
     def test_a_folder_that_was_removed(self, tmp_path):
         folder = opened(tmp_path)
         shutil.rmtree(tmp_path / "p")
-        with pytest.raises(OutputError, match="its folder is not there: run the same"):
+        with pytest.raises(OutputError, match="its folder is not there, or is being removed: run"):
             folder.write_part(result(), None)
+
+    def test_a_folder_that_is_just_being_removed(self, tmp_path):
+        """Its files are gone, it is not yet: what a writer can meet beside another's `rm -r`."""
+        with (
+            pytest.raises(OutputError, match="its folder is not there, or is being removed: run"),
+            atomic(tmp_path / "file") as temporary,
+        ):
+            temporary.unlink(missing_ok=True)
+        assert not list(tmp_path.iterdir())
 
     def test_equal_tables_are_equal_bytes(self, tmp_path):
         frame = pl.DataFrame({"Metadata_Well": ["A01"] * 99, "DNA_000": np.arange(99, dtype="f4")})

@@ -36,10 +36,11 @@ def atomic(path: Path) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        if not path.parent.exists():
+        # whoever removes the folder takes the temporary file first: both look alike from here
+        if isinstance(error, FileNotFoundError) or not path.parent.exists():
             raise OutputError(
-                f"{path} cannot be written: its folder is not there: run the same command again, or"
-                " choose another --out"
+                f"{path} cannot be written: its folder is not there, or is being removed: run the"
+                " same command again, or choose another --out"
             ) from error
         raise OutputError(
             f"{path} cannot be written ({reason_of(error)}): free the disk or choose another --out"
