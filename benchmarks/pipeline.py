@@ -35,11 +35,13 @@ from unidino_fast.cluster.dispatch import Dispatcher
 from unidino_fast.cluster.job import Done, PlateJob, WellsJob, Written
 from unidino_fast.cluster.session import local_session
 from unidino_fast.config import EmbedOptions
+from unidino_fast.embedding import read_fields
 from unidino_fast.engines.spec import ModelSpec
 from unidino_fast.errors import PixelError
 from unidino_fast.names import WellName
 from unidino_fast.pipeline import embed_to_folder
 from unidino_fast.planning import WellTask, plan_plate
+from unidino_fast.plate import open_plate
 from unidino_fast.reading import FieldReader, FieldRequest
 
 if TYPE_CHECKING:
@@ -53,23 +55,29 @@ FIELDS_OF_A_WELL = 9
 PARTS = ("network", "small", "screen", "scheduler")
 
 
-def bench_network(spec: ModelSpec, n_wells: int, effort: Effort) -> Iterator[Row]:
-    """Whole runs against the network alone."""
-    shape = PlateShape(n_wells)
+def bench_network(
+    spec: ModelSpec, n_wells: int, given: Path | None, effort: Effort
+) -> Iterator[Row]:
+    """Whole runs against the network alone, on a plate that is given or on a simulated one."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        plate = noise_plate(folder / "p.zarr", shape)
-        n_tiles = plan_plate(plate, EmbedOptions()).n_tiles
-        model = spec.build().for_job(n_tiles)
+        if given is None:
+            shape = PlateShape(n_wells)
+            plate, text = noise_plate(folder / "p.zarr", shape), _stored(shape)
+        else:
+            plate = open_plate(given)
+            text = f"{plate.name}, {len(plate.wells)} wells"
+        model = spec.build()
         first = noise_plate(folder / "warm.zarr", PlateShape(1))
         _whole_run(first, model, folder / "warm")()
+        n_tiles = _n_embedded(plate)
         yield from _compared(
             [
                 Candidate("network alone", _network_alone(model, n_tiles), n_tiles),
                 Candidate("whole run", _whole_run(plate, model, folder / "out"), n_tiles),
             ],
             replace(effort, warm_calls=0),
-            _common("pipeline", shape, "tiles/s"),
+            _common("pipeline", text, "tiles/s"),
         )
 
 
@@ -94,14 +102,18 @@ def bench_free(spec: ModelSpec, shape: PlateShape, effort: Effort) -> Iterator[R
         yield from _compared(
             [Candidate(name, run, shape.n_wells) for name, run in runs.items()],
             replace(effort, warm_calls=1),
-            _common("pipeline", shape, "wells/s"),
+            _common("pipeline", _stored(shape), "wells/s"),
         )
 
 
-def _common(benchmark: str, shape: PlateShape, unit: str) -> dict[str, Any]:
+def _stored(shape: PlateShape) -> str:
+    return f"{shape}, uint16, blosc-zstd"
+
+
+def _common(benchmark: str, shape: str, unit: str) -> dict[str, Any]:
     return {
         "benchmark": benchmark,
-        "shape": f"{shape}, uint16, blosc-zstd",
+        "shape": shape,
         "precision": "fp32",
         "unit": unit,
         "environment": describe_environment(torch.device("cpu")),
@@ -170,6 +182,22 @@ def _compared(candidates: list[Candidate], effort: Effort, common: dict[str, Any
         )
 
 
+def _n_embedded(plate: Plate) -> int:
+    """Tiles of a plate that have signal, over all channels: what the network is given."""
+    options = EmbedOptions()
+    wells = plan_plate(plate, options).wells
+    tasks = [task for well in wells for task in well.fields]
+    n_tiles = 0
+    with closing(read_fields(wells, plate.storage, options, keeps=True)) as fields:
+        for task, found in zip(tasks, fields, strict=True):
+            if isinstance(found, PixelError):
+                raise found
+            _, noted = found
+            n_kept = task.n_tiles if noted.keep is None else int(noted.keep.sum())
+            n_tiles += n_kept * len(task.channels)
+    return n_tiles
+
+
 def _network_alone(model: Embedder, n_tiles: int) -> Callable[[], None]:
     """The network's work, on patches that are there."""
     chosen = model.for_job(n_tiles)
@@ -225,6 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="folder that rows are added to")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS, help="what to measure")
     parser.add_argument("--wells", type=int, default=12, help="of the plate for the network")
+    parser.add_argument("--plate", type=Path, help="a plate of yours, in place of that one")
     parser.add_argument("--screen", type=int, default=200, help="wells of 9 fields, 5 channels")
     parser.add_argument("--small", type=int, default=300, help="wells of 1 field, 2 channels")
     parser.add_argument("--plates", type=int, nargs="*", default=[10, 100], help="of campaigns")
@@ -238,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(text, file=sys.stderr, flush=True)
 
     parts: dict[str, Callable[[], Iterator[Row]]] = {
-        "network": lambda: bench_network(spec, options.wells, effort),
+        "network": lambda: bench_network(spec, options.wells, options.plate, effort),
         "small": lambda: bench_free(spec, PlateShape(options.small), effort),
         "screen": lambda: bench_free(spec, PlateShape(options.screen, 9, 5), effort),
         "scheduler": lambda: bench_scheduler(spec, options.plates, say),
