@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 
@@ -54,3 +55,20 @@ def test_at_most_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     for now[0] in (100.1, 100.9, 101.0, 101.5, 102.1):
         trimmer.trim()
     assert calls == [0, 0]
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_garbage_is_looked_for_again_however_loading_ends(collects: bool) -> None:
+    def load() -> None:
+        with heap.uncollected():
+            assert not gc.isenabled()
+            raise ValueError("spoilt weights")
+
+    try:
+        (gc.enable if collects else gc.disable)()
+        with pytest.raises(ValueError, match="spoilt"):
+            load()
+        assert gc.isenabled() == collects
+    finally:
+        gc.unfreeze()
+        gc.enable()

@@ -18,6 +18,7 @@ from unidino_fast.embed_summary import (
     planned_as_text,
 )
 from unidino_fast.errors import UnidinoError, UsageError
+from unidino_fast.heap import uncollected
 from unidino_fast.names import place_left_out
 from unidino_fast.output import folder_name
 from unidino_fast.plate import open_plate
@@ -110,16 +111,17 @@ class EmbedRequest:
 
     def _loaded(self) -> ModelSpec:
         """Loads the backbone; says what a person should know of it."""
-        from unidino_fast.engines.spec import ModelSpec
+        with uncollected():
+            from unidino_fast.engines.spec import ModelSpec
 
-        spec = ModelSpec.load(
-            self.weights,
-            engine=self.engine,
-            device=self.device,
-            precision=self.precision,
-            tile=self.options.tile,
-            batch_size=self.batch_size,
-        )
+            spec = ModelSpec.load(
+                self.weights,
+                engine=self.engine,
+                device=self.device,
+                precision=self.precision,
+                tile=self.options.tile,
+                batch_size=self.batch_size,
+            )
         for note in spec.backbone.notes:
             say(f"note: {note}")
         if spec.backbone.dropped:
