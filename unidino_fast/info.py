@@ -27,7 +27,7 @@ def describe(plate: Plate) -> dict[str, Any]:
     """
     fields = plate.fields
     per_well = [len(well.fields) for well in plate.wells]
-    stored_bytes, absent_chunks, n_chunks = stored_chunks(plate)
+    stored = stored_chunks(plate)
     return {
         "name": plate.name,
         "location": plate.location,
@@ -50,9 +50,9 @@ def describe(plate: Plate) -> dict[str, Any]:
         "codec": _commonest(field.array.codec for field in fields),
         "tiles_per_field": _commonest(_GRID.n_tiles(f.height, f.width) for f in fields),
         "pixel_bytes": sum(_pixel_bytes(field) for field in fields),
-        "stored_bytes": stored_bytes,
-        "n_chunks": n_chunks,
-        "absent_chunks": absent_chunks,
+        "stored_bytes": stored.n_bytes,
+        "n_chunks": stored.n_chunks,
+        "absent_chunks": stored.n_absent,
         "acquisitions": list(plate.acquisitions),
         "missing": list(plate.missing),
         "warnings": [*plate.skipped, *plate.warnings],

@@ -236,17 +236,17 @@ class PlateRun:
 
         Behind a URL those of wells that a former run finished are not known.
         """
-        _, n_absent, n_chunks = stored_chunks(self.plate)
-        if n_absent is None and self.n_absent_seen:
+        stored = stored_chunks(self.plate)
+        if stored.n_absent is None and self.n_absent_seen:
             return [
                 f"{self.n_absent_seen} of the chunks that this run read are absent and read as the"
                 " fill value: is the plate at its URL complete?"
             ]
-        if not n_absent:
+        if not stored.n_absent:
             return []
         return [
-            f"{n_absent} of {n_chunks} chunks are absent and read as the fill value:"
-            " is the copy of the plate complete?"
+            f"{stored.n_absent} of {stored.n_chunks} chunks are absent and read as the fill value,"
+            f" the first in {stored.lacking}: is the copy of the plate complete?"
         ]
 
     def summary(self, warnings: Sequence[str], total: float) -> RunSummary:

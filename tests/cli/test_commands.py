@@ -173,7 +173,8 @@ def test_absent_chunks_are_said(
     options = ("--out", tmp_path / "out", "--weights", tiny_weights, "--tile", "32")
     done = run("embed", plate_path, *options, "--metadata", tmp_path / "map.csv")
     assert done.code == 0
-    assert "warning: 1 of 36 chunks are absent" in done.err
+    warning = "warning: 1 of 36 chunks are absent and read as the fill value, the first in A/2/0/0:"
+    assert warning in done.err
     assert "warning: map.csv: 5 wells have no row" in done.err
 
 

@@ -5,35 +5,55 @@ from __future__ import annotations
 import math
 import re
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from unidino_fast.storage.remote import RemoteStorage
 
 if TYPE_CHECKING:
+    from unidino_fast.ngff import ArrayFacts
     from unidino_fast.plate_model import Plate
     from unidino_fast.storage import Storage
 
 _CHUNK_KEY = re.compile(r"(c[/.])?[0-9]+([/.][0-9]+)*")
 
 
-def stored_chunks(plate: Plate) -> tuple[int | None, int | None, int]:
-    """Bytes on disk, chunks (or shards) that are not there, and how many there should be.
+class Stored(NamedTuple):
+    """How much of a plate is there; None is what the storage cannot tell.
 
-    The first two are None where the storage cannot tell.
+    Attributes:
+        n_bytes: on disk.
+        n_absent: chunks (or shards) that are not there, of `n_chunks`.
+        lacking: path of the first array that lacks any, or None.
     """
-    n_bytes, n_found, n_chunks = 0, 0, 0
-    for path, field in {field.array_path: field for field in plate.fields}.items():
-        grid = field.array.shards or field.array.chunks
-        n_chunks += math.prod(
-            -(-length // size) for length, size in zip(field.array.shape, grid, strict=True)
-        )
+
+    n_bytes: int | None
+    n_absent: int | None
+    n_chunks: int
+    lacking: str | None = None
+
+
+def stored_chunks(plate: Plate) -> Stored:
+    """How much of a plate is there, as it is listed."""
+    due = {field.array_path: _n_chunks(field.array) for field in plate.fields}
+    n_chunks = sum(due.values())
+    n_bytes, n_absent = 0, 0
+    lacking = None
+    for path, n_due in due.items():
         stamps = plate.storage.stamps(path)
         if stamps is None:
-            return None, None, n_chunks
+            return Stored(None, None, n_chunks)
         sizes = [size for key, size, _ in stamps if _CHUNK_KEY.fullmatch(key, len(path) + 1)]
         n_bytes += sum(sizes)
-        n_found += len(sizes)
-    return n_bytes, max(n_chunks - n_found, 0), n_chunks
+        if len(sizes) < n_due:
+            n_absent += n_due - len(sizes)
+            lacking = lacking or path
+    return Stored(n_bytes, n_absent, n_chunks, lacking)
+
+
+def _n_chunks(array: ArrayFacts) -> int:
+    """Files of a whole array: its chunks, or shards."""
+    grid = array.shards or array.chunks
+    return math.prod(-(-length // size) for length, size in zip(array.shape, grid, strict=True))
 
 
 def absent_seen(storage: Storage) -> AbstractContextManager[set[str]]:
