@@ -9,7 +9,7 @@ from setuptools import find_packages, setup
 
 setup(
     packages=find_packages(include=["unidino_fast", "unidino_fast.*"]),
-    include_package_data=False,  # what is listed below alone; else folders of data count as packages
+    include_package_data=False,  # what is listed alone: else folders of data count as packages
     package_data={
         "unidino_fast": ["py.typed", "__init__.pyi"],
         "unidino_fast.backbones": ["shipped/*.safetensors"],
