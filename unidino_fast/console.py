@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
-from unidino_fast.terminal import say
+from unidino_fast.terminal import heed_interruption, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -81,7 +81,12 @@ class WellProgress:
         self._tiles = 0
 
     def well(self, task: WellTask) -> None:
-        """Takes note of a finished well."""
+        """Takes note of a finished well.
+
+        Raises:
+            KeyboardInterrupt: the run was interrupted, where Python has dropped that.
+        """
+        heed_interruption()
         self._done += 1
         self._tiles += task.n_tiles
         now = time.monotonic()

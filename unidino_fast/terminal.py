@@ -46,22 +46,48 @@ def _careful_streams() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    in_charge = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    )
-    if in_charge:
-        signal.signal(signal.SIGTERM, _terminate)
+    ours = [
+        (signal.SIGINT, signal.default_int_handler, _interrupt),
+        (signal.SIGTERM, signal.SIG_DFL, _terminate),
+    ]
+    in_charge = [
+        (number, usual, handler)
+        for number, usual, handler in ours
+        if threading.current_thread() is threading.main_thread()
+        and signal.getsignal(number) == usual
+    ]
+    for number, _, handler in in_charge:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        if in_charge:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, usual, _ in in_charge:
+            signal.signal(number, usual)
+        _raised.clear()
+
+
+_raised: list[KeyboardInterrupt] = []
+
+
+def _interrupt(*_: object) -> None:
+    _raised.append(KeyboardInterrupt())
+    raise _raised[-1]
 
 
 def _terminate(*_: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what follows cleans up
-    raise Terminated
+    _raised.append(Terminated())
+    raise _raised[-1]
+
+
+def heed_interruption() -> None:
+    """Raises again what Ctrl-C or SIGTERM has raised: to be called between steps of long work.
+
+    Python drops an exception that comes up in a finalizer or in a callback of its garbage
+    collection, as `distributed` has one, and goes on.
+    """
+    if _raised:
+        raise _raised[-1]
 
 
 class Commands(TyperGroup):

@@ -183,3 +183,36 @@ class TestStreams:
         done = self.run(f"info {plate_path}", PYTHONIOENCODING="ascii")
         assert done.returncode == 0, done.stderr
         assert "Gr\\xf6\\xdfe\\u677f" in done.stdout
+
+
+DROPPED = """
+import os, signal, sys
+from unidino_fast import terminal
+
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+        for _ in range(1000):
+            str(_)
+
+with terminal._careful_streams():
+    terminal.heed_interruption()
+    Last()
+    print("goes on")
+    try:
+        terminal.heed_interruption()
+    except KeyboardInterrupt as error:
+        print(type(error).__name__)
+terminal.heed_interruption()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"), [("SIGINT", "KeyboardInterrupt"), ("SIGTERM", "Terminated")]
+)
+def test_an_interruption_that_python_drops_is_heeded_later(number: str, raised: str) -> None:
+    """One that arrives in a finalizer."""
+    call = [sys.executable, "-c", DROPPED, number]
+    done = subprocess.run(call, capture_output=True, text=True, check=True, timeout=60)
+    assert "Exception ignored" in done.stderr
+    assert done.stdout.split("\n") == ["goes on", raised, ""]
