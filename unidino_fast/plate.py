@@ -68,8 +68,12 @@ def _open(storage: Storage, acquisition: int | None, *, strict: bool, on_error: 
     wells = reader.read()
     faults = reader.faults + (reader.missing if strict else [])
     if faults and (strict or on_error == "fail"):
-        skip = "" if strict else ", or leave it out with --on-error skip"
-        raise PlateError(f"{storage.location}: {_joined(faults)}; mend or restore that{skip}")
+        remedy = "mend or restore that"
+        if reader.is_server_at_fault:  # what it holds may be whole
+            remedy = "run the same command again later"
+        elif not strict:
+            remedy += ", or leave it out with --on-error skip"
+        raise PlateError(f"{storage.location}: {_joined(faults)}; {remedy}")
     if acquisition is not None and acquisition not in reader.acquisitions:
         present = ", ".join(map(str, sorted(reader.acquisitions))) or "none: leave it out"
         raise UsageError(f"acquisition {acquisition} is not in the plate: it has {present}")

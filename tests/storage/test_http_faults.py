@@ -30,6 +30,7 @@ def test_a_server_that_fails_for_good(server: Server, plates: ModuleType, tmp_pa
     server.failures = {"p.zarr/A/1/.zattrs": [500], "p.zarr/B/2/1/0/2/0/0": [500]}
     message = plates.refusal(f"{server.url}/p.zarr")
     assert "well A01: metadata at A/1: 500" in message
+    assert message.endswith("; run the same command again later")  # and leaves nothing out
     assert server.requests.count("p.zarr/A/1/.zattrs") == 3
     plate = open_plate(f"{server.url}/p.zarr", on_error="skip")
     assert [well.name for well in plate.wells] == ["B02"]
