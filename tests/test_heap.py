@@ -69,6 +69,7 @@ def test_garbage_is_looked_for_again_however_loading_ends(collects: bool) -> Non
         with pytest.raises(ValueError, match="spoilt"):
             load()
         assert gc.isenabled() == collects
+        assert gc.get_freeze_count() > 0  # what was there is not looked through again
     finally:
         gc.unfreeze()
         gc.enable()

@@ -37,11 +37,16 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: the end of an allotted time, handled as Ctrl-C is."""
 
 
+_raised: list[KeyboardInterrupt] = []
+"""What Ctrl-C and SIGTERM have raised during this command."""
+
+
 @contextmanager
 def _careful_streams() -> Iterator[None]:
     """Lets any text be printed, and turns SIGTERM into an interruption that is cleaned up after.
 
-    Where the terminal's encoding lacks a character, its escape is shown.
+    That it came, or Ctrl-C, is kept for `heed_interruption`. Where the terminal's encoding lacks a
+    character, its escape is shown.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -64,9 +69,6 @@ def _careful_streams() -> Iterator[None]:
         for number, usual, _ in in_charge:
             signal.signal(number, usual)
         _raised.clear()
-
-
-_raised: list[KeyboardInterrupt] = []
 
 
 def _interrupt(*_: object) -> None:

@@ -188,6 +188,7 @@ class TestStreams:
 DROPPED = """
 import os, signal, sys
 from unidino_fast import terminal
+from unidino_fast.console import WellProgress
 
 class Last:
     def __del__(self):
@@ -200,7 +201,7 @@ with terminal._careful_streams():
     Last()
     print("goes on")
     try:
-        terminal.heed_interruption()
+        WellProgress().well(None)
     except KeyboardInterrupt as error:
         print(type(error).__name__)
 terminal.heed_interruption()
