@@ -1,6 +1,8 @@
+import contextlib
 import json
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -156,6 +158,30 @@ def test_an_interruption_waits_for_the_chunks_that_are_on_their_way(tmp_path, mo
     finally:
         signal.signal(signal.SIGALRM, old)
     assert written == ["A/1/0/0"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_thread_begins_where_an_interruption_could_lose_it(tmp_path, monkeypatch):
+    """An executor that is interrupted while it starts a thread waits for none at its end."""
+
+    def slow_write(self, path, pixels, axes):
+        time.sleep(0.2)
+        (self._partial / path).mkdir(parents=True)
+        written.set()
+
+    def start(thread):
+        begin(thread)
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+
+    begin, written = threading.Thread.start, threading.Event()
+    monkeypatch.setattr(PlateWriter, "_write_array", slow_write)
+    writer = PlateWriter(tmp_path / "p.zarr", name="p", channels=["a"])
+    with contextlib.suppress(KeyboardInterrupt), writer:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        writer.add_field("A1", "0", np.zeros((1, 4, 4)))
+        raise KeyboardInterrupt
+    assert written.wait(10)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -75,6 +75,7 @@ class PlateWriter:
         # Its own name for each writer: two that run at once never write into one another.
         self._partial = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.partial")
         self._made: list[Path] = []
+        self._thread = ThreadPoolExecutor(1)
         self._fields: dict[str, list[str]] = {}
         if levels < 1:
             raise UsageError(f"a plate has at least 1 resolution level, not {levels}")
@@ -83,12 +84,15 @@ class PlateWriter:
         check_output(self.path, overwrite=self.overwrite)
         self._made = [place for place in self.path.parents if not place.exists()]
         try:
-            self._partial.mkdir(parents=True)
+            self._in_whole(self._partial.mkdir, parents=True)
         except OSError as error:
             self._clean()
             raise OutputError(
                 f"{self.path.parent} cannot be written ({error.strerror}): choose another --out"
             ) from error
+        except BaseException:
+            self._clean()
+            raise
         return self
 
     def __exit__(
@@ -101,7 +105,7 @@ class PlateWriter:
             self._clean()
             return
         try:
-            _in_whole(self._finish)
+            self._in_whole(self._finish)
         except OutputError:
             self._clean()
             raise
@@ -111,6 +115,7 @@ class PlateWriter:
         except BaseException:
             self._clean()
             raise
+        self._thread.shutdown()
 
     def add_field(self, well: str, field: str, pixels: NDArray[Any], *, axes: str = "cyx") -> None:
         """Writes one field of view, one chunk a plane.
@@ -131,7 +136,7 @@ class PlateWriter:
         key = f"{position.row_letters}/{position.column}"
         self._check_field(key, field, pixels, axes)
         try:
-            _in_whole(self._write_image, f"{key}/{field}", pixels, axes)
+            self._in_whole(self._write_image, f"{key}/{field}", pixels, axes)
         except OSError as fault:
             raise _not_written(self.path, fault) from fault
         self._fields.setdefault(key, []).append(field)
@@ -151,8 +156,18 @@ class PlateWriter:
         if field in self._fields.get(key, ()):
             raise UsageError(f"field {key}/{field} is written already: give each its own name")
 
+    def _in_whole(self, step: Callable[..., None], *arguments: object, **named: object) -> None:
+        """Runs a step in the writer's thread, so that an interruption waits for its end.
+
+        Zarr writes chunks in threads that outlive an interruption: what cleans up must come after
+        them. The thread is one for all steps: an executor that is interrupted while it starts a
+        thread does not know of that thread, and waits for none.
+        """
+        self._thread.submit(step, *arguments, **named).result()
+
     def _clean(self) -> None:
-        """Removes what this writer made, folders above the plate included."""
+        """Removes what this writer made, folders above the plate included, once nothing writes."""
+        self._thread.shutdown()
         shutil.rmtree(self._partial, ignore_errors=True)
         for place in self._made:
             try:
@@ -310,15 +325,6 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{path} exists: use --overwrite or another --out")
     if path.is_symlink() or not (is_store or is_empty):
         raise OutputError(f"{path} is no Zarr store, so --overwrite leaves it: use another --out")
-
-
-def _in_whole(step: Callable[..., None], *arguments: object) -> None:
-    """Runs a step in a thread of its own, so that an interruption waits for its end.
-
-    Zarr writes chunks in threads that outlive an interruption: what cleans up must come after them.
-    """
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(step, *arguments).result()
 
 
 def _not_written(path: Path, fault: OSError) -> OutputError:
