@@ -16,7 +16,7 @@ def result(well=(0, 1), dim=5, seed=0):
         for time in (0, 3):
             features = rng.normal(size=(len(labels), dim)).astype("f4")
             features[0, 0] = np.float32(1e-40)  # subnormal: nothing may round it
-            fields.append(FieldResult(site, time, labels, 3, 13, features, 2**64 - 1 - time))
+            fields.append(FieldResult(site, time, labels, 3, 13, features, 2**64 - 1 - time, "ab"))
     return WellResult(WellName(*well), tuple(fields))
 
 
@@ -24,7 +24,9 @@ def task(of):
     """The work whose result `of` is, as far as the output folder looks at it."""
 
     def field(one):
-        stored = Field(one.site, "", "cyx", None, one.labels, None, None)
+        stored = Field(
+            one.site, "", "cyx", None, one.labels, None, None, metadata_digest=one.metadata_digest
+        )
         return FieldTask(stored, one.time, (0,), one.labels, 16)
 
     fields = tuple(field(one) for one in of.fields)

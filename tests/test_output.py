@@ -11,6 +11,7 @@ from result_factory import result, task
 
 from unidino_fast.errors import OutputError
 from unidino_fast.files import atomic
+from unidino_fast.names import WellName
 from unidino_fast.output import TABLES, OutputFolder, folder_name
 from unidino_fast.tables import PROVENANCE_KEY
 
@@ -84,7 +85,6 @@ class TestManifest:
                 {"model": {"weights_digest": "34" * 32}},
                 r"weights_digest 121212121212\.\.\., now 343434343434\.\.\.:",
             ),
-            ({"plate": {"digest": "cd" * 32}}, r"plate digest abababababab\.\.\., now cdcd"),
             ({"plate": {"name": "a\nb"}}, r"plate name p, now 'a\\nb'"),
         ],
     )
@@ -97,6 +97,25 @@ class TestManifest:
         if direction == "forward":
             assert error.match("holds results made with .*" + message)
         assert str(error.value).isprintable()
+        assert (tmp_path / "p/parts/A01.parquet").exists()
+
+    def test_metadata_may_change_where_a_well_is_in_common(self, tmp_path):
+        """Its part tells whether its own did."""
+
+        def opened_with(digest, *wells):
+            provenance = PROVENANCE | {"plate": {"name": "p", "digest": digest}}
+            folder = OutputFolder(tmp_path, "p", provenance, [WellName(*well) for well in wells])
+            folder.open(overwrite=False)
+            folder.close()
+            return folder
+
+        opened_with("ab", (5, 5))
+        opened_with("cd", (0, 1)).write_part(result(), None)  # A01; nothing was lost so far
+        folder = opened_with("ef", (0, 1), (5, 5))
+        assert json.loads(folder.manifest.read_bytes())["provenance"]["plate"]["digest"] == "ef"
+        opened_with("ef", (5, 5))  # the same plate: who asks for fewer wells gets them
+        with pytest.raises(OutputError, match="another plate of this name, with other wells: use"):
+            opened_with("gh", (5, 5))
         assert (tmp_path / "p/parts/A01.parquet").exists()
 
     def test_labels_are_not_lost_in_silence(self, tmp_path):
@@ -147,9 +166,9 @@ class TestManifest:
 
     def test_another_format(self, tmp_path):
         folder = opened(tmp_path)
-        document = json.loads(folder.manifest.read_bytes()) | {"format": 2}
+        document = json.loads(folder.manifest.read_bytes()) | {"format": 1}
         folder.manifest.write_text(json.dumps(document))
-        with pytest.raises(OutputError, match="results of format 2, this version writes 1: use"):
+        with pytest.raises(OutputError, match="results of format 1, this version writes 2: use"):
             opened(tmp_path)
 
     @pytest.mark.parametrize("name", [*TABLES, "parts/A01.parquet"])

@@ -1,5 +1,6 @@
 """Part files: a well comes back bit by bit, or not at all."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -97,10 +98,25 @@ def test_changed_pixels(tmp_path):
     write_part(tmp_path, result(), "stamp", "made")
     message = (
         r"^sizes or times of the chunks of well A01 changed since .*A01.parquet was written:"
-        r" if only a copy changed that, add --verify, which compares the pixels; else use"
+        r" if only a copy changed that, add --verify, which compares the pixels; else remove that"
+        r" file and run the same command again, or use --overwrite or another --out$"
     )
     with pytest.raises(OutputError, match=message):
         read_part(tmp_path, task(result()), "other", "made")
+
+
+def test_changed_metadata_are_named_by_their_field(tmp_path):
+    first = result().fields[0]
+    fields = [
+        replace(f, metadata_digest="cd" if f.site == first.site else "ab") for f in result().fields
+    ]
+    write_part(tmp_path, result(), "stamp", "made")
+    changed = WellResult(WellName(0, 1), tuple(fields))
+    with pytest.raises(OutputError, match=f"^the metadata of field A01/{first.site} changed since"):
+        read_part(tmp_path, task(changed), "stamp", "made")
+    without = WellResult(WellName(0, 1), (first,))  # whatever else the well has by now
+    assert read_part(tmp_path, task(without), "stamp", "made") is None
+    same(read_part(tmp_path, task(changed), "other", "made", any_stamp=True), result())
 
 
 @pytest.mark.parametrize(("before", "now"), [(None, "x"), ("x", None), (None, None)])

@@ -199,6 +199,57 @@ def test_changes_stop_a_resume(plate_path: Path, model: uf.Embedder, tmp_path: P
     assert tables_of(out / "small") == before
 
 
+def test_metadata_that_were_mended_are_done_and_nothing_else(
+    plate_path: Path, model: uf.Embedder, tmp_path: Path
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    embed(plate_path, model, whole)
+    texts = {
+        path: path.read_text()
+        for path in (plate_path / "A/2/1/.zattrs", plate_path / "B/1/.zattrs")
+    }
+    for path in texts:
+        path.write_text("{")
+    faulty = uf.open_plate(plate_path, on_error="skip")
+    first = uf.embed_to_folder(faulty, model, out, OPTIONS, on_error="skip")
+    assert (first.n_wells, first.n_fields, set(first.left_out)) == (5, 9, {"field A02/1", "B01"})
+    for path, text in texts.items():
+        path.write_text(text)
+    done: list[str] = []
+    again = embed(plate_path, model, out, on_well=lambda task: done.append(task.name))
+    assert (again.n_resumed, again.n_wells, again.left_out) == (4, 6, {})
+    assert sorted(done) == ["A02", "B01"]
+    assert tables_of(out / "small") == tables_of(whole / "small")
+
+
+def test_metadata_that_say_otherwise_stop_a_resume(
+    plate_path: Path, model: uf.Embedder, tmp_path: Path
+) -> None:
+    """Channels that change places: the pixels' files stay as they are."""
+    embed(plate_path, model, tmp_path)
+    path = plate_path / "A/2/1/.zattrs"
+    attributes = json.loads(path.read_text())
+    attributes["omero"]["channels"].reverse()
+    path.write_text(json.dumps(attributes))
+    with pytest.raises(OutputError, match=r"metadata of field A02/1 changed since .*A02.parquet"):
+        embed(plate_path, model, tmp_path)
+    with pytest.raises(OutputError, match=r"the pixels of field A02/1 differ .*A02.parquet was"):
+        embed(plate_path, model, tmp_path, verify=True)
+    (tmp_path / "small/parts/A02.parquet").unlink()  # as both say
+    assert embed(plate_path, model, tmp_path).n_resumed == 5
+
+
+def test_metadata_that_say_the_same_in_other_words_are_the_same(
+    plate_path: Path, model: uf.Embedder, tmp_path: Path
+) -> None:
+    embed(plate_path, model, tmp_path)
+    path = plate_path / "A/2/1/.zattrs"
+    attributes = json.loads(path.read_text())
+    attributes["omero"]["channels"][0]["color"] = "00FF00"
+    path.write_text(json.dumps(attributes, indent=9))
+    assert embed(plate_path, model, tmp_path).n_resumed == 6
+
+
 def test_all_channels_by_name_are_all_channels(
     small_plate: tuple[Path, pl.DataFrame], model: uf.Embedder, tmp_path: Path
 ) -> None:

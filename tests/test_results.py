@@ -26,7 +26,9 @@ METADATA = {
 def field(labels, dim, *, site="0", time=0, kept=4, dropped=0, seed=0):
     rng = np.random.default_rng([seed, time])
     features = rng.normal(size=(len(labels), dim)).astype("f4")
-    return FieldResult(site, time, tuple(labels), kept, dropped, features, checksum=seed)
+    return FieldResult(
+        site, time, tuple(labels), kept, dropped, features, checksum=seed, metadata_digest="ab"
+    )
 
 
 WELLS = [

@@ -104,6 +104,15 @@ def test_shards_of_different_options_do_not_mix(
         merge(sharded, platemap)
 
 
+def test_shards_of_changed_metadata_do_not_mix(sharded: Path, platemap: Platemap) -> None:
+    record = sharded / "shards/2-of-3.json"
+    document = json.loads(record.read_text())
+    document["provenance"]["plate"]["digest"] = "ab" * 32
+    record.write_text(json.dumps(document))
+    with pytest.raises(OutputError, match=r"between shards 1 and 2 .*: run embed with --shard ag"):
+        merge(sharded, platemap)
+
+
 def test_shards_of_weights_under_another_name_mix(sharded: Path, platemap: Platemap) -> None:
     record = sharded / "shards/2-of-3.json"
     held = json.loads(record.read_text())

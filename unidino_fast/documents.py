@@ -96,6 +96,12 @@ class Documents:
             self._digest.update(canonical.encode())
 
 
+def digest_of(*facts: object) -> str:
+    """Of JSON-ready facts: 64 bits in hexadecimal, which a person can be shown."""
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def ome_attributes(node: JsonObject) -> Document:
     """NGFF attributes of a v3 group: under `ome`, or beside it as some 0.4 writers do."""
     attributes = node.get("attributes", {})

@@ -322,6 +322,7 @@ def _field_result(begun: _BegunField) -> FieldResult:
         n_tiles=of_tiles.shape[1],
         n_tiles_dropped=begun.n_dropped,
         checksum=begun.checksum,
+        metadata_digest=begun.task.field.metadata_digest,
         features=of_tiles.mean(axis=1, dtype=np.float64).astype(np.float32),  # (C, D)
         quality=begun.quality,
     )

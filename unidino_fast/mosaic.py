@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unidino_fast.documents import digest_of
 from unidino_fast.errors import first_line
 from unidino_fast.names import one_line
 from unidino_fast.plate_model import Field, Region
@@ -96,7 +97,14 @@ def _split(image: Field, names: list[str], micrometres: NDArray[np.float64]) -> 
             raise ValueError(f"field {name} has no place in the image")
         if region.y + region.height > height or region.x + region.width > width:
             raise ValueError(f"field {name} lies outside the image")
-        fields.append(replace(image, site=f"{image.site}/{one_line(name)}", region=region))
+        fields.append(
+            replace(
+                image,
+                site=f"{image.site}/{one_line(name)}",
+                region=region,
+                metadata_digest=digest_of(image.metadata_digest, str(region)),
+            )
+        )
     return fields
 
 

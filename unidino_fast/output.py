@@ -22,7 +22,7 @@ from unidino_fast.profiles.appending import RowGroups
 from unidino_fast.tables import atomic_table, write_parquet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import polars as pl
@@ -36,7 +36,7 @@ TABLES = ("fields.parquet", "wells.parquet", "profiles.parquet")
 QUALITY = "qc.json"
 REPORT = "report.html"
 """Made of them on request; it goes when they are replaced."""
-_FORMAT = 1
+_FORMAT = 2
 DECIDING = ("plate", "model", "options")
 """Groups of the provenance that results in one folder must share."""
 _LOCK = ".lock"
@@ -60,9 +60,11 @@ def folder_name(plate: str) -> str:
 def deciding(provenance: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What of a provenance decides the numbers, in one order, as it comes back from JSON.
 
-    Weights go by their digest: the same ones may have another name.
+    Weights go by their digest: the same ones may have another name. The plate's digest is not among
+    them: each part knows what the metadata said of its own fields.
     """
     found = {group: dict(provenance[group]) for group in DECIDING}
+    found["plate"].pop("digest", None)
     if found["model"].get("weights_digest"):
         found["model"].pop("weights", None)
     held: dict[str, dict[str, Any]] = json.loads(json.dumps(found, sort_keys=True))
@@ -96,14 +98,22 @@ class OutputFolder:
         out: the run's output folder.
         plate: plate name.
         provenance: everything that decides the numbers, JSON-ready.
+        wells: of the plate, all of them.
         sharded: others write into it at the same time, so that none may replace what is there.
     """
 
     def __init__(
-        self, out: Path, plate: str, provenance: Mapping[str, Any], *, sharded: bool = False
+        self,
+        out: Path,
+        plate: str,
+        provenance: Mapping[str, Any],
+        wells: Sequence[WellName] = (),
+        *,
+        sharded: bool = False,
     ) -> None:
         self.path = out / folder_name(plate)
         self.provenance = provenance
+        self.wells = wells
         self.remedy = (
             "remove that folder, or choose another --out for all shards"
             if sharded
@@ -318,10 +328,21 @@ class OutputFolder:
             raise OutputError(
                 f"{self.path} holds results made with {name} {before}, now {now}: {self.remedy}"
             )
+        if held["plate"].get("digest") != self.provenance["plate"].get("digest"):
+            self._check_wells()
         if platemap and not self.provenance.get("platemap") and self._has_results():
             raise OutputError(
                 f"{self.path} holds results with the labels of {_short(platemap)}: give it again"
                 f" by --metadata, or {self.remedy} to do without labels"
+            )
+
+    def _check_wells(self) -> None:
+        """Two plates of one name without a well in common do not go into one folder."""
+        ours = (part_path(self.parts, well) for well in self.wells)
+        if self._has_results() and not any(path.exists() for path in ours):
+            raise OutputError(
+                f"{self.path} holds results of another plate of this name, with other wells:"
+                f" {self.remedy}"
             )
 
     def _lock(self, shard: str | None) -> None:

@@ -77,32 +77,51 @@ def read_part(
 ) -> WellResult | None:
     """The finished part of a well; None where it is missing, torn, altered or of another making.
 
+    None too where the well has other fields by now, such as one that was left out for a fault.
+
     Args:
         parts: folder of the part files.
         task: the well as it is planned now.
         stamp: of its pixels as they are now.
         made_by: what decides the numbers now.
         any_stamp: the pixels themselves will be compared.
-        remedy: what to do where they have changed, for the message.
+        remedy: what else to do where something has changed, for the message.
 
     Raises:
-        OutputError: the pixels have changed since the part was written.
+        OutputError: the pixels or what the metadata say of them have changed since the part was
+            written.
     """
     opened = _open(parts, task.well.position, made_by)
     if opened is None:
         return None
     found, pixels = opened
     held = [(field.site, field.time, field.labels) for field in found.fields]
-    if held != [(field.field.site, field.time, field.labels) for field in task.fields]:
-        return None
-    changed = None if any_stamp else difference(pixels, stamp, task.name)
-    if changed is not None:
-        path = part_path(parts, task.well.position)
-        raise OutputError(
-            f"{changed} since {path} was written: if only a copy changed that, add --verify, which"
-            f" compares the pixels; else {remedy}"
-        )
-    return found
+    is_of_these = held == [(field.field.site, field.time, field.labels) for field in task.fields]
+    if not any_stamp:
+        changed = _described_anew(found, task)
+        if changed is None and is_of_these:
+            changed = difference(pixels, stamp, task.name)
+        if changed is not None:
+            path = part_path(parts, task.well.position)
+            raise OutputError(
+                f"{changed} since {path} was written: if only a copy changed that, add --verify,"
+                f" which compares the pixels; else {anew(remedy)}"
+            )
+    return found if is_of_these else None
+
+
+def anew(remedy: str) -> str:
+    """How the well of a part that was just named is embedded again, and else all of them."""
+    return f"remove that file and run the same command again, or {remedy}"
+
+
+def _described_anew(found: WellResult, task: WellTask) -> str | None:
+    """What the metadata say otherwise of a field that a part holds, in words before "since"."""
+    now = {field.field.site: field.field.metadata_digest for field in task.fields}
+    for field in found.fields:
+        if now.get(field.site, field.metadata_digest) != field.metadata_digest:
+            return f"the metadata of field {task.name}/{field.site} changed"
+    return None
 
 
 def read_whole_part(parts: Path, position: WellName, made_by: str) -> WellResult | None:
@@ -138,7 +157,7 @@ def _digest(result: WellResult, stamp: PixelStamp | None) -> str:
     """Of everything that a part holds: a flipped bit on the disk must not become a profile."""
     digest = hashlib.sha256(json.dumps(stamp, sort_keys=True).encode())
     for field in result.fields:
-        counts = (field.n_tiles, field.n_tiles_dropped, field.checksum)
+        counts = (field.n_tiles, field.n_tiles_dropped, field.checksum, field.metadata_digest)
         digest.update(json.dumps((field.site, field.time, field.labels, *counts)).encode())
         digest.update(np.ascontiguousarray(field.features, "<f4").tobytes())
         if field.quality is not None:
@@ -165,6 +184,7 @@ def _table(result: WellResult) -> pa.Table:
         "n_tiles": pa.array([field.n_tiles for field, _ in rows], pa.int64()),
         "n_tiles_dropped": pa.array([field.n_tiles_dropped for field, _ in rows], pa.int64()),
         "checksum": pa.array([field.checksum for field, _ in rows], pa.uint64()),
+        "metadata_digest": pa.array([field.metadata_digest for field, _ in rows], pa.string()),
         "features": _vectors([field.features for field in result.fields]),
     }
     quality = [field.quality for field in result.fields if field.quality is not None]
@@ -181,9 +201,17 @@ def _vectors(blocks: list[NDArray[np.float32]]) -> pa.FixedSizeListArray:
 
 def _result_of(part: pa.Table, position: WellName) -> WellResult:
     """What `_table` was made of; the rows of a field follow one another."""
-    site, time, labels, n_tiles, n_dropped, checksum = (
+    site, time, labels, n_tiles, n_dropped, checksum, metadata_digest = (
         part[name].to_pylist()
-        for name in ("site", "time", "channel", "n_tiles", "n_tiles_dropped", "checksum")
+        for name in (
+            "site",
+            "time",
+            "channel",
+            "n_tiles",
+            "n_tiles_dropped",
+            "checksum",
+            "metadata_digest",
+        )
     )
     features = _matrix(part["features"])
     quality = _matrix(part["quality"]) if "quality" in part.column_names else None
@@ -199,6 +227,7 @@ def _result_of(part: pa.Table, position: WellName) -> WellResult:
                 n_tiles=n_tiles[first],
                 n_tiles_dropped=n_dropped[first],
                 checksum=checksum[first],
+                metadata_digest=metadata_digest[first],
                 features=features[rows],
                 quality=None if quality is None else quality[rows],
             )

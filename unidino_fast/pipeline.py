@@ -231,7 +231,8 @@ def _prepare(
     resolved = options.model_copy(update={"channels": plan.channels})
     device = None if workers is None else workers.facts["device_name"]
     provenance = provenance_of(plate, model, resolved, platemap, device, qc)
-    folder = OutputFolder(out, plate.name, provenance, sharded=sharded)
+    positions = [task.well.position for task in plan.wells]
+    folder = OutputFolder(out, plate.name, provenance, positions, sharded=sharded)
     return plan, model, folder
 
 

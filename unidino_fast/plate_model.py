@@ -31,6 +31,7 @@ class Field:
         axes: axis letters in array order, out of `tczyx`.
         channels: one label an index of the channel axis, unique.
         region: the part of a mosaic that this field is; None for the whole image.
+        metadata_digest: of all that the metadata say about its pixels and their names.
     """
 
     site: str
@@ -41,6 +42,7 @@ class Field:
     pixel_size_um: float | None
     acquisition: int | None
     region: Region | None = None
+    metadata_digest: str = field(kw_only=True)
 
     def length(self, axis: str) -> int:
         """Length of an axis; 1 where the image does not have it."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unidino_fast import ngff
+from unidino_fast.documents import digest_of
 from unidino_fast.errors import PlateError
 from unidino_fast.mosaic import regions_of
 from unidino_fast.names import WellName, one_line, parse_well
@@ -71,7 +72,7 @@ class PlateReader:
         self.missing: list[str] = []
         self.warnings: list[str] = []
         self._misnamed: list[_Image] = []
-        self._arrays: dict[str, ArrayFacts] = {}
+        self._arrays: dict[str, tuple[ArrayFacts, str]] = {}
         self._images_facts: dict[ImageFacts, ImageFacts] = {}
         self._labels: dict[tuple[str, ...], tuple[str, ...]] = {}
 
@@ -176,15 +177,16 @@ class PlateReader:
             return None
         return self._images_facts.setdefault(facts, facts)
 
-    def _array(self, document: JsonObject) -> ArrayFacts:
-        """What an array's document says; thousands that say the same are kept once."""
-        said = json.dumps(document)
+    def _array(self, document: JsonObject) -> tuple[ArrayFacts, str]:
+        """What an array's document says, and its digest; those that say the same are kept once."""
+        said = json.dumps(document, sort_keys=True)
         if said not in self._arrays:
-            self._arrays[said] = ngff.parse_array(document, self.documents.zarr_format)
+            facts = ngff.parse_array(document, self.documents.zarr_format)
+            self._arrays[said] = facts, digest_of(document)
         return self._arrays[said]
 
     def _field(self, image: _Image, facts: ImageFacts, path: str, document: JsonObject) -> Field:
-        array = self._array(document)
+        array, array_digest = self._array(document)
         if len(array.shape) != len(facts.axes):
             raise PlateError(
                 f"array of {len(array.shape)} dimensions does not have the axes {facts.axes!r}"
@@ -207,6 +209,7 @@ class PlateReader:
             channels=self._labels.setdefault(channels, channels),
             pixel_size_um=facts.pixel_size_um,
             acquisition=image.acquisition,
+            metadata_digest=digest_of(path, facts.axes, channels, array_digest),
         )
 
     def _with_regions(self, fields: list[tuple[_Image, Field]]) -> list[tuple[_Image, list[Field]]]:

@@ -12,6 +12,7 @@ from unidino_fast.clock import StageClock, peak_memory_mb
 from unidino_fast.embedding import embed_wells, read_fields, sample_patches
 from unidino_fast.engines.selfcheck import SelfCheck, self_check
 from unidino_fast.errors import OutputError, PixelError
+from unidino_fast.parts import anew, part_path
 from unidino_fast.reading import absent_seen, stored_chunks
 from unidino_fast.results import WellResult
 from unidino_fast.stamps import stamp_as_read, stamps_before
@@ -172,10 +173,12 @@ class PlateRun:
             raise now
         _, noted = now
         if noted.checksum != field.checksum:
+            path = part_path(self.folder.parts, task.well.position)
             raise OutputError(
-                f"the pixels of field {task.name}/{field.site} differ from those that"
-                f" {self.folder.path} was made of: {self.folder.remedy}"
+                f"the pixels of field {task.name}/{field.site} differ from those that {path} was"
+                f" made of: {anew(self.folder.remedy)}"
             )
+        field = replace(field, metadata_digest=field_task.field.metadata_digest)
         if self.qc is None:
             return field
         return replace(field, quality=noted.quality_of(field_task, self.options))

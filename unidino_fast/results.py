@@ -39,6 +39,7 @@ class FieldResult:
         n_tiles: tiles kept, of each channel.
         n_tiles_dropped: tiles left out as empty, of each channel.
         checksum: XXH3 (64 bits) of the pixels that were read.
+        metadata_digest: of the field, as the plate's metadata described it then.
         quality: (C, M) float32, what `qc` measured of the pixels, NaN where that is open; None
             where it was not asked to.
     """
@@ -50,6 +51,7 @@ class FieldResult:
     n_tiles_dropped: int
     features: NDArray[np.float32]
     checksum: int
+    metadata_digest: str
     quality: NDArray[np.float32] | None = None
 
 

@@ -184,6 +184,12 @@ def _records(path: Path) -> list[dict[str, Any]]:
                 f"shards 1 and {number} of {path} were made in different ways ({name}: {one} and"
                 f" {other}): start over in another --out with one command for all shards"
             )
+        digests = [held["provenance"]["plate"].get("digest") for held in (records[0], record)]
+        if digests[0] != digests[1]:
+            raise OutputError(
+                f"the plate's metadata changed between shards 1 and {number} of {path}: run embed"
+                " with --shard again for all of them, which keeps the wells that did not change"
+            )
     return records
 
 

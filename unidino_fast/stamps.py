@@ -5,8 +5,8 @@ are not listed, and a request for each chunk would cost as much as reading: ther
 (ETag, or time and size) of one chunk of each field and time point, drawn by the field's name, so
 that among the fields of a well every channel and corner has its turn. The tags of what is embedded
 come with the pixels; only wells that were finished before are asked for. So a single chunk that
-is replaced may go unseen; `--verify` compares all pixels. Metadata are compared whole, as the
-plate's digest.
+is replaced may go unseen; `--verify` compares all pixels. What the metadata say of a field is
+compared by its own digest (`Field.metadata_digest`).
 """
 
 from __future__ import annotations

@@ -85,7 +85,8 @@ class Stored:
             if said not in facts:
                 facts[said] = parse_array(json.loads(said), cast("Any", version))
             path = str(number)
-            found.append(Field(path, path, "cyx", facts[said], CHANNELS, None, None))
+            facts_of_all = (path, path, "cyx", facts[said], CHANNELS, None, None)
+            found.append(Field(*facts_of_all, metadata_digest=""))
         return found
 
 

@@ -36,7 +36,16 @@ def empty(root: Path, shape: tuple[int, ...], chunks: tuple[int, ...], fill: int
         fill_value=fill,
     )
     facts = parse_array(json.loads((root / ".zarray").read_text()), 2)
-    return Field(root.name, root.name, "czyx", facts, tuple("abc")[: shape[0]], None, None)
+    return Field(
+        root.name,
+        root.name,
+        "czyx",
+        facts,
+        tuple("abc")[: shape[0]],
+        None,
+        None,
+        metadata_digest="",
+    )
 
 
 def write(root: Path, shape: tuple[int, ...], chunks: tuple[int, ...], fill: int = 0) -> Field:
@@ -243,7 +252,7 @@ def test_rows_across_shards(codec: str, tmp_path: Path) -> None:
     (tmp_path / "0/c/0/0/1").unlink()
     written[0, :, 18:36] = 7
     facts = parse_array(json.loads((tmp_path / "0/zarr.json").read_text()), 3)
-    field = Field("0", "0", "cyx", facts, ("a", "b"), None, None)
+    field = Field("0", "0", "cyx", facts, ("a", "b"), None, None, metadata_digest="")
     reader = FieldReader(FolderStorage(tmp_path, location="here"), n_threads=2)
     np.testing.assert_array_equal(reader.read(field, time=0, channels=(0, 1), z="max"), written)
     broken = tmp_path / "0/c/1/0/2"

@@ -174,7 +174,16 @@ def field_of(case: Case, root: Path) -> Field:
         document["fill_value"] = None
     facts = parse_array(document, case.zarr_format)  # type: ignore[arg-type]
     n_channels = dict(zip(case.axes, case.shape, strict=True)).get("c", 1)
-    return Field("0", "0", case.axes, facts, tuple(map(str, range(n_channels))), None, None)
+    return Field(
+        "0",
+        "0",
+        case.axes,
+        facts,
+        tuple(map(str, range(n_channels))),
+        None,
+        None,
+        metadata_digest="",
+    )
 
 
 def expected(case: Case, pixels: np.ndarray, time: int) -> np.ndarray:
