@@ -1,49 +1,15 @@
-"""What `unidino-fast embed` says at its end, of what it did or would do: text or JSON."""
+"""What `unidino-fast embed` says at its end, of what it did: text or JSON."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unidino_fast.output import QUALITY, folder_name
+from unidino_fast.output import QUALITY
 
 if TYPE_CHECKING:
-    from unidino_fast.config import EmbedOptions
-    from unidino_fast.plate_model import Plate
     from unidino_fast.plate_run import RunSummary
     from unidino_fast.shards import Shard
-
-
-def planned(plate: Plate, options: EmbedOptions, out: Path) -> dict[str, Any]:
-    """What would be embedded of a plate, as `--dry-run` says it."""
-    from unidino_fast.planning import plan_plate
-
-    plan = plan_plate(plate, options, patch=16)
-    return {
-        "plate": plate.name,
-        "n_wells": len(plan.wells),
-        "n_fields": plan.n_fields,
-        "n_tiles": plan.n_tiles,
-        "channels": list(plan.channels),
-        "folder": str(out / folder_name(plate.name)),
-    }
-
-
-def planned_as_object(plans: list[dict[str, Any]]) -> dict[str, Any]:
-    """Totals over all plates, and each plate's own; a single plate's stand in the place of them."""
-    if len(plans) == 1:
-        return {**plans[0], "plates": plans}
-    sums = ("n_wells", "n_fields", "n_tiles")
-    return {**{name: sum(plan[name] for plan in plans) for name in sums}, "plates": plans}
-
-
-def planned_as_text(facts: dict[str, Any]) -> str:
-    """A line of what `planned` gives."""
-    return (
-        f"{facts['plate']}: would embed {facts['n_tiles']} tiles (at most) of {facts['n_fields']}"
-        f" fields in {facts['n_wells']} wells, channels {', '.join(facts['channels'])}, into"
-        f" {facts['folder']}"
-    )
 
 
 def as_object(

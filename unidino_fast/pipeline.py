@@ -207,6 +207,34 @@ def check_embedding(
     folder.check(overwrite=overwrite)
 
 
+def finished_wells(
+    plate: Plate,
+    model: Embedder,
+    out: str | os.PathLike[str],
+    options: EmbedOptions,
+    *,
+    platemap: Platemap | None = None,
+    shard: Shard | None = None,
+    verify: bool = False,
+    qc: bool | Thresholds = True,
+) -> set[str]:
+    """Names of the wells that `embed_to_folder` would take over, or what it would raise.
+
+    Pixels are not read and nothing is written.
+    """
+    limits = _limits(qc)
+    plan, model, folder = _prepare(
+        plate, model, Path(out), options, platemap, None, limits, sharded=shard is not None
+    )
+    if shard is not None:
+        check_count(folder, shard)
+    folder.check(overwrite=False)
+    tasks = plan.wells if shard is None else shard.of(plan.wells)
+    run = PlateRun(plate, plan, tasks, model, options, folder, None, limits)
+    run.find_finished(verify=verify)
+    return set(run.results)
+
+
 def _prepare(
     plate: Plate,
     model: Embedder,

@@ -13,7 +13,7 @@ from unidino_fast.embedding import embed_wells, read_fields, sample_patches
 from unidino_fast.engines.selfcheck import SelfCheck, self_check
 from unidino_fast.errors import OutputError, PixelError
 from unidino_fast.parts import anew, part_path
-from unidino_fast.reading import absent_seen, stored_chunks
+from unidino_fast.reading import Absent, absent_seen, stored_chunks
 from unidino_fast.results import WellResult
 from unidino_fast.stamps import stamp_as_read, stamps_before
 from unidino_fast.write_behind import written_behind
@@ -110,7 +110,7 @@ class PlateRun:
         self.n_resumed = 0
         self.n_measured_later = 0
         self.n_new_tiles = 0
-        self.n_absent_seen = 0
+        self.absent = Absent()
         self.check: SelfCheck | None = None
 
     def resume(self, *, verify: bool = False) -> None:
@@ -127,12 +127,7 @@ class PlateRun:
             PixelError: pixels to compare cannot be read.
             PlateError: the storage does not say whether pixels have changed.
         """
-        finished = [] if verify else [task for task in self.tasks if self.folder.has_part(task)]
-        self.stamps = stamps_before(self.plate.storage, self.tasks, finished, self.options.z)
-        for task in self.tasks:
-            found = self.folder.read_part(task, self.stamps[task.name], any_stamp=verify)
-            if found is not None:
-                self.results[task.name] = found.record()
+        self.find_finished(verify=verify)
         self.n_resumed = len(self.results)
         lacking = [name for name, found in self.results.items() if self._lacks_measures(found)]
         self.n_measured_later = len(lacking)
@@ -141,7 +136,19 @@ class PlateRun:
             stage = "verify" if verify else "measure"
             with self.clock.stage(stage), absent_seen(self.plate.storage) as absent:
                 self._read_again([task for task in self.tasks if task.name in again])
-            self.n_absent_seen += len(absent)
+            self.absent = self.absent.with_those(Absent.of(absent))
+
+    def find_finished(self, *, verify: bool) -> None:
+        """Finds the wells of a former run that are to be kept; writes nothing.
+
+        Args and errors are those of `resume`, but that no pixels are read.
+        """
+        finished = [] if verify else [task for task in self.tasks if self.folder.has_part(task)]
+        self.stamps = stamps_before(self.plate.storage, self.tasks, finished, self.options.z)
+        for task in self.tasks:
+            found = self.folder.read_part(task, self.stamps[task.name], any_stamp=verify)
+            if found is not None:
+                self.results[task.name] = found.record()
 
     def _lacks_measures(self, found: WellRecord) -> bool:
         return self.qc is not None and any(field.quality is None for field in found.fields)
@@ -212,7 +219,7 @@ class PlateRun:
                 else:
                     self.left_out[task.name] = str(result)
                 on_well(task)
-        self.n_absent_seen += len(absent)
+        self.absent = self.absent.with_those(Absent.of(absent))
         if self.tasks and not self.results:
             reason = next(iter(self.left_out.values()), "the plan is empty")
             raise PixelError(f"no well could be embedded: {reason}")
@@ -240,16 +247,18 @@ class PlateRun:
         Behind a URL those of wells that a former run finished are not known.
         """
         stored = stored_chunks(self.plate)
-        if stored.n_absent is None and self.n_absent_seen:
-            return [
-                f"{self.n_absent_seen} of the chunks that this run read are absent and read as the"
-                " fill value: is the plate at its URL complete?"
-            ]
-        if not stored.n_absent:
+        n_absent = self.absent.n if stored.n_absent is None else stored.n_absent
+        if not n_absent:
             return []
+        reads = "are absent and read" if n_absent > 1 else "is absent and reads"
+        if stored.n_absent is None:
+            return [
+                f"{n_absent} of the chunks that this run read {reads} as the fill value, the first"
+                f" {self.absent.first}: is the plate at its URL complete?"
+            ]
         return [
-            f"{stored.n_absent} of {stored.n_chunks} chunks are absent and read as the fill value,"
-            f" the first in {stored.lacking}: is the copy of the plate complete?"
+            f"{n_absent} of the plate's {stored.n_chunks} chunks {reads} as the fill value, the"
+            f" first in {stored.lacking}: is the copy of the plate complete?"
         ]
 
     def summary(self, warnings: Sequence[str], total: float) -> RunSummary:
@@ -309,7 +318,7 @@ class PlateRun:
                 with closing(work.embed(pending, stamps)) as wells:
                     yield from wells
             finally:
-                self.n_absent_seen += work.n_absent
+                self.absent = self.absent.with_those(work.absent)
                 for stage, seconds in work.seconds.items():
                     self.clock.add(stage, seconds)
 

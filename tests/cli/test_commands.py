@@ -91,6 +91,40 @@ def test_dry_run_does_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_dry_run_looks_at_what_the_folder_holds(
+    run: Run, plate_path: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    call = ("embed", plate_path, "--out", tmp_path, "--weights", tiny_weights, "--tile", "32")
+    run(*call)
+    for name in ("A02", "B03"):
+        (tmp_path / f"small/parts/{name}.parquet").unlink()
+    held = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    planned = run(*call, "--dry-run")
+    assert planned.out.startswith(
+        f"small: 4 of 6 wells are done already; would embed {2 * 2 * 6 * 3} tiles (at most) of"
+        " 4 fields in 2 wells, "
+    )
+    facts = json.loads(run(*call, "--dry-run", "--json").out)
+    assert (facts["n_wells"], facts["n_resumed"], facts["n_tiles_left"]) == (6, 4, 2 * 2 * 6 * 3)
+    assert (facts["n_tiles"], facts["n_fields_left"]) == (6 * 2 * 6 * 3, 4)
+    afresh = json.loads(run(*call, "--dry-run", "--json", "--overwrite").out)
+    assert (afresh["n_resumed"], afresh["n_tiles_left"]) == (0, 6 * 2 * 6 * 3)
+    shard = json.loads(run(*call, "--dry-run", "--json", "--shard", "2/3").out)  # A02, B02
+    assert (shard["n_wells"], shard["n_resumed"]) == (2, 1)
+    refused = run(*call, "--dry-run", "--intensity", "percentile")
+    assert refused.code == 1
+    assert "made with options intensity dtype, now percentile" in refused.err
+    chunk = plate_path / "B/2/1/0/1/0/0"
+    chunk.write_bytes(chunk.read_bytes())
+    changed = run(*call, "--dry-run")
+    assert (changed.code, changed.out) == (1, "")
+    assert "times of the chunks of well B02 changed" in changed.err
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} | held == held
+    shutil.rmtree(plate_path / "B/2")
+    run(*call)
+    assert run(*call, "--dry-run").out.startswith("small: all 5 wells are done already, in ")
+
+
 def test_several_plates_share_a_call(
     run: Run, plate_path: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
@@ -173,7 +207,10 @@ def test_absent_chunks_are_said(
     options = ("--out", tmp_path / "out", "--weights", tiny_weights, "--tile", "32")
     done = run("embed", plate_path, *options, "--metadata", tmp_path / "map.csv")
     assert done.code == 0
-    warning = "warning: 1 of 36 chunks are absent and read as the fill value, the first in A/2/0/0:"
+    warning = (
+        "warning: 1 of the plate's 36 chunks is absent and reads as the fill value, the first in"
+        " A/2/0/0: is the copy of the plate complete?"
+    )
     assert warning in done.err
     assert "warning: map.csv: 5 wells have no row" in done.err
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from distributed import LocalCluster
 
 import unidino_fast as uf
 from unidino_fast.cluster import session
 from unidino_fast.config import EmbedOptions
 from unidino_fast.engines.spec import ModelSpec
-from unidino_fast.errors import OutputError, UsageError
+from unidino_fast.errors import ClusterError, OutputError, UsageError
 from unidino_fast.output import TABLES
 from unidino_fast.simulate import simulate_plate
 
@@ -161,6 +162,25 @@ def test_no_scheduler_at_the_address(spec: ModelSpec, monkeypatch: pytest.Monkey
         session.remote_session("tcp://127.0.0.1:9", spec),
     ):
         pass
+
+
+def test_a_scheduler_without_workers_is_told_of_at_once(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(session._log, "warning", lambda text, *a: told.append(text % a))
+    monkeypatch.setattr(session, "_QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(session, "_START_SECONDS", 1)
+    with (
+        LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster,
+        pytest.raises(ClusterError, match="fewer than 1 workers after 1 s: start some"),
+        session.remote_session(cluster.scheduler_address, spec),
+    ):
+        pass
+    address = cluster.scheduler_address
+    assert told == [
+        f"scheduler {address} has no workers yet: waiting for one for 1 s (`dask worker {address}`)"
+    ]
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from unidino_fast.cluster.job import Done, PlateJob, WellsJob, Written
 from unidino_fast.config import EmbedOptions
 from unidino_fast.errors import ClusterError
 from unidino_fast.planning import plan_plate
+from unidino_fast.reading import Absent
 from unidino_fast.results import WellResult
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def test_each_well_is_done_once_in_few_jobs(
 
     def noted(one: WellsJob) -> Done:
         (log / one.stamps[0]).write_text("\n".join(one.stamps))  # type: ignore[arg-type, type-var]
-        return Done(tuple(Written() for _ in one.wells), {"embed": 1e-6})
+        return Done(tuple(Written() for _ in one.wells), {"embed": 1e-6}, Absent())
 
     names = tuple(f"w{index}" for index in range(384))
     work = WellsJob(plate, (task,) * len(names), names)
@@ -153,7 +154,7 @@ def test_an_orphaned_run_ends_in_silence_when_the_session_is_over(
         assert dispatcher.n_workers() == 1  # the scheduler's loss is told by its jobs
     else:
         dispatcher._counted = math.inf
-    done = SimpleNamespace(seconds={}, n_absent=0, outcomes=("one", "two"))
+    done = SimpleNamespace(seconds={}, absent=Absent(), outcomes=("one", "two"))
     future = mock.Mock(result=lambda: done)
     work: Any = SimpleNamespace(wells=("A01", "A02"))
 
@@ -172,16 +173,17 @@ def test_an_orphaned_run_ends_in_silence_when_the_session_is_over(
 
 
 @pytest.mark.parametrize(
-    ("present", "lost"),
+    ("present", "lost", "n_told"),
     [
-        ([1] * 29 + [0] + [1] * 60, None),  # away for a second, at the thirtieth of a long job
-        ([1] * 10 + [0] * 28 + [1] * 60, None),  # started again
-        ([1] * 10 + [0] * 60, 40),
-        ([0] * 60, 30),
+        ([1] * 29 + [0] + [1] * 60, None, 0),  # away for a second, at the thirtieth of a long job
+        ([1] * 10 + [0] * 28 + [1] * 60, None, 1),  # started again
+        ([1] * 10 + [0] * 9 + [1] * 60 + [0] * 9 + [1], None, 2),  # and again
+        ([1] * 10 + [0] * 60, 40, 1),
+        ([0] * 60, 30, 1),
     ],
 )
 def test_workers_are_gone_when_there_have_been_none_for_long(
-    present: list[int], lost: int | None
+    present: list[int], lost: int | None, n_told: int
 ) -> None:
     """A second a look; `present` says how many workers there are then."""
     client = SimpleNamespace(status="running")
@@ -205,6 +207,7 @@ def test_workers_are_gone_when_there_have_been_none_for_long(
     with (
         mock.patch("unidino_fast.cluster.dispatch.time", time),
         mock.patch.object(Dispatcher, "_n_present", n_present),
+        mock.patch("unidino_fast.cluster.dispatch._log.warning") as told,
     ):
         if lost is None:
             assert dispatcher._next_done() == "done"
@@ -212,3 +215,4 @@ def test_workers_are_gone_when_there_have_been_none_for_long(
             with pytest.raises(ClusterError, match="all workers are gone"):
                 dispatcher._next_done()
             assert clock.now == lost
+    assert told.mock_calls == [mock.call("no workers: waiting for one for %d s", 30)] * n_told

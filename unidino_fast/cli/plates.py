@@ -219,7 +219,8 @@ def embed(
     unidino-fast embed plate.zarr --out results --weights unidino.pth --metadata platemap.csv
     """
     from unidino_fast.config import embed_options
-    from unidino_fast.embed_command import EmbedRequest, how_to_go_on, run_embed
+    from unidino_fast.embed_command import how_to_go_on, run_embed
+    from unidino_fast.embed_request import EmbedRequest
     from unidino_fast.shards import Shard
 
     options = embed_options(

@@ -19,6 +19,7 @@ from distributed.scheduler import KilledWorker
 
 from unidino_fast.cluster.job import Begun, WellsJob, run_job, run_packed
 from unidino_fast.errors import ClusterError, PixelError
+from unidino_fast.reading import Absent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -46,6 +47,8 @@ _COUNT_SECONDS = 1.0
 """How old the number of workers may be."""
 _ALONE_SECONDS = 30.0
 """How long there may be no worker at all: the time to start one again, and more."""
+_QUIET_SECONDS = 3.0
+"""How long of that nothing is said."""
 _DEATHS = 3
 """Worker processes that may die of one well."""
 
@@ -84,12 +87,12 @@ class Dispatcher:
 
     Attributes:
         seconds: what the workers spent, by stage, all together.
-        n_absent: chunks behind a URL that they found absent.
+        absent: chunks behind a URL that they found absent.
     """
 
     def __init__(self, client: Client, run: Callable[[WellsJob], Done] = run_job) -> None:
         self.seconds: Counter[str] = Counter()
-        self.n_absent = 0
+        self.absent = Absent()
         self._client = client
         self._run = run
         self._flying: dict[Future[Any], WellsJob] = {}
@@ -165,7 +168,7 @@ class Dispatcher:
                 else:
                     future.release()  # kept, it would be done again if its worker died now
                     self.seconds.update(done.seconds)
-                    self.n_absent += done.n_absent
+                    self.absent = self.absent.with_those(done.absent)
                     del self._numbers[future]
                     self._pace = sum(done.seconds.values()) / len(job.wells)
                     yield from zip(job.wells, done.outcomes, strict=True)
@@ -195,6 +198,7 @@ class Dispatcher:
             ClusterError: there have been no workers for a while.
         """
         seen = looked = time.monotonic()
+        is_told = False
         pause = _SHORTEST_PAUSE
         while not self._done.has_ready():
             time.sleep(pause)
@@ -204,7 +208,11 @@ class Dispatcher:
                 continue
             looked = now
             if self._client.status == "running" and self._n_present():
-                seen = now
+                seen, is_told = now, False
+                continue
+            if not is_told and now - seen >= _QUIET_SECONDS:
+                is_told = True
+                _log.warning("no workers: waiting for one for %d s", _ALONE_SECONDS)
             elif now - seen >= _ALONE_SECONDS:
                 raise ClusterError(
                     "all workers are gone: finished wells are kept, run the same command again"

@@ -26,7 +26,7 @@ from unidino_fast.engines.selfcheck import self_check
 from unidino_fast.errors import ClusterError
 from unidino_fast.parts import write_part
 from unidino_fast.provenance import device_name, software_versions
-from unidino_fast.reading import absent_seen
+from unidino_fast.reading import Absent, absent_seen
 from unidino_fast.results import WellResult
 from unidino_fast.stamps import stamp_as_read
 from unidino_fast.storage import open_storage
@@ -146,12 +146,12 @@ class Done:
     """What a worker sends back: an outcome or an error for each well, and seconds by stage.
 
     Attributes:
-        n_absent: chunks behind a URL that it found absent.
+        absent: chunks behind a URL that it found absent.
     """
 
     outcomes: tuple[Outcome | PixelError, ...]
     seconds: dict[str, float]
-    n_absent: int = 0
+    absent: Absent
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +210,7 @@ def run_job(job: WellsJob) -> Done:
             for _, result in wells:
                 written = shares and isinstance(result, WellResult)
                 outcomes.append(Written() if written else result)
-    return Done(tuple(outcomes), clock.seconds, len(absent))
+    return Done(tuple(outcomes), clock.seconds, Absent.of(absent))
 
 
 def run_check(plate: PlateJob, wells: tuple[WellTask, ...]) -> SelfCheck | None:

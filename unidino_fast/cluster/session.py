@@ -32,10 +32,13 @@ if TYPE_CHECKING:
     from unidino_fast.errors import PixelError
     from unidino_fast.planning import WellTask
     from unidino_fast.plate_model import Plate
+    from unidino_fast.reading import Absent
     from unidino_fast.stamps import PixelStamp
 
 _START_SECONDS = 120
 """Until the first worker is there with torch imported and its backbone."""
+_QUIET_SECONDS = 3
+"""Before a person is told that a cluster has none yet."""
 _CHECKED_WELLS = 8
 """Wells that a self-check looks for a readable field in."""
 
@@ -125,9 +128,9 @@ class Work:
         return self._dispatcher.seconds
 
     @property
-    def n_absent(self) -> int:
+    def absent(self) -> Absent:
         """Chunks behind a URL that the workers found absent so far."""
-        return self._dispatcher.n_absent
+        return self._dispatcher.absent
 
     def check(self, tasks: Sequence[WellTask]) -> SelfCheck | None:
         """Has a worker hold its engine against the reference, on tiles of the first wells."""
@@ -178,8 +181,20 @@ def remote_session(address: str, spec: ModelSpec) -> Iterator[Session]:
             f"scheduler {address} does not answer ({first_line(error)}): give the address that"
             " `dask scheduler` prints, such as tcp://host:8786"
         ) from error
-    with client, _session(client, spec, 1) as session:
-        yield session
+    with client:
+        _say_if_nobody_works(client, address)
+        with _session(client, spec, 1) as session:
+            yield session
+
+
+def _say_if_nobody_works(client: Client, address: str) -> None:
+    try:
+        client.wait_for_workers(1, timeout=_QUIET_SECONDS)
+    except TimeoutError:
+        _log.warning(
+            "scheduler %s has no workers yet: waiting for one for %s s (`dask worker %s`)",
+            address, _START_SECONDS, address,
+        )  # fmt: skip
 
 
 @contextmanager

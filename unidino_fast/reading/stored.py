@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from unidino_fast.storage.remote import RemoteStorage
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from unidino_fast.ngff import ArrayFacts
     from unidino_fast.plate_model import Plate
     from unidino_fast.storage import Storage
@@ -30,6 +32,23 @@ class Stored(NamedTuple):
     n_absent: int | None
     n_chunks: int
     lacking: str | None = None
+
+
+class Absent(NamedTuple):
+    """Chunks (or shards) behind a URL that reading found absent: how many, and one's key."""
+
+    n: int = 0
+    first: str | None = None
+
+    @classmethod
+    def of(cls, keys: Collection[str]) -> Absent:
+        """What `absent_seen` has filled its set with."""
+        return cls(len(keys), min(keys, default=None))
+
+    def with_those(self, other: Absent) -> Absent:
+        """Both together."""
+        firsts = [first for first in (self.first, other.first) if first is not None]
+        return Absent(self.n + other.n, min(firsts, default=None))
 
 
 def stored_chunks(plate: Plate) -> Stored:
