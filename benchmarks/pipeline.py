@@ -42,7 +42,7 @@ from unidino_fast.names import WellName
 from unidino_fast.pipeline import embed_to_folder
 from unidino_fast.planning import WellTask, plan_plate
 from unidino_fast.plate import open_plate
-from unidino_fast.reading import FieldReader, FieldRequest
+from unidino_fast.reading import Absent, FieldReader, FieldRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -163,7 +163,7 @@ def bench_scheduler(
 
 def nothing(job: WellsJob) -> Done:
     """A job that does nothing: a double for `run_job`."""
-    return Done(tuple(Written() for _ in job.wells), {})
+    return Done(tuple(Written() for _ in job.wells), {}, Absent())
 
 
 def _compared(candidates: list[Candidate], effort: Effort, common: dict[str, Any]) -> Iterator[Row]:

@@ -68,7 +68,7 @@ def _open(storage: Storage, acquisition: int | None, *, strict: bool, on_error: 
     wells = reader.read()
     faults = reader.faults + (reader.missing if strict else [])
     if faults and (strict or on_error == "fail"):
-        remedy = "mend or restore that"
+        remedy = "check your access to it" if reader.is_forbidden else "mend or restore that"
         if reader.is_server_at_fault:  # what it holds may be whole
             remedy = "run the same command again later"
         elif not strict:

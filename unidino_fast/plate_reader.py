@@ -58,6 +58,7 @@ class PlateReader:
         acquisitions: numbers that the wells mention.
         faults: a line for each document that cannot be read or is malformed or unsafe.
         is_server_at_fault: whether one of these is no fault of the document.
+        is_forbidden: whether one of these was refused.
         missing: a line for each well or field that is listed but absent.
         warnings: a line for each other oddity.
     """
@@ -68,7 +69,7 @@ class PlateReader:
         self.acquisition = acquisition
         self.acquisitions: set[int] = set()
         self.faults: list[str] = []
-        self.is_server_at_fault = False
+        self.is_server_at_fault = self.is_forbidden = False
         self.missing: list[str] = []
         self.warnings: list[str] = []
         self._misnamed: list[_Image] = []
@@ -232,6 +233,7 @@ class PlateReader:
             self.missing.append(f"{what} ({path}) is listed but absent")
         elif isinstance(document, StorageFault):
             self.is_server_at_fault |= document.is_of_server
+            self.is_forbidden |= document.is_forbidden
             self.faults.append(f"{what}: metadata at {path}: {one_line(document.reason)}")
         else:
             return document

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -144,6 +145,25 @@ def test_blosc_of_another_length(more: int, said: str) -> None:
     stored = stored[:more] if more < 0 else stored + bytes(more)
     with pytest.raises(ValueError, match=f"bytes where blosc says .*: it is {said}"):
         ours.blosc_into(memoryview(stored), np.zeros(PIXELS, np.uint8))
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("shuffle", [0, 1, 2])
+def test_a_flipped_bit_in_the_size_of_elements(size: int, shuffle: int) -> None:
+    """It would decode, to bytes in another order."""
+    pixels = np.random.default_rng(0).integers(0, 200, 4_000).astype(f"u{size}")
+    stored = bytearray(Blosc("lz4", 5, shuffle).encode(pixels))
+    assert stored[3] == size
+    out = np.zeros(pixels.nbytes, np.uint8)
+    for bit in range(8):
+        stored[3] = size ^ 1 << bit
+        if shuffle:
+            with pytest.raises(ValueError, match=r"it has elements of \d+ bytes: it is damaged"):
+                ours.blosc_into(memoryview(stored), out)
+        else:
+            with contextlib.suppress(RuntimeError):  # of blosc, to which it counts its streams
+                ours.blosc_into(memoryview(stored), out)
+                assert out.tobytes() == pixels.tobytes()
 
 
 @pytest.mark.parametrize("version", [2, 5])

@@ -154,10 +154,54 @@ def test_nothing_may_be_read(server: Server, plates: ModuleType, tmp_path: Path)
     assert "is not an OME-Zarr plate" in plates.refusal(f"{server.url}/p.zarr")
 
 
+def test_some_may_not_be_read(server: Server, plates: ModuleType, tmp_path: Path) -> None:
+    plates.write_plate(tmp_path / "p.zarr", {"A/1": ["0"], "B/2": ["0"]})
+    server.failures["p.zarr/A/1/0/0/1/0/0"] = [403]
+    plate = open_plate(f"{server.url}/p.zarr")
+    with pytest.raises(
+        PixelError, match=r"0/1/0/0 cannot be read \(403 Forbidden\): check your acc"
+    ):
+        FieldReader(plate.storage).read(plate.fields[0], time=0, channels=(1,), z="max")
+    server.failures["p.zarr/B/2/0/.zattrs"] = [401]
+    assert plates.refusal(f"{server.url}/p.zarr").endswith(
+        "field B02/0: metadata at B/2/0: 401 Unauthorized; check your access to it, or leave it out"
+        " with --on-error skip"
+    )
+
+
+@pytest.mark.parametrize(
+    ("begins", "why"), [(True, "the answer broke off"), (False, "its server closed the connection")]
+)
+def test_answers_that_break_off_and_servers_that_hang_up(
+    begins: bool,
+    why: str,
+    server: Server,
+    plates: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(remote, "_PAUSES_S", (0.01,))
+    plates.write_plate(tmp_path / "p.zarr", {"A/1": ["0"]})
+    plate = open_plate(f"{server.url}/p.zarr", strict=True)
+
+    def hang_up(handler: Handler) -> bool:
+        if begins:
+            handler.send_response(200)
+            handler.send_header("Content-Length", "5000")
+            handler.end_headers()
+            handler.wfile.write(b"some of them")
+        handler.close_connection = True
+        return True
+
+    server.first = hang_up
+    with pytest.raises(PixelError, match=rf"cannot be read \({why}\): run the same command again"):
+        FieldReader(plate.storage).read(plate.fields[0], time=0, channels=(0,), z="max")
+
+
 def test_a_server_that_is_not_there(plates: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "_PAUSES_S", ())
     message = plates.refusal("http://127.0.0.1:1/p.zarr")
-    assert "/p.zarr cannot be reached (Cannot connect" in message
+    assert "/p.zarr cannot be reached (no connection to 127.0.0.1:1: Connection refused" in message
     assert message.endswith("): check its address, and try again later")
     assert "cannot be opened" in plates.refusal("http://127.0.0.1:1/p.zip")
 

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     Decompress = Callable[[memoryview, Bytes], None]
 
 CRC_BYTES = 4
-_BLOSC_HEADER = struct.Struct("<BxBxIxxxxI")
-"""Version, flags, decoded bytes and stored bytes of a chunk."""
+_BLOSC_HEADER = struct.Struct("<BxBBIxxxxI")
+"""Version, flags, element size, decoded bytes and stored bytes of a chunk."""
 _BLOSC_VERSION = 2
+_BLOSC_SHUFFLES = 5
+"""Flags of which one is set where the bytes or bits of elements were shuffled."""
 _BLOSC2_MARK = 5
 """Flags that c-blosc2 sets together, and c-blosc never, where its own longer header follows."""
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -50,7 +52,9 @@ def blosc_into(stored: memoryview, out: Bytes) -> None:
 
     c-blosc trusts the length in a chunk's header: of a truncated chunk it reads whatever stands
     behind it in memory, and gives that out as pixels. c-blosc2 is given chunks of c-blosc alone:
-    its own may leave pixels as they were in the buffer.
+    its own may leave pixels as they were in the buffer. Neither has a checksum, and a flipped bit
+    in the size of the elements would only put bytes in another order: sizes that no pixels have are
+    refused. (Writers may well say 1 for pixels of 2 bytes.)
 
     Raises:
         ValueError: it is truncated, or declares another size than the buffer's.
@@ -82,10 +86,12 @@ def _blosc_header(stored: memoryview) -> tuple[int, int, int]:
     """Version, flags and decoded bytes of a chunk; raises as `blosc_size`."""
     if len(stored) < _BLOSC_HEADER.size:
         raise ValueError(f"{len(stored)} bytes are no blosc chunk: it is truncated")
-    version, flags, n_bytes, length = _BLOSC_HEADER.unpack_from(stored)
+    version, flags, element, n_bytes, length = _BLOSC_HEADER.unpack_from(stored)
     if length != len(stored):
         how = "truncated" if len(stored) < length else "damaged"
         raise ValueError(f"{len(stored)} bytes where blosc says {length}: it is {how}")
+    if flags & _BLOSC_SHUFFLES and element.bit_count() != 1:
+        raise ValueError(f"it has elements of {element} bytes: it is damaged")
     return version, flags, n_bytes
 
 

@@ -10,6 +10,9 @@ from unidino_fast.storage import ServerError
 def chunk_error(key: str, reason: BaseException | str) -> PixelError:
     """The error that names a stored object and why it cannot be read."""
     why = reason if isinstance(reason, str) else first_line(reason)
-    is_of_server = isinstance(reason, ServerError)
-    remedy = "run the same command again later" if is_of_server else "restore it from its source"
+    remedy = "restore it from its source"
+    if isinstance(reason, ServerError):
+        remedy = "run the same command again later"
+    elif isinstance(reason, PermissionError):
+        remedy = "check your access to it"
     return PixelError(f"chunk {key} cannot be read ({one_line(why)}): {remedy}")

@@ -26,8 +26,10 @@ class StorageFault:
     is_of_server: bool = False
 
     def error(self) -> OSError:
-        """The same to be raised; a `ServerError` where it is one of the server."""
-        return ServerError(self.reason) if self.is_of_server else OSError(self.reason)
+        """The same to be raised: a `ServerError` or `PermissionError` where it is one."""
+        if self.is_of_server:
+            return ServerError(self.reason)
+        return PermissionError(self.reason) if self.is_forbidden else OSError(self.reason)
 
 
 class ServerError(OSError):

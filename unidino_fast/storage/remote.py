@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import ssl
 import threading
 import urllib.parse
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import contextmanager
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from unidino_fast.errors import PlateError, UsageError, first_line
@@ -309,4 +312,25 @@ def _as_result(error: Exception) -> StorageFault | None:
     if isinstance(error, FileNotFoundError | KeyError | IsADirectoryError | NotADirectoryError):
         return None
     forbidden = status in _FORBIDDEN_STATUS or isinstance(error, PermissionError)
-    return StorageFault(first_line(error), is_forbidden=forbidden, is_of_server=not forbidden)
+    return StorageFault(_reason(error), is_forbidden=forbidden, is_of_server=not forbidden)
+
+
+def _reason(error: Exception) -> str:
+    """Why a read failed; in words of ours where those of aiohttp say little to a person."""
+    import aiohttp
+
+    status = _status(error)
+    if status is not None:
+        phrases = {int(known): known.phrase for known in HTTPStatus}
+        return f"{status} {phrases.get(status, '')}".rstrip()
+    if isinstance(error, aiohttp.ServerTimeoutError):
+        return f"no answer within {_STALL_S:.0f} s"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "its server closed the connection"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the answer broke off"
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, ssl.SSLError):
+        number = error.os_error.errno or 0
+        why = os.strerror(number) if number > 0 else "its name has no address"
+        return f"no connection to {error.host}:{error.port}: {why}"
+    return first_line(error)
