@@ -263,7 +263,7 @@ BY_CONTROLS = ("--normalize", "standardize", "--samples", 'Metadata_Compound == 
         (
             lambda f: f.drop("Metadata_Plate"),
             ("--recipe", "paper-insect", "--normalize", "mad_robustize"),
-            "no column Metadata_Plate, which mad_robustize (--by) needs",
+            "no column Metadata_Plate, which mad_robustize (--by COLUMN or all) needs",
         ),
         (
             lambda f: f.drop("Metadata_Batch"),

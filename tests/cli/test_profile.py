@@ -204,7 +204,7 @@ def test_many_warnings_are_cut(run: Run, tmp_path: Path) -> None:
         (
             ["--by", "Plaet"],
             1,
-            "which mad_robustize (--by) needs: did you mean Metadata_Plate?",
+            "which mad_robustize (--by COLUMN or all) needs: did you mean Metadata_Plate?",
         ),
         (["--statistic", "mean"], 2, "--statistic is that of a consensus: add --consensus"),
         (

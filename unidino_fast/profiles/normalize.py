@@ -160,7 +160,7 @@ class Normalisation:
 
     def apply(self, profiles: Profiles, report: Report) -> Profiles:
         """Normalises; may write into the matrix that it is given."""
-        groups = groups_of(profiles.metadata, self.by, f"{self.method} (--by)")
+        groups = groups_of(profiles.metadata, self.by, f"{self.method} (--by COLUMN or all)")
         selected = selected_rows(profiles, self.samples)
         if self.method == "none" or not profiles.features or not profiles.height:
             return profiles
