@@ -64,7 +64,9 @@ def test_profiles_and_evaluation_answer_alike(name: str) -> None:
     for ask in (lambda: normalize(TABLE, by=name), lambda: evaluate(TABLE, name, bootstrap=0)):
         with pytest.raises(TableError) as error:
             ask()
-        said.append(str(error.value).replace(", which mad_robustize (--by COLUMN or all) needs", ""))
+        said.append(
+            str(error.value).replace(", which mad_robustize (--by COLUMN or all) needs", "")
+        )
     assert said[0] == said[1]
 
 

@@ -116,7 +116,18 @@ def test_changed_metadata_are_named_by_their_field(tmp_path):
         read_part(tmp_path, task(changed), "stamp", "made")
     without = WellResult(WellName(0, 1), (first,))  # whatever else the well has by now
     assert read_part(tmp_path, task(without), "stamp", "made") is None
-    same(read_part(tmp_path, task(changed), "other", "made", any_stamp=True), result())
+    with pytest.raises(OutputError, match=r"A01.parquet was written: remove that file and run the"):
+        read_part(tmp_path, task(changed), "other", "made", any_stamp=True)  # pixels say nothing
+
+
+def test_changed_channels_are_named(tmp_path):
+    write_part(tmp_path, result(), "stamp", "made")
+    first = result().fields[0]
+    labels = tuple(reversed(first.labels))
+    changed = WellResult(WellName(0, 1), (replace(first, labels=labels), *result().fields[1:]))
+    said = f"channels of field A01/{first.site} changed .they were: DNA, ER; now: ER, DNA. since "
+    with pytest.raises(OutputError, match=said):
+        read_part(tmp_path, task(changed), "stamp", "made")
 
 
 @pytest.mark.parametrize(("before", "now"), [(None, "x"), ("x", None), (None, None)])

@@ -15,8 +15,11 @@ from result_files import tables_of
 import unidino_fast as uf
 from unidino_fast import pipeline
 from unidino_fast.config import EmbedOptions
+from unidino_fast.engines import choose
 from unidino_fast.errors import OutputError, PixelError, TableError
 from unidino_fast.output import QUALITY, TABLES
+from unidino_fast.pipeline import check_embedding
+from unidino_fast.planning import plan_plate
 from unidino_fast.platemap import Platemap
 
 if TYPE_CHECKING:
@@ -233,10 +236,79 @@ def test_metadata_that_say_otherwise_stop_a_resume(
     path.write_text(json.dumps(attributes))
     with pytest.raises(OutputError, match=r"metadata of field A02/1 changed since .*A02.parquet"):
         embed(plate_path, model, tmp_path)
-    with pytest.raises(OutputError, match=r"the pixels of field A02/1 differ .*A02.parquet was"):
+    before = tables_of(tmp_path / "small")
+    with pytest.raises(OutputError, match=r"A02.parquet was written: remove that file and run"):
         embed(plate_path, model, tmp_path, verify=True)
+    assert tables_of(tmp_path / "small") == before
     (tmp_path / "small/parts/A02.parquet").unlink()  # as both say
     assert embed(plate_path, model, tmp_path).n_resumed == 5
+    embed(plate_path, model, tmp_path / "whole")
+    assert tables_of(tmp_path / "small") == tables_of(tmp_path / "whole/small")
+
+
+def test_pixels_of_another_type_in_the_same_bytes_stop_verifying(
+    plate_path: Path, model: uf.Embedder, tmp_path: Path
+) -> None:
+    """Their checksum is the same, what they mean is not."""
+    embed(plate_path, model, tmp_path)
+    path = plate_path / "A/2/0/0/.zarray"
+    path.write_text(path.read_text().replace("<u2", "<i2"))
+    with pytest.raises(OutputError, match=r"metadata of field A02/0 changed since .*A02.parquet"):
+        embed(plate_path, model, tmp_path, verify=True)
+
+
+def test_a_channel_that_was_misspelt_is_mended_in_its_well_alone(
+    plate_path: Path, model: uf.Embedder, tmp_path: Path
+) -> None:
+    path = plate_path / "A/2/1/.zattrs"
+    text = path.read_text()
+    path.write_text(text.replace('"Mito"', '"Mitu"'))
+    assert path.read_text() != text
+    out = tmp_path / "out"
+    assert embed(plate_path, model, out).n_features == 4 * 64
+    path.write_text(text)
+    with pytest.raises(OutputError, match=r"metadata of field A02/1 changed since"):
+        embed(plate_path, model, out)
+    (out / "small/parts/A02.parquet").unlink()
+    again = embed(plate_path, model, out)
+    assert (again.n_resumed, again.n_features) == (5, 3 * 64)
+    embed(plate_path, model, tmp_path / "whole")
+    assert tables_of(out / "small") == tables_of(tmp_path / "whole/small")
+
+
+def test_a_plate_that_grows_keeps_its_engine(
+    plate_path: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` goes by the tiles of the whole job, which has more when a well was mended."""
+    model = uf.load_backbone(tiny_weights, device="cpu")
+    n_tiles = plan_plate(uf.open_plate(plate_path), OPTIONS).n_tiles
+    monkeypatch.setitem(choose.PAYS_FROM_TILES, "onnx", n_tiles)
+    path = plate_path / "B/1/.zattrs"
+    text = path.read_text()
+    path.write_text("{")
+    faulty = uf.open_plate(plate_path, on_error="skip")
+    uf.embed_to_folder(faulty, model, tmp_path, OPTIONS, on_error="skip")
+    path.write_text(text)
+    check_embedding(uf.open_plate(plate_path), model, tmp_path, OPTIONS)
+    assert embed(plate_path, model, tmp_path).n_resumed == 5
+    held = json.loads((tmp_path / "small/manifest.json").read_text())
+    assert held["provenance"]["model"]["engine"] == "eager"
+    embed(plate_path, model, tmp_path, overwrite=True)
+    held = json.loads((tmp_path / "small/manifest.json").read_text())
+    assert held["provenance"]["model"]["engine"] == "onnx"
+
+
+def test_parts_of_wells_that_are_no_more_are_told_of(
+    plate_path: Path, model: uf.Embedder, tmp_path: Path
+) -> None:
+    embed(plate_path, model, tmp_path)
+    root = json.loads((plate_path / ".zattrs").read_text())
+    root["plate"]["wells"] = [well for well in root["plate"]["wells"] if well["path"] != "A/2"]
+    (plate_path / ".zattrs").write_text(json.dumps(root))
+    assert embed(plate_path, model, tmp_path).warnings == (
+        f"{tmp_path}/small/parts holds wells that the plate does not hold now (A02): they are in no"
+        " table",
+    )
 
 
 def test_metadata_that_say_the_same_in_other_words_are_the_same(

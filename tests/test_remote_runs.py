@@ -230,7 +230,8 @@ def test_chunks_that_a_server_does_not_have_are_counted(
     out = tmp_path / "out"
     warning = (
         "3 of the chunks that this run read are absent and read as the fill value, the first"
-        " A/2/0/0/1/0/0: is the plate at its URL complete?"
+        " A/2/0/0/1/0/0: is the plate at its URL complete? Once it is, run the same command again"
+        " with --verify"
     )
     assert embed(url, model, out).warnings == (warning,)
     assert embed(url, model, out, verify=True).warnings == (warning,)
@@ -238,7 +239,8 @@ def test_chunks_that_a_server_does_not_have_are_counted(
     (out / "small/parts/B01.parquet").unlink()
     assert embed(url, model, out).warnings == (
         "1 of the chunks that this run read is absent and reads as the fill value, the first"
-        " B/1/1/0/0/0/0: is the plate at its URL complete?",
+        " B/1/1/0/0/0/0: is the plate at its URL complete? Once it is, run the same command again"
+        " with --verify",
     )
     plate = uf.open_plate(url)
     for folder in ("one", "two"):

@@ -109,8 +109,20 @@ def test_shards_of_changed_metadata_do_not_mix(sharded: Path, platemap: Platemap
     document = json.loads(record.read_text())
     document["provenance"]["plate"]["digest"] = "ab" * 32
     record.write_text(json.dumps(document))
+    document["layout"]["wells"].pop()  # as where a well was left out
+    record.write_text(json.dumps(document))
     with pytest.raises(OutputError, match=r"between shards 1 and 2 .*: run embed with --shard ag"):
         merge(sharded, platemap)
+    document["provenance"]["plate"] = json.loads((sharded / "shards/1-of-3.json").read_text())[
+        "provenance"
+    ]["plate"]
+    document["layout"]["wells"] = [f"A{number:02d}" for number in range(1, 99)]
+    record.write_text(json.dumps(document))
+    with pytest.raises(
+        OutputError, match=r"different ways \(wells: \['A01', .*\.\.\.\): start"
+    ) as e:
+        merge(sharded, platemap)
+    assert len(str(e.value)) < 500
 
 
 def test_shards_of_weights_under_another_name_mix(sharded: Path, platemap: Platemap) -> None:

@@ -135,7 +135,8 @@ class _Failed:
             named = reason if is_named else f"{location}: {reason}"
             if self.n_plates > 1:  # each of them may have such a well
                 error.args = (named,)
-            if self.on_error == "fail" or error.exit_code == UsageError.exit_code:
+            is_usage = error.exit_code == UsageError.exit_code
+            if self.on_error == "fail" or is_usage or self.n_plates == 1:
                 raise
             self.reasons[location] = reason
             self.last = error

@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 import re
 import threading
 from functools import cached_property
@@ -22,7 +24,7 @@ from unidino_fast.profiles.appending import RowGroups
 from unidino_fast.tables import atomic_table, write_parquet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import polars as pl
@@ -71,11 +73,15 @@ def deciding(provenance: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return held
 
 
-def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, str, str] | None:
+def difference(
+    one: Mapping[str, Any], other: Mapping[str, Any], *, but: Collection[str] = ()
+) -> tuple[str, str, str] | None:
     """The first thing that decides numbers in which provenances differ, and both its values."""
     before, now = deciding(one), deciding(other)
     for group in DECIDING:
         for name in dict.fromkeys([*now[group], *before[group]]):
+            if name in but:
+                continue
             values = before[group].get(name), now[group].get(name)
             if values[0] == values[1] or _follows_the_tile(name, before[group], now[group]):
                 continue
@@ -114,6 +120,7 @@ class OutputFolder:
         self.path = out / folder_name(plate)
         self.provenance = provenance
         self.wells = wells
+        self.job_tiles: int | None = None
         self.remedy = (
             "remove that folder, or choose another --out for all shards"
             if sharded
@@ -133,8 +140,26 @@ class OutputFolder:
 
     @cached_property
     def made_by(self) -> str:
-        """Digest of what decides the numbers: every part carries that of its own making."""
-        return hashlib.sha256(json.dumps(deciding(self.provenance)).encode()).hexdigest()
+        """Digest of what decides the numbers: every part carries that of its own making.
+
+        Not of the channels, which a part names itself: of others, a well may bring more.
+        """
+        held = deciding(self.provenance)
+        held["options"].pop("channels", None)
+        return hashlib.sha256(json.dumps(held).encode()).hexdigest()
+
+    def begun_with(self) -> int | None:
+        """Tiles of the job that the folder was begun with, by which an engine may be chosen."""
+        try:
+            found = json.loads(self.manifest.read_bytes())["job_tiles"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return found if isinstance(found, int) and found >= 0 else None
+
+    def left_over(self) -> list[str]:
+        """Names of wells whose parts lie here though the plate does not hold them now."""
+        ours = {str(well) for well in self.wells}
+        return sorted(part.stem for part in self.parts.glob("*.parquet") if part.stem not in ours)
 
     @property
     def parts(self) -> Path:
@@ -155,9 +180,17 @@ class OutputFolder:
         """Checks that what the folder holds was made in the same way; changes nothing.
 
         Raises:
-            OutputError: it holds results of other weights, options or plate.
+            OutputError: it holds results of other weights, options or plate, or its place is none
+                to be written to.
         """
         with self._refusing():
+            place = next(place for place in (self.path, *self.path.parents) if place.exists())
+            if not place.is_dir():
+                raise OutputError(
+                    f"{self.path} cannot be written ({place} is no folder): choose another --out"
+                )
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             if overwrite:
                 return
             if self.manifest.exists():
@@ -300,7 +333,12 @@ class OutputFolder:
             ) from error
 
     def _write_manifest(self, run: Mapping[str, Any]) -> None:
-        document = {"format": _FORMAT, "provenance": dict(self.provenance), "run": dict(run)}
+        document = {
+            "format": _FORMAT,
+            "job_tiles": self.job_tiles,
+            "provenance": dict(self.provenance),
+            "run": dict(run),
+        }
         write_json(document, self.manifest)
 
     def _has_results(self) -> bool:
@@ -322,13 +360,15 @@ class OutputFolder:
                 f"{self.path} holds results of format {_short(made_by)}, this version writes"
                 f" {_FORMAT}: {self.remedy}"
             )
-        found = difference(held, self.provenance)
+        # all channels are those of all wells, so that a well that was mended may bring another
+        is_mended = held["plate"].get("digest") != self.provenance["plate"].get("digest")
+        found = difference(held, self.provenance, but=("channels",) if is_mended else ())
         if found is not None:
             name, before, now = found
             raise OutputError(
                 f"{self.path} holds results made with {name} {before}, now {now}: {self.remedy}"
             )
-        if held["plate"].get("digest") != self.provenance["plate"].get("digest"):
+        if is_mended:
             self._check_wells()
         if platemap and not self.provenance.get("platemap") and self._has_results():
             raise OutputError(

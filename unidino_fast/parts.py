@@ -84,7 +84,8 @@ def read_part(
         task: the well as it is planned now.
         stamp: of its pixels as they are now.
         made_by: what decides the numbers now.
-        any_stamp: the pixels themselves will be compared.
+        any_stamp: the pixels themselves will be compared. That tells nothing of what they mean, so
+            metadata are compared all the same.
         remedy: what else to do where something has changed, for the message.
 
     Raises:
@@ -96,18 +97,19 @@ def read_part(
         return None
     found, pixels = opened
     held = [(field.site, field.time, field.labels) for field in found.fields]
-    is_of_these = held == [(field.field.site, field.time, field.labels) for field in task.fields]
-    if not any_stamp:
-        changed = _described_anew(found, task)
-        if changed is None and is_of_these:
-            changed = difference(pixels, stamp, task.name)
-        if changed is not None:
-            path = part_path(parts, task.well.position)
-            raise OutputError(
-                f"{changed} since {path} was written: if only a copy changed that, add --verify,"
-                f" which compares the pixels; else {anew(remedy)}"
-            )
-    return found if is_of_these else None
+    path = part_path(parts, task.well.position)
+    meaning = _described_anew(found, task)
+    if meaning is not None:
+        raise OutputError(f"{meaning} since {path} was written: {anew(remedy)}")
+    if held != [(field.field.site, field.time, field.labels) for field in task.fields]:
+        return None
+    changed = None if any_stamp else difference(pixels, stamp, task.name)
+    if changed is not None:
+        raise OutputError(
+            f"{changed} since {path} was written: if only a copy changed that, add --verify, which"
+            f" compares the pixels; else {anew(remedy)}"
+        )
+    return found
 
 
 def anew(remedy: str) -> str:
@@ -117,10 +119,19 @@ def anew(remedy: str) -> str:
 
 def _described_anew(found: WellResult, task: WellTask) -> str | None:
     """What the metadata say otherwise of a field that a part holds, in words before "since"."""
-    now = {field.field.site: field.field.metadata_digest for field in task.fields}
+    by_place = {(field.field.site, field.time): field for field in task.fields}
     for field in found.fields:
-        if now.get(field.site, field.metadata_digest) != field.metadata_digest:
+        now = by_place.get((field.site, field.time))
+        if now is None:
+            continue
+        if now.field.metadata_digest != field.metadata_digest:
             return f"the metadata of field {task.name}/{field.site} changed"
+        if now.labels != field.labels:
+            before, after = ", ".join(field.labels), ", ".join(now.labels)
+            return (
+                f"the channels of field {task.name}/{field.site} changed (they were: {before};"
+                f" now: {after})"
+            )
     return None
 
 

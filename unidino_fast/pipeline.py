@@ -146,7 +146,15 @@ def embed_to_folder(
     start = time.perf_counter()
     limits = _limits(qc)
     plan, model, folder = _prepare(
-        plate, model, Path(out), options, platemap, workers, limits, sharded=shard is not None
+        plate,
+        model,
+        Path(out),
+        options,
+        platemap,
+        workers,
+        limits,
+        sharded=shard is not None,
+        overwrite=overwrite,
     )
     tasks = plan.wells if shard is None else shard.of(plan.wells)
     if shard is not None:
@@ -158,7 +166,7 @@ def embed_to_folder(
         if on_start is not None:
             on_start(run.pending, run.n_resumed)
         run.embed(on_error, on_well or (lambda task: None))
-        warnings = run.engine_warning() + run.absent_chunks() + run.measured_later()
+        warnings = run.engine_warning() + run.absent_chunks() + run.said_of_parts()
         if shard is None:
             warnings += run.write_tables(platemap)
         summary = run.summary(warnings, time.perf_counter() - start)
@@ -202,7 +210,15 @@ def check_embedding(
 ) -> None:
     """Raises what `embed_to_folder` would raise before it reads a pixel; writes nothing."""
     *_, folder = _prepare(
-        plate, model, Path(out), options, platemap, workers, _limits(qc), sharded=sharded
+        plate,
+        model,
+        Path(out),
+        options,
+        platemap,
+        workers,
+        _limits(qc),
+        sharded=sharded,
+        overwrite=overwrite,
     )
     folder.check(overwrite=overwrite)
 
@@ -214,6 +230,7 @@ def finished_wells(
     options: EmbedOptions,
     *,
     platemap: Platemap | None = None,
+    overwrite: bool = False,
     shard: Shard | None = None,
     verify: bool = False,
     qc: bool | Thresholds = True,
@@ -224,11 +241,21 @@ def finished_wells(
     """
     limits = _limits(qc)
     plan, model, folder = _prepare(
-        plate, model, Path(out), options, platemap, None, limits, sharded=shard is not None
+        plate,
+        model,
+        Path(out),
+        options,
+        platemap,
+        None,
+        limits,
+        sharded=shard is not None,
+        overwrite=overwrite,
     )
     if shard is not None:
         check_count(folder, shard)
-    folder.check(overwrite=False)
+    folder.check(overwrite=overwrite)
+    if overwrite:
+        return set()
     tasks = plan.wells if shard is None else shard.of(plan.wells)
     run = PlateRun(plate, plan, tasks, model, options, folder, None, limits)
     run.find_finished(verify=verify)
@@ -245,12 +272,16 @@ def _prepare(
     qc: Thresholds | None,
     *,
     sharded: bool,
+    overwrite: bool,
 ) -> tuple[Plan, Embedder, OutputFolder]:
     """The plan, the model with its engine, and the folder, which is not touched yet."""
     model.check_single_channel()
     _refuse_inside(out, plate)
     plan = plan_plate(plate, options, patch=model.backbone.patch_size)
-    model = model.for_job(plan.n_tiles)
+    begun_with = None if overwrite else OutputFolder(out, plate.name, {}).begun_with()
+    # a plate that has grown keeps the engine that its finished wells were embedded with
+    job_tiles = plan.n_tiles if begun_with is None else begun_with
+    model = model.for_job(job_tiles)
     wells = _wells_of(plan, plate)
     if platemap is not None:  # complain before hours of work, not after them
         wells, _ = join_platemap(wells, platemap.table, name=platemap.name)
@@ -261,6 +292,7 @@ def _prepare(
     provenance = provenance_of(plate, model, resolved, platemap, device, qc)
     positions = [task.well.position for task in plan.wells]
     folder = OutputFolder(out, plate.name, provenance, positions, sharded=sharded)
+    folder.job_tiles = job_tiles
     return plan, model, folder
 
 

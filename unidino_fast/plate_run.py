@@ -102,7 +102,7 @@ class PlateRun:
         self.options, self.folder, self.workers = options, folder, workers
         self.qc = qc
         self.layout = layout_of(plan, plate, model)
-        self.n_tiles = plan.n_tiles
+        self.n_tiles = plan.n_tiles if folder.job_tiles is None else folder.job_tiles
         self.clock = StageClock()
         self.results: dict[str, WellRecord] = {}
         self.left_out = dict(_split_fault(fault) for fault in plate.skipped)
@@ -185,7 +185,6 @@ class PlateRun:
                 f"the pixels of field {task.name}/{field.site} differ from those that {path} was"
                 f" made of: {anew(self.folder.remedy)}"
             )
-        field = replace(field, metadata_digest=field_task.field.metadata_digest)
         if self.qc is None:
             return field
         return replace(field, quality=noted.quality_of(field_task, self.options))
@@ -234,12 +233,21 @@ class PlateRun:
         warning = None if self.check is None else self.check.warning
         return [] if warning is None else [warning]
 
-    def measured_later(self) -> list[str]:
-        """A line where wells of a former run were read again for their quality."""
-        if not self.n_measured_later:
-            return []
-        were = "1 well was" if self.n_measured_later == 1 else f"{self.n_measured_later} wells were"
-        return [f"{were} embedded without quality control and read again to be measured"]
+    def said_of_parts(self) -> list[str]:
+        """A line where wells of a former run were read again, and one of those without a use."""
+        said = []
+        if self.n_measured_later:
+            n = self.n_measured_later
+            were = "1 well was" if n == 1 else f"{n} wells were"
+            said.append(f"{were} embedded without quality control and read again to be measured")
+        names = self.folder.left_over()
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            said.append(
+                f"{self.folder.parts} holds wells that the plate does not hold now"
+                f" ({', '.join(names[:3])}{more}): they are in no table"
+            )
+        return said
 
     def absent_chunks(self) -> list[str]:
         """A line where chunks are not there, which the format allows.
@@ -254,7 +262,8 @@ class PlateRun:
         if stored.n_absent is None:
             return [
                 f"{n_absent} of the chunks that this run read {reads} as the fill value, the first"
-                f" {self.absent.first}: is the plate at its URL complete?"
+                f" {self.absent.first}: is the plate at its URL complete? Once it is, run the same"
+                " command again with --verify"
             ]
         return [
             f"{n_absent} of the plate's {stored.n_chunks} chunks {reads} as the fill value, the"

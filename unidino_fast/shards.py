@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from unidino_fast.results import WellRecord
 
 _FORMAT = 1
+_MOST_SHOWN = 60
 _PATTERN = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 
 
@@ -115,6 +116,7 @@ def merge(path: Path, platemap: Platemap | None = None) -> dict[str, Any]:
     _check_platemap(provenance.get("platemap"), platemap)
     left_out = {name: why for record in records for name, why in record["left_out"].items()}
     folder = OutputFolder.at(path, provenance)
+    folder.job_tiles = folder.begun_with()
     with folder.locked():
         qc = _limits(provenance.get("qc"), path)
         results = _results(folder, layout, left_out, len(records), measured=qc is not None)
@@ -177,6 +179,12 @@ def _records(path: Path) -> list[dict[str, Any]]:
         )
     records = [found[i, counts[0]] for i in range(1, counts[0] + 1)]
     for number, record in enumerate(records[1:], 2):
+        digests = [_plate_digest(one) for one in (records[0], record)]
+        if digests[0] != digests[1]:
+            raise OutputError(
+                f"the plate's metadata changed between shards 1 and {number} of {path}: run embed"
+                " with --shard again for all of them, which keeps the wells that did not change"
+            )
         found_difference = _difference(records[0], record)
         if found_difference is not None:
             name, one, other = found_difference
@@ -184,13 +192,12 @@ def _records(path: Path) -> list[dict[str, Any]]:
                 f"shards 1 and {number} of {path} were made in different ways ({name}: {one} and"
                 f" {other}): start over in another --out with one command for all shards"
             )
-        digests = [held["provenance"]["plate"].get("digest") for held in (records[0], record)]
-        if digests[0] != digests[1]:
-            raise OutputError(
-                f"the plate's metadata changed between shards 1 and {number} of {path}: run embed"
-                " with --shard again for all of them, which keeps the wells that did not change"
-            )
     return records
+
+
+def _plate_digest(record: Mapping[str, Any]) -> Any:
+    plate = record["provenance"].get("plate")
+    return plate.get("digest") if isinstance(plate, dict) else None
 
 
 def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, str, str] | None:
@@ -198,11 +205,23 @@ def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, 
     found = difference(one["provenance"], other["provenance"])
     if found is not None:
         return found
-    for name in ("layout", "platemap", "qc"):
-        values = [record.get(name, record["provenance"].get(name)) for record in (one, other)]
-        if values[0] != values[1]:
-            return name, repr(values[0]), repr(values[1])
+    held = [
+        {
+            **record["layout"],
+            **{name: record["provenance"].get(name) for name in ("platemap", "qc")},
+        }
+        for record in (one, other)
+    ]
+    for name in held[0]:
+        if held[0][name] != held[1].get(name):
+            return name, _cut(held[0][name]), _cut(held[1].get(name))
     return None
+
+
+def _cut(value: object) -> str:
+    """A value in a message; a plate's wells are many."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def _other_machines(records: Sequence[Mapping[str, Any]]) -> list[str]:

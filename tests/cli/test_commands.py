@@ -91,6 +91,39 @@ def test_dry_run_does_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_dry_run_refuses_what_embed_refuses(
+    run: Run, plate_path: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    held = sorted(tmp_path.rglob("*"))
+    usual = ("--weights", tiny_weights, "--tile", "32")
+    for words, code, said in (
+        ((*usual, "--out", plate_path / "x"), 2, "lies in the plate"),
+        ((*usual, "--out", tmp_path / "file"), 1, "file is no folder"),
+        (("--weights", tiny_weights, "--tile", "50", "--out", tmp_path / "o"), 2, "not a multiple"),
+        (("--weights", tmp_path / "no.pth", "--out", tmp_path / "o"), 1, "no.pth"),
+        ((*usual, "--device", "cuda:99", "--out", tmp_path / "o"), 2, "cuda:99"),
+    ):
+        for more in (("--dry-run",), ()):
+            refused = run("embed", plate_path, *words, *more)
+            assert (refused.code, refused.out) == (code, "")
+            assert said in refused.err
+    assert sorted(tmp_path.rglob("*")) == held
+
+
+def test_dry_run_leaves_a_folder_to_the_workers_of_a_cluster(
+    run: Run, plate_path: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    call = ("embed", plate_path, "--out", tmp_path, "--weights", tiny_weights, "--tile", "32")
+    run(*call)
+    cluster = ("--scheduler", "tcp://127.0.0.1:9", "--dry-run")
+    found = run(*call, *cluster, "--json")
+    assert "small holds results, which are judged when workers are there" in found.err
+    facts = json.loads(found.out)
+    assert (facts["n_wells"], facts["n_resumed"], facts["n_tiles_left"]) == (6, None, None)
+    assert "would embed 216 tiles (at most)" in run(*call, *cluster).out
+
+
 def test_dry_run_looks_at_what_the_folder_holds(
     run: Run, plate_path: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 import tifffile
 
 import unidino_fast as uf
+from unidino_fast.cli.plates import how_it_ended
 from unidino_fast.config import EmbedOptions
 from unidino_fast.console import WellProgress
 from unidino_fast.embed_command import how_to_go_on
@@ -65,6 +66,21 @@ def test_convert_leaves_nothing(tmp_path: Path, number: signal.Signals, code: in
     )
     assert ended == (code, [f"interrupted: {plate} is not written; run it again to start over"])
     assert list(out.iterdir()) == []
+
+
+def test_what_is_said_of_a_converted_plate(tmp_path: Path) -> None:
+    """An interruption that comes when the plate is renamed to its place comes too late."""
+    out = tmp_path / "p.zarr"
+    said = how_it_ended(out)
+    assert said() == f"{out} is not written; run it again to start over"
+    out.mkdir()
+    assert said() == f"{out} is written, whole"
+    said = how_it_ended(out)  # with --overwrite
+    assert said() == f"{out} is not written; run it again to start over"
+    (tmp_path / "new").mkdir()
+    out.rename(tmp_path / "old")
+    (tmp_path / "new").rename(out)
+    assert said() == f"{out} is written, whole"
 
 
 def test_demo_leaves_no_partial_plate(tmp_path: Path, tiny_weights: Path) -> None:

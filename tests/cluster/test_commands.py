@@ -173,7 +173,7 @@ def test_a_scheduler_without_workers_is_told_of_at_once(
     monkeypatch.setattr(session, "_START_SECONDS", 1)
     with (
         LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster,
-        pytest.raises(ClusterError, match="fewer than 1 workers after 1 s: start some"),
+        pytest.raises(ClusterError, match="has no workers after 1 s: start some"),
         session.remote_session(cluster.scheduler_address, spec),
     ):
         pass

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from unidino_fast.cli.app import Json, OnError, Weights, app
 from unidino_fast.terminal import interruptible, say_some, tell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @app.command()
@@ -93,8 +96,7 @@ def convert(
 
     if pattern is not None and layout == "auto":
         layout = "regex"
-    unfinished = f"{out} is not written; run it again to start over"
-    with interruptible(unfinished), file_progress("converting") as progress:
+    with interruptible(how_it_ended(out)), file_progress("converting") as progress:
         summary = convert_plate(
             source,
             out,
@@ -257,6 +259,20 @@ def embed(
         code = run_embed(request, dry_run=dry_run, as_json=as_json)
     if code:
         raise typer.Exit(code)
+
+
+def how_it_ended(out: Path) -> Callable[[], str]:
+    """How things stand with a plate in the end: what stood there before is no new one."""
+
+    def found() -> int | None:
+        return out.stat().st_ino if out.exists() else None
+
+    before = found()
+    return lambda: (
+        f"{out} is not written; run it again to start over"
+        if found() in (None, before)
+        else f"{out} is written, whole"
+    )
 
 
 @app.command()

@@ -183,7 +183,7 @@ def remote_session(address: str, spec: ModelSpec) -> Iterator[Session]:
         ) from error
     with client:
         _say_if_nobody_works(client, address)
-        with _session(client, spec, 1) as session:
+        with _session(client, spec, 1, address) as session:
             yield session
 
 
@@ -198,13 +198,18 @@ def _say_if_nobody_works(client: Client, address: str) -> None:
 
 
 @contextmanager
-def _session(client: Client, spec: ModelSpec, n_workers: int) -> Iterator[Session]:
+def _session(
+    client: Client, spec: ModelSpec, n_workers: int, address: str = ""
+) -> Iterator[Session]:
     try:
         client.wait_for_workers(n_workers, timeout=_START_SECONDS)
     except TimeoutError as error:
         raise ClusterError(
-            f"the scheduler has fewer than {n_workers} workers after {_START_SECONDS} s: start some"
-            " (`dask worker ADDRESS`)"
+            f"scheduler {address} has no workers after {_START_SECONDS} s: start some (`dask worker"
+            f" {address}`)"
+            if address
+            else f"of {n_workers} workers some are not there after {_START_SECONDS} s: is there"
+            " enough memory for them?"
         ) from error
     plugin = BackbonePlugin(spec)
     client.register_plugin(plugin)
