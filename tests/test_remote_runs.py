@@ -221,6 +221,30 @@ def test_workers_give_what_one_process_gives(
     assert sum(map(is_chunk, server.requests)) == N_FIELDS
 
 
+def test_chunks_that_a_server_did_not_have_are_missed_no_more(
+    server: Server, url: str, plate_path: Path, model: uf.Embedder, tmp_path: Path
+) -> None:
+    """They are no chunks that stand for their fields; others of the well are done again too."""
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    embed(url, model, whole)
+    tagged = {key for part in (whole / "small/parts").iterdir() for key in tags_in(part)}
+    chunks = sorted(str(path.relative_to(plate_path)) for path in plate_path.glob("A/2/0/0/*/*/*"))
+    late = plate_path / next(chunk for chunk in chunks if chunk not in tagged)
+    content = late.read_bytes()
+    late.unlink()
+    assert len(embed(url, model, out).warnings) == 1
+    server.requests.clear()
+    assert embed(url, model, out).n_resumed == N_WELLS
+    assert sum(map(is_chunk, server.requests)) == N_FIELDS + 1
+    late.write_bytes(content)
+    said = rf"chunk {late.relative_to(plate_path)} of well A02 changed .it was: absent; now: ETag"
+    with pytest.raises(OutputError, match=said):
+        embed(url, model, out)
+    (out / "small/parts/A02.parquet").unlink()
+    assert embed(url, model, out).n_resumed == N_WELLS - 1
+    assert tables_of(out / "small") == tables_of(whole / "small")
+
+
 def test_chunks_that_a_server_does_not_have_are_counted(
     server: Server, url: str, plate_path: Path, model: uf.Embedder, tmp_path: Path
 ) -> None:
@@ -230,8 +254,7 @@ def test_chunks_that_a_server_does_not_have_are_counted(
     out = tmp_path / "out"
     warning = (
         "3 of the chunks that this run read are absent and read as the fill value, the first"
-        " A/2/0/0/1/0/0: is the plate at its URL complete? Once it is, run the same command again"
-        " with --verify"
+        " A/2/0/0/1/0/0: is the plate at its URL complete?"
     )
     assert embed(url, model, out).warnings == (warning,)
     assert embed(url, model, out, verify=True).warnings == (warning,)
@@ -239,8 +262,7 @@ def test_chunks_that_a_server_does_not_have_are_counted(
     (out / "small/parts/B01.parquet").unlink()
     assert embed(url, model, out).warnings == (
         "1 of the chunks that this run read is absent and reads as the fill value, the first"
-        " B/1/1/0/0/0/0: is the plate at its URL complete? Once it is, run the same command again"
-        " with --verify",
+        " B/1/1/0/0/0/0: is the plate at its URL complete?",
     )
     plate = uf.open_plate(url)
     for folder in ("one", "two"):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from unidino_fast.errors import OutputError
 from unidino_fast.files import TEMPORARY, reason_of, write_json
 from unidino_fast.lock import FolderLock
-from unidino_fast.parts import part_path, read_part, read_whole_part, write_part
+from unidino_fast.parts import part_path, read_part, read_stamp, read_whole_part, write_part
 from unidino_fast.profiles.appending import RowGroups
 from unidino_fast.tables import atomic_table, write_parquet
 
@@ -261,6 +261,10 @@ class OutputFolder:
         return read_part(
             self.parts, task, stamp, self.made_by, any_stamp=any_stamp, remedy=self.remedy
         )
+
+    def held_stamp(self, task: WellTask) -> PixelStamp | None:
+        """The stamp of the pixels that a finished well was made of."""
+        return read_stamp(self.parts, task.well.position, self.made_by)
 
     def read_whole_part(self, position: WellName) -> WellResult:
         """A part that was there a moment ago.

@@ -112,6 +112,12 @@ def read_part(
     return found
 
 
+def read_stamp(parts: Path, position: WellName, made_by: str) -> PixelStamp | None:
+    """The stamp of the pixels that a part was made of; None where `read_part` gives None."""
+    opened = _open(parts, position, made_by)
+    return None if opened is None else opened[1]
+
+
 def anew(remedy: str) -> str:
     """How the well of a part that was just named is embedded again, and else all of them."""
     return f"remove that file and run the same command again, or {remedy}"

@@ -144,7 +144,9 @@ class PlateRun:
         Args and errors are those of `resume`, but that no pixels are read.
         """
         finished = [] if verify else [task for task in self.tasks if self.folder.has_part(task)]
-        self.stamps = stamps_before(self.plate.storage, self.tasks, finished, self.options.z)
+        storage = self.plate.storage
+        held = {t.name: self.folder.held_stamp(t) for t in finished} if storage.is_remote else None
+        self.stamps = stamps_before(storage, self.tasks, finished, self.options.z, held)
         for task in self.tasks:
             found = self.folder.read_part(task, self.stamps[task.name], any_stamp=verify)
             if found is not None:
@@ -262,8 +264,7 @@ class PlateRun:
         if stored.n_absent is None:
             return [
                 f"{n_absent} of the chunks that this run read {reads} as the fill value, the first"
-                f" {self.absent.first}: is the plate at its URL complete? Once it is, run the same"
-                " command again with --verify"
+                f" {self.absent.first}: is the plate at its URL complete?"
             ]
         return [
             f"{n_absent} of the plate's {stored.n_chunks} chunks {reads} as the fill value, the"

@@ -5,14 +5,17 @@ are not listed, and a request for each chunk would cost as much as reading: ther
 (ETag, or time and size) of one chunk of each field and time point, drawn by the field's name, so
 that among the fields of a well every channel and corner has its turn. The tags of what is embedded
 come with the pixels; only wells that were finished before are asked for. So a single chunk that
-is replaced may go unseen; `--verify` compares all pixels. What the metadata say of a field is
-compared by its own digest (`Field.metadata_digest`).
+is replaced may go unseen; `--verify` compares all pixels. Chunks that were absent are kept in mind
+too, a few of each field: a plate may be embedded before it is complete. What the metadata say of a
+field is compared by its own digest (`Field.metadata_digest`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import zlib
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -20,10 +23,10 @@ from unidino_fast.errors import PlateError
 from unidino_fast.names import one_line
 from unidino_fast.reading.plan import chunk, layers, touched
 from unidino_fast.storage import StorageFault
-from unidino_fast.storage.remote import RemoteStorage
+from unidino_fast.storage.remote import ABSENT, RemoteStorage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from unidino_fast.planning import FieldTask, WellTask
     from unidino_fast.plate_model import Field
@@ -33,8 +36,18 @@ PixelStamp: TypeAlias = str | dict[str, str]
 """A digest of what the storage lists, or tags of chunks by their keys; JSON-ready."""
 
 
+_MOST_ABSENT = 4
+"""Absent chunks of a field that are asked for again."""
+_MOST_LOOKED_AT = 10_000
+"""Chunks of a field beyond which none is looked for."""
+
+
 def stamps_before(
-    storage: Storage, tasks: Sequence[WellTask], finished: Sequence[WellTask], z: str | int
+    storage: Storage,
+    tasks: Sequence[WellTask],
+    finished: Sequence[WellTask],
+    z: str | int,
+    held: Mapping[str, PixelStamp | None] | None = None,
 ) -> dict[str, PixelStamp | None]:
     """Stamps of wells as they are now, by name; None where that is not known, or not yet.
 
@@ -43,13 +56,17 @@ def stamps_before(
         tasks: all wells.
         finished: those of them that are asked for where asking costs trips.
         z: the planes that are read of them.
+        held: stamps of finished wells as they were, whose absent chunks are asked for too.
 
     Raises:
         PlateError: the storage cannot tell, though it should.
     """
     if not isinstance(storage, RemoteStorage):
         return {task.name: _listed(storage, task) for task in tasks}
-    keys = {task.name: _sampled(task, z) for task in finished}
+    keys = {
+        task.name: [*_sampled(task, z), *_were_absent(task, (held or {}).get(task.name))]
+        for task in finished
+    }
     wanted = list(dict.fromkeys(key for own in keys.values() for key in own))
     found = dict(zip(wanted, storage.tags(wanted), strict=True))
     return {
@@ -74,7 +91,11 @@ def stamp_as_read(
     if not isinstance(storage, RemoteStorage):
         return before
     keys = _sampled(task, z)
-    return _known(dict(zip(keys, storage.tags_as_read(keys), strict=True)))
+    tags = dict(zip(keys, storage.tags_as_read(keys), strict=True))
+    for field in {one.field.array_path: one.field for one in task.fields}.values():
+        absent = itertools.islice(storage.absent_as_read(_all_keys(field)), _MOST_ABSENT)
+        tags |= dict.fromkeys(absent, ABSENT)
+    return _known(tags)
 
 
 def difference(before: PixelStamp | None, now: PixelStamp | None, well: str) -> str | None:
@@ -121,6 +142,35 @@ def _sampled(task: WellTask, z: str | int) -> list[str]:
     """Keys of the chunks that stand for a well, one a field and time point."""
     keys = [_drawn(field, z) for field in task.fields]
     return [key for key in dict.fromkeys(keys) if key is not None]
+
+
+def _were_absent(task: WellTask, held: PixelStamp | None) -> list[str]:
+    """The chunks of a well that its stamp says were absent; of its own arrays only."""
+    if not isinstance(held, dict):
+        return []
+    own = tuple(f"{field.field.array_path}/" for field in task.fields)
+    return [
+        key
+        for key, tag in held.items()
+        if tag == ABSENT and key.startswith(own) and ".." not in key.split("/")
+    ]
+
+
+def _all_keys(field: Field) -> Iterator[str]:
+    """Keys of all stored objects of a field's array, where they are not too many."""
+    facts = field.array
+    steps = [
+        (-(-length // size), size // inner)
+        for length, size, inner in zip(
+            facts.shape, facts.shards or facts.chunks, facts.chunks, strict=True
+        )
+    ]
+    if math.prod(n for n, _ in steps) > _MOST_LOOKED_AT:
+        return
+    for index in itertools.product(*(range(0, n * step, step) for n, step in steps)):
+        key = _key(field, index)
+        if key is not None:
+            yield key
 
 
 def _drawn(task: FieldTask, z: str | int) -> str | None:

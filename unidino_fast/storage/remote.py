@@ -33,7 +33,7 @@ from unidino_fast.storage.transports import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from zarr.abc.store import Store as ZarrStore
 
@@ -82,6 +82,7 @@ class RemoteStorage:
         self._seen: OrderedDict[str, str | None] = OrderedDict()
         self._seen_lock = threading.Lock()
         self._watchers: list[set[str]] = []
+        self._lacking: set[str] = set()
 
     def read(self, key: str, start: int | None = None, stop: int | None = None) -> ReadResult:
         """See `Storage`."""
@@ -99,8 +100,10 @@ class RemoteStorage:
         found = self.answer(key, room, start, stop)
         if self._transport.tells and not isinstance(found, StorageFault):
             self._remember(key, found.tag if found else ABSENT)
-        if found is None and self._watchers:
+        if found is None:
             with self._seen_lock:
+                if len(self._lacking) < _MOST_SEEN:
+                    self._lacking.add(key)
                 for watcher in self._watchers:
                     watcher.add(key)
         return found.content if isinstance(found, Answer) else found
@@ -136,6 +139,10 @@ class RemoteStorage:
         found |= zip(unseen, self.tags(unseen) if unseen else (), strict=True)
         tags = (found[key] for key in keys)
         return [None if isinstance(tag, StorageFault) else tag for tag in tags]
+
+    def absent_as_read(self, keys: Iterable[str]) -> Iterator[str]:
+        """Those of the keys at which `fetch` found no object; where it missed none, at no cost."""
+        return (key for key in keys if key in self._lacking) if self._lacking else iter(())
 
     @contextmanager
     def absent_seen(self) -> Iterator[set[str]]:
