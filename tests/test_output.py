@@ -112,6 +112,8 @@ class TestManifest:
         opened_with("ab", (5, 5))
         opened_with("cd", (0, 1)).write_part(result(), None)  # A01; nothing was lost so far
         folder = opened_with("ef", (0, 1), (5, 5))
+        assert json.loads(folder.manifest.read_bytes())["provenance"]["plate"]["digest"] == "ab"
+        folder.go_on()
         assert json.loads(folder.manifest.read_bytes())["provenance"]["plate"]["digest"] == "ef"
         opened_with("ef", (5, 5))  # the same plate: who asks for fewer wells gets them
         with pytest.raises(OutputError, match="another plate of this name, with other wells: use"):

@@ -128,7 +128,7 @@ class OutputFolder:
         )
         self._created: list[Path] = []
         self._locks: list[FolderLock] = []
-        self._replacing = False
+        self._replacing = self._goes_on = False
         self._making_room = threading.Lock()
 
     @classmethod
@@ -218,8 +218,17 @@ class OutputFolder:
                 self._remove_temporaries()
             elif self.manifest.exists():
                 return  # that of another shard, or of a merge
-            if not self._replacing:
+            self._goes_on = self.manifest.exists() and not overwrite
+            if not self._replacing and not self._goes_on:
                 self._begin(overwrite=overwrite)
+
+    def go_on(self) -> None:
+        """Says that this run goes on, once all that it takes over was found fit.
+
+        A run that is refused before leaves the manifest of the finished one as it is.
+        """
+        if self._goes_on:
+            self._begin(overwrite=False)
 
     def close(self) -> None:
         """Gives the folder free for other runs."""

@@ -163,6 +163,7 @@ def embed_to_folder(
     run = PlateRun(plate, plan, tasks, model, options, folder, workers, limits)
     try:
         run.resume(verify=verify)
+        folder.go_on()
         if on_start is not None:
             on_start(run.pending, run.n_resumed)
         run.embed(on_error, on_well or (lambda task: None))

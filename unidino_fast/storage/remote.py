@@ -106,6 +106,9 @@ class RemoteStorage:
                     self._lacking.add(key)
                 for watcher in self._watchers:
                     watcher.add(key)
+        elif key in self._lacking:  # it has come to be there since
+            with self._seen_lock:
+                self._lacking.discard(key)
         return found.content if isinstance(found, Answer) else found
 
     def grab(self, key: str, grabs: Sequence[Grab]) -> int | None:
