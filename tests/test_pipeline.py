@@ -18,7 +18,7 @@ from unidino_fast.config import EmbedOptions
 from unidino_fast.engines import choose
 from unidino_fast.errors import OutputError, PixelError, TableError
 from unidino_fast.output import QUALITY, TABLES
-from unidino_fast.pipeline import check_embedding
+from unidino_fast.pipeline import prepare_run
 from unidino_fast.planning import plan_plate
 from unidino_fast.platemap import Platemap
 
@@ -279,7 +279,11 @@ def test_a_channel_that_was_misspelt_is_mended_in_its_well_alone(
 
 
 def test_a_plate_that_grows_keeps_its_engine(
-    plate_path: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plate_path: Path,
+    tiny_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """`auto` goes by the tiles of the whole job, which has more when a well was mended."""
     model = uf.load_backbone(tiny_weights, device="cpu")
@@ -291,8 +295,14 @@ def test_a_plate_that_grows_keeps_its_engine(
     faulty = uf.open_plate(plate_path, on_error="skip")
     uf.embed_to_folder(faulty, model, tmp_path, OPTIONS, on_error="skip")
     path.write_text(text)
-    check_embedding(uf.open_plate(plate_path), model, tmp_path, OPTIONS)
-    assert embed(plate_path, model, tmp_path).n_resumed == 5
+    caplog.set_level("INFO", "unidino_fast")
+    prepare_run(uf.open_plate(plate_path), model, tmp_path, OPTIONS)
+    assert embed(plate_path, uf.load_backbone(tiny_weights, device="cpu"), tmp_path).n_resumed == 5
+    begun = n_tiles * 5 // 6
+    assert caplog.messages == [
+        f"engine auto is eager: {begun} tiles when its folder was begun, in fp32 on cpu, onnx pays"
+        f" from {n_tiles}"
+    ]
     held = json.loads((tmp_path / "small/manifest.json").read_text())
     assert held["provenance"]["model"]["engine"] == "eager"
     embed(plate_path, model, tmp_path, overwrite=True)

@@ -246,10 +246,26 @@ def test_chunks_that_a_server_did_not_have_are_missed_no_more(
     assert tables_of(out / "small") == tables_of(whole / "small")
 
 
+def test_a_chunk_that_has_come_to_be_there_is_not_noted_as_absent(
+    url: str, plate_path: Path, model: uf.Embedder, tmp_path: Path
+) -> None:
+    """Also where the plate was opened, and read once, before it came."""
+    late = plate_path / "A/2/0/0/1/0/0"
+    content = late.read_bytes()
+    late.unlink()
+    plate = uf.open_plate(url)
+    for folder, n_absent in (("one", 1), ("two", 0)):
+        summary = uf.embed_to_folder(plate, model, tmp_path / folder, OPTIONS)
+        assert len(summary.warnings) == n_absent
+        noted = tags_in(tmp_path / folder / "small/parts/A02.parquet")
+        assert list(noted.values()).count("absent") == n_absent
+        late.write_bytes(content)
+
+
 def test_chunks_that_a_server_does_not_have_are_counted(
     server: Server, url: str, plate_path: Path, model: uf.Embedder, tmp_path: Path
 ) -> None:
-    """Those of wells that are read; of a run that finds all wells finished nothing is known."""
+    """Those of wells that are read; of those that were finished before, the wells."""
     for chunk in ("A/2/0/0/1/0/0", "A/2/0/0/2/0/0", "B/1/1/0/0/0/0"):
         (plate_path / chunk).unlink()
     out = tmp_path / "out"
@@ -259,11 +275,18 @@ def test_chunks_that_a_server_does_not_have_are_counted(
     )
     assert embed(url, model, out).warnings == (warning,)
     assert embed(url, model, out, verify=True).warnings == (warning,)
-    assert embed(url, model, out).warnings == ()
+    before = (
+        "chunks of {} that a former run finished are absent and read as the fill value, the first"
+        " A/2/0/0/1/0/0: is the plate at its URL complete?"
+    )
+    assert embed(url, model, out).warnings == (before.format("2 wells"),)
+    manifest = json.loads((out / "small/manifest.json").read_text())
+    assert manifest["run"]["warnings"] == [before.format("2 wells")]
     (out / "small/parts/B01.parquet").unlink()
     assert embed(url, model, out).warnings == (
         "1 of the chunks that this run read is absent and reads as the fill value, the first"
         " B/1/1/0/0/0/0: is the plate at its URL complete?",
+        before.format("1 well"),
     )
     plate = uf.open_plate(url)
     for folder in ("one", "two"):

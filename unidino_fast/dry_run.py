@@ -63,7 +63,7 @@ class DryRun:
 
     def _finished(self, plate: Plate) -> set[str] | None:
         """Names of the wells that are done; None where only workers that are there could tell."""
-        from unidino_fast.pipeline import finished_wells
+        from unidino_fast.pipeline import prepare_run
 
         request = self.request
         if request.scheduler is not None:
@@ -72,7 +72,7 @@ class DryRun:
                 return set()
             say(f"note: {folder.path} holds results, which are judged when workers are there")
             return None
-        return finished_wells(
+        run = prepare_run(
             plate,
             self._model,
             request.out,
@@ -80,9 +80,12 @@ class DryRun:
             platemap=request.platemap,
             overwrite=request.overwrite,
             shard=request.shard,
-            verify=request.verify,
             qc=request.qc,
         )
+        if request.overwrite:
+            return set()
+        run.find_finished(verify=request.verify)
+        return set(run.results)
 
 
 def _counts(tasks: Sequence[WellTask] | None, suffix: str) -> dict[str, int | None]:

@@ -162,9 +162,9 @@ class _Embedding:
 
     def check(self, plate: Plate) -> None:
         """Raises what is wrong with a plate, before any work."""
-        from unidino_fast.pipeline import check_embedding
+        from unidino_fast.pipeline import prepare_run
 
-        check_embedding(
+        prepare_run(
             plate,
             self.model,
             self.request.out,
@@ -172,7 +172,7 @@ class _Embedding:
             platemap=self.request.platemap,
             overwrite=self.request.overwrite,
             workers=self.workers,
-            sharded=self.request.shard is not None,
+            shard=self.request.shard,
             qc=self.request.qc,
         )
 

@@ -19,12 +19,20 @@ from typing import TYPE_CHECKING, Any
 from unidino_fast.errors import OutputError
 from unidino_fast.files import TEMPORARY, reason_of, write_json
 from unidino_fast.lock import FolderLock
+from unidino_fast.manifest import (
+    FORMAT,
+    deciding,
+    difference,
+    read_manifest,
+    short,
+    write_manifest,
+)
 from unidino_fast.parts import part_path, read_part, read_stamp, read_whole_part, write_part
 from unidino_fast.profiles.appending import RowGroups
 from unidino_fast.tables import atomic_table, write_parquet
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import polars as pl
@@ -38,9 +46,6 @@ TABLES = ("fields.parquet", "wells.parquet", "profiles.parquet")
 QUALITY = "qc.json"
 REPORT = "report.html"
 """Made of them on request; it goes when they are replaced."""
-_FORMAT = 2
-DECIDING = ("plate", "model", "options")
-"""Groups of the provenance that results in one folder must share."""
 _LOCK = ".lock"
 _UNSAFE = re.compile(r"[^\w .()+-]|^\.+")
 _LONGEST_NAME = 200
@@ -59,44 +64,6 @@ def folder_name(plate: str) -> str:
     return f"{safe.encode()[:_LONGEST_NAME].decode(errors='ignore')}_{digest}"
 
 
-def deciding(provenance: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What of a provenance decides the numbers, in one order, as it comes back from JSON.
-
-    Weights go by their digest: the same ones may have another name. The plate's digest is not among
-    them: each part knows what the metadata said of its own fields.
-    """
-    found = {group: dict(provenance[group]) for group in DECIDING}
-    found["plate"].pop("digest", None)
-    if found["model"].get("weights_digest"):
-        found["model"].pop("weights", None)
-    held: dict[str, dict[str, Any]] = json.loads(json.dumps(found, sort_keys=True))
-    return held
-
-
-def difference(
-    one: Mapping[str, Any], other: Mapping[str, Any], *, but: Collection[str] = ()
-) -> tuple[str, str, str] | None:
-    """The first thing that decides numbers in which provenances differ, and both its values."""
-    before, now = deciding(one), deciding(other)
-    for group in DECIDING:
-        for name in dict.fromkeys([*now[group], *before[group]]):
-            if name in but:
-                continue
-            values = before[group].get(name), now[group].get(name)
-            if values[0] == values[1] or _follows_the_tile(name, before[group], now[group]):
-                continue
-            names = one["model"].get("weights"), other["model"].get("weights")
-            if name == "weights_digest" and names[0] != names[1]:
-                name, values = "weights", names  # which say more to a person
-            return f"{group} {name}", _short(values[0]), _short(values[1])
-    return None
-
-
-def _follows_the_tile(name: str, *options: Mapping[str, Any]) -> bool:
-    """Whether strides differ because tiles do, of which a person is told instead."""
-    return name == "stride" and all(own.get(name) == own.get("tile") for own in options)
-
-
 class OutputFolder:
     """One plate's results on disk.
 
@@ -105,6 +72,7 @@ class OutputFolder:
         plate: plate name.
         provenance: everything that decides the numbers, JSON-ready.
         wells: of the plate, all of them.
+        job_tiles: of the job that the folder was begun with.
         sharded: others write into it at the same time, so that none may replace what is there.
     """
 
@@ -114,13 +82,14 @@ class OutputFolder:
         plate: str,
         provenance: Mapping[str, Any],
         wells: Sequence[WellName] = (),
+        job_tiles: int | None = None,
         *,
         sharded: bool = False,
     ) -> None:
         self.path = out / folder_name(plate)
         self.provenance = provenance
         self.wells = wells
-        self.job_tiles: int | None = None
+        self.job_tiles = job_tiles
         self.remedy = (
             "remove that folder, or choose another --out for all shards"
             if sharded
@@ -150,11 +119,8 @@ class OutputFolder:
 
     def begun_with(self) -> int | None:
         """Tiles of the job that the folder was begun with, by which an engine may be chosen."""
-        try:
-            found = json.loads(self.manifest.read_bytes())["job_tiles"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return None
-        return found if isinstance(found, int) and found >= 0 else None
+        found = read_manifest(self.manifest)
+        return None if found is None else found.job_tiles
 
     def left_over(self) -> list[str]:
         """Names of wells whose parts lie here though the plate does not hold them now."""
@@ -346,13 +312,7 @@ class OutputFolder:
             ) from error
 
     def _write_manifest(self, run: Mapping[str, Any]) -> None:
-        document = {
-            "format": _FORMAT,
-            "job_tiles": self.job_tiles,
-            "provenance": dict(self.provenance),
-            "run": dict(run),
-        }
-        write_json(document, self.manifest)
+        write_manifest(self.manifest, self.provenance, self.job_tiles, run)
 
     def _has_results(self) -> bool:
         """Whether any well is finished."""
@@ -360,19 +320,15 @@ class OutputFolder:
         return tables or any(self.parts.glob("*.parquet"))
 
     def _check_same(self) -> None:
-        try:
-            document = json.loads(self.manifest.read_bytes())
-            made_by = document["format"]
-            held = {group: dict(document["provenance"][group]) for group in DECIDING}
-            labels = document["provenance"].get("platemap") or {}
-            platemap = labels.get("name")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise OutputError(f"{self.manifest} cannot be read: {self.remedy}") from None
-        if made_by != _FORMAT:
+        manifest = read_manifest(self.manifest)
+        if manifest is None:
+            raise OutputError(f"{self.manifest} cannot be read: {self.remedy}")
+        if manifest.format != FORMAT:
             raise OutputError(
-                f"{self.path} holds results of format {_short(made_by)}, this version writes"
-                f" {_FORMAT}: {self.remedy}"
+                f"{self.path} holds results of format {short(manifest.format)}, this version writes"
+                f" {FORMAT}: {self.remedy}"
             )
+        held = manifest.deciding
         # all channels are those of all wells, so that a well that was mended may bring another
         is_mended = held["plate"].get("digest") != self.provenance["plate"].get("digest")
         found = difference(held, self.provenance, but=("channels",) if is_mended else ())
@@ -383,9 +339,10 @@ class OutputFolder:
             )
         if is_mended:
             self._check_wells()
-        if platemap and not self.provenance.get("platemap") and self._has_results():
+        labels = manifest.platemap
+        if labels and not self.provenance.get("platemap") and self._has_results():
             raise OutputError(
-                f"{self.path} holds results with the labels of {_short(platemap)}: give it again"
+                f"{self.path} holds results with the labels of {short(labels)}: give it again"
                 f" by --metadata, or {self.remedy} to do without labels"
             )
 
@@ -429,10 +386,3 @@ class OutputFolder:
         for folder in reversed(self._created):
             with contextlib.suppress(OSError):
                 folder.rmdir()
-
-
-def _short(value: object) -> str:
-    """A value of the provenance in a message: digests cut, one line."""
-    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
-        return f"{value[:12]}..."
-    return value if isinstance(value, str) and value.isprintable() else repr(value)

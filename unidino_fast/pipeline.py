@@ -144,23 +144,19 @@ def embed_to_folder(
         ClusterError: the workers are gone.
     """
     start = time.perf_counter()
-    limits = _limits(qc)
-    plan, model, folder = _prepare(
+    run = prepare_run(
         plate,
         model,
-        Path(out),
+        out,
         options,
-        platemap,
-        workers,
-        limits,
-        sharded=shard is not None,
+        platemap=platemap,
         overwrite=overwrite,
+        workers=workers,
+        shard=shard,
+        qc=qc,
     )
-    tasks = plan.wells if shard is None else shard.of(plan.wells)
-    if shard is not None:
-        check_count(folder, shard)
+    folder = run.folder
     folder.open(overwrite=overwrite, shard=None if shard is None else shard.name)
-    run = PlateRun(plate, plan, tasks, model, options, folder, workers, limits)
     try:
         run.resume(verify=verify)
         folder.go_on()
@@ -197,7 +193,7 @@ def _run_document(run: PlateRun, summary: RunSummary) -> dict[str, Any]:
     }
 
 
-def check_embedding(
+def prepare_run(
     plate: Plate,
     model: Embedder,
     out: str | os.PathLike[str],
@@ -206,95 +202,46 @@ def check_embedding(
     platemap: Platemap | None = None,
     overwrite: bool = False,
     workers: Session | None = None,
-    sharded: bool = False,
-    qc: bool | Thresholds = True,
-) -> None:
-    """Raises what `embed_to_folder` would raise before it reads a pixel; writes nothing."""
-    *_, folder = _prepare(
-        plate,
-        model,
-        Path(out),
-        options,
-        platemap,
-        workers,
-        _limits(qc),
-        sharded=sharded,
-        overwrite=overwrite,
-    )
-    folder.check(overwrite=overwrite)
-
-
-def finished_wells(
-    plate: Plate,
-    model: Embedder,
-    out: str | os.PathLike[str],
-    options: EmbedOptions,
-    *,
-    platemap: Platemap | None = None,
-    overwrite: bool = False,
     shard: Shard | None = None,
-    verify: bool = False,
     qc: bool | Thresholds = True,
-) -> set[str]:
-    """Names of the wells that `embed_to_folder` would take over, or what it would raise.
+) -> PlateRun:
+    """The run of `embed_to_folder` before it looks at pixels; writes nothing.
 
-    Pixels are not read and nothing is written.
+    Its `find_finished` says which wells it would take over. Args and errors are those of
+    `embed_to_folder`.
     """
+    model.check_single_channel()
+    _refuse_inside(Path(out), plate)
+    plan = plan_plate(plate, options, patch=model.backbone.patch_size)
+    begun_with = None if overwrite else OutputFolder(Path(out), plate.name, {}).begun_with()
+    # a plate that has grown keeps the engine that its finished wells were embedded with
+    job_tiles = plan.n_tiles if begun_with is None else begun_with
+    model = model.for_job(job_tiles, begun=job_tiles != plan.n_tiles)
     limits = _limits(qc)
-    plan, model, folder = _prepare(
-        plate,
-        model,
-        Path(out),
-        options,
-        platemap,
-        None,
-        limits,
-        sharded=shard is not None,
-        overwrite=overwrite,
+    _check_labels(plan, plate, platemap, limits)
+    resolved = options.model_copy(update={"channels": plan.channels})
+    device = None if workers is None else workers.facts["device_name"]
+    provenance = provenance_of(plate, model, resolved, platemap, device, limits)
+    positions = [task.well.position for task in plan.wells]
+    folder = OutputFolder(
+        Path(out), plate.name, provenance, positions, job_tiles, sharded=shard is not None
     )
+    tasks = plan.wells if shard is None else shard.of(plan.wells)
     if shard is not None:
         check_count(folder, shard)
     folder.check(overwrite=overwrite)
-    if overwrite:
-        return set()
-    tasks = plan.wells if shard is None else shard.of(plan.wells)
-    run = PlateRun(plate, plan, tasks, model, options, folder, None, limits)
-    run.find_finished(verify=verify)
-    return set(run.results)
+    return PlateRun(plate, plan, tasks, model, options, folder, workers, limits)
 
 
-def _prepare(
-    plate: Plate,
-    model: Embedder,
-    out: Path,
-    options: EmbedOptions,
-    platemap: Platemap | None,
-    workers: Session | None,
-    qc: Thresholds | None,
-    *,
-    sharded: bool,
-    overwrite: bool,
-) -> tuple[Plan, Embedder, OutputFolder]:
-    """The plan, the model with its engine, and the folder, which is not touched yet."""
-    model.check_single_channel()
-    _refuse_inside(out, plate)
-    plan = plan_plate(plate, options, patch=model.backbone.patch_size)
-    begun_with = None if overwrite else OutputFolder(out, plate.name, {}).begun_with()
-    # a plate that has grown keeps the engine that its finished wells were embedded with
-    job_tiles = plan.n_tiles if begun_with is None else begun_with
-    model = model.for_job(job_tiles)
+def _check_labels(
+    plan: Plan, plate: Plate, platemap: Platemap | None, qc: Thresholds | None
+) -> None:
+    """Complains of labels that do not fit before hours of work, not after them."""
     wells = _wells_of(plan, plate)
-    if platemap is not None:  # complain before hours of work, not after them
+    if platemap is not None:
         wells, _ = join_platemap(wells, platemap.table, name=platemap.name)
     if qc is not None:
         check_labels(wells, qc)
-    resolved = options.model_copy(update={"channels": plan.channels})
-    device = None if workers is None else workers.facts["device_name"]
-    provenance = provenance_of(plate, model, resolved, platemap, device, qc)
-    positions = [task.well.position for task in plan.wells]
-    folder = OutputFolder(out, plate.name, provenance, positions, sharded=sharded)
-    folder.job_tiles = job_tiles
-    return plan, model, folder
 
 
 def _limits(qc: bool | Thresholds) -> Thresholds | None:

@@ -15,7 +15,7 @@ from unidino_fast.errors import OutputError, PixelError
 from unidino_fast.parts import anew, part_path
 from unidino_fast.reading import Absent, absent_seen, stored_chunks
 from unidino_fast.results import WellResult
-from unidino_fast.stamps import stamp_as_read, stamps_before
+from unidino_fast.stamps import absent_chunks, stamp_as_read, stamps_before
 from unidino_fast.write_behind import written_behind
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ class PlateRun:
         self.n_measured_later = 0
         self.n_new_tiles = 0
         self.absent = Absent()
+        self.absent_before: dict[str, list[str]] = {}
         self.check: SelfCheck | None = None
 
     def resume(self, *, verify: bool = False) -> None:
@@ -132,6 +133,11 @@ class PlateRun:
         lacking = [name for name, found in self.results.items() if self._lacks_measures(found)]
         self.n_measured_later = len(lacking)
         again = self.results if verify else lacking
+        self.absent_before = {
+            name: keys
+            for name in self.results
+            if name not in again and (keys := absent_chunks(self.stamps[name]))
+        }
         if again:
             stage = "verify" if verify else "measure"
             with self.clock.stage(stage), absent_seen(self.plate.storage) as absent:
@@ -252,24 +258,34 @@ class PlateRun:
         return said
 
     def absent_chunks(self) -> list[str]:
-        """A line where chunks are not there, which the format allows.
-
-        Behind a URL those of wells that a former run finished are not known.
-        """
+        """Lines where chunks are not there, which the format allows."""
         stored = stored_chunks(self.plate)
-        n_absent = self.absent.n if stored.n_absent is None else stored.n_absent
-        if not n_absent:
-            return []
-        reads = "are absent and read" if n_absent > 1 else "is absent and reads"
         if stored.n_absent is None:
-            return [
-                f"{n_absent} of the chunks that this run read {reads} as the fill value, the first"
-                f" {self.absent.first}: is the plate at its URL complete?"
-            ]
+            return self._absent_at_url()
+        if stored.n_absent == 0:
+            return []
         return [
-            f"{n_absent} of the plate's {stored.n_chunks} chunks {reads} as the fill value, the"
-            f" first in {stored.lacking}: is the copy of the plate complete?"
+            f"{stored.n_absent} of the plate's {stored.n_chunks} chunks {_reads(stored.n_absent)},"
+            f" the first in {stored.lacking}: is the copy of the plate complete?"
         ]
+
+    def _absent_at_url(self) -> list[str]:
+        """The same where nothing is listed; of finished wells a few absent chunks are known."""
+        lines = []
+        if self.absent.n:
+            lines.append(
+                f"{self.absent.n} of the chunks that this run read {_reads(self.absent.n)}, the"
+                f" first {self.absent.first}: is the plate at its URL complete?"
+            )
+        if self.absent_before:
+            n = len(self.absent_before)
+            wells = "1 well" if n == 1 else f"{n} wells"
+            first = min(key for keys in self.absent_before.values() for key in keys)
+            lines.append(
+                f"chunks of {wells} that a former run finished {_reads(2)}, the first {first}: is"
+                " the plate at its URL complete?"
+            )
+        return lines
 
     def summary(self, warnings: Sequence[str], total: float) -> RunSummary:
         """What this run did in `total` seconds."""
@@ -370,6 +386,10 @@ def check_engine(
     if model.is_reference:
         return None
     return self_check(model, sample_patches(tasks, plate.storage, model, options))
+
+
+def _reads(n_absent: int) -> str:
+    return f"{'are absent and read' if n_absent > 1 else 'is absent and reads'} as the fill value"
 
 
 def _split_fault(fault: str) -> tuple[str, str]:

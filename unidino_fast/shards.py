@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from unidino_fast.assembly import Layout, write_tables
 from unidino_fast.errors import OutputError, TableError, UsageError, first_line
 from unidino_fast.files import write_json
+from unidino_fast.manifest import DECIDING, difference
 from unidino_fast.names import parse_well
-from unidino_fast.output import DECIDING, OutputFolder, difference
+from unidino_fast.output import OutputFolder
 from unidino_fast.parts import read_whole_part
 from unidino_fast.qc import thresholds_of
 

@@ -112,6 +112,11 @@ def difference(before: PixelStamp | None, now: PixelStamp | None, well: str) -> 
     return None
 
 
+def absent_chunks(stamp: PixelStamp | None) -> list[str]:
+    """Keys of chunks that a stamp knows to be absent; of remote stores alone."""
+    return [] if not isinstance(stamp, dict) else [k for k, tag in stamp.items() if tag == ABSENT]
+
+
 def _listed(storage: Storage, task: WellTask) -> str | None:
     """Digest of what a storage lists of a well's chunks."""
     digest = hashlib.sha256()
@@ -146,13 +151,9 @@ def _sampled(task: WellTask, z: str | int) -> list[str]:
 
 def _were_absent(task: WellTask, held: PixelStamp | None) -> list[str]:
     """The chunks of a well that its stamp says were absent; of its own arrays only."""
-    if not isinstance(held, dict):
-        return []
     own = tuple(f"{field.field.array_path}/" for field in task.fields)
     return [
-        key
-        for key, tag in held.items()
-        if tag == ABSENT and key.startswith(own) and ".." not in key.split("/")
+        key for key in absent_chunks(held) if key.startswith(own) and ".." not in key.split("/")
     ]
 
 

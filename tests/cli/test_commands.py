@@ -97,17 +97,22 @@ def test_dry_run_refuses_what_embed_refuses(
     (tmp_path / "file").touch()
     held = sorted(tmp_path.rglob("*"))
     usual = ("--weights", tiny_weights, "--tile", "32")
+    on_cpu = (*usual, "--device", "cpu", "--out", tmp_path / "o")
     for words, code, said in (
         ((*usual, "--out", plate_path / "x"), 2, "lies in the plate"),
         ((*usual, "--out", tmp_path / "file"), 1, "file is no folder"),
         (("--weights", tiny_weights, "--tile", "50", "--out", tmp_path / "o"), 2, "not a multiple"),
         (("--weights", tmp_path / "no.pth", "--out", tmp_path / "o"), 1, "no.pth"),
         ((*usual, "--device", "cuda:99", "--out", tmp_path / "o"), 2, "cuda:99"),
+        ((*on_cpu, "--engine", "tensorrt"), 2, "engine tensorrt does not run on cpu"),
+        ((*on_cpu, "--engine", "onnx", "--precision", "bf16"), 2, "onnx does not compute in bf16"),
+        ((*on_cpu, "--engine", "onnx", "--precision", "fp8"), 2, "precision fp8 needs a CUDA"),
     ):
         for more in (("--dry-run",), ()):
             refused = run("embed", plate_path, *words, *more)
             assert (refused.code, refused.out) == (code, "")
             assert said in refused.err
+            assert "embedding" not in refused.err
     assert sorted(tmp_path.rglob("*")) == held
 
 

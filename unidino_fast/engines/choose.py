@@ -58,7 +58,12 @@ class Engine(Protocol):
 
 
 def choose_engine(
-    name: str, device: torch.device, precision: Precision, n_tiles: int | None
+    name: str,
+    device: torch.device,
+    precision: Precision,
+    n_tiles: int | None,
+    *,
+    begun: bool = False,
 ) -> EngineName:
     """The engine that `auto` means for a job, and a line in the log why; any other name is itself.
 
@@ -67,13 +72,13 @@ def choose_engine(
         device: where it will run.
         precision: what it will compute in.
         n_tiles: tiles of the whole job; None if unknown, which is the eager engine without a word.
+        begun: those are the tiles that an output folder was begun with, whose engine is kept.
 
     Raises:
-        UsageError: an unknown name, or an engine that does not compute in this precision.
+        UsageError: an unknown name.
     """
     if name not in ENGINES:
         raise UsageError(f"engine {name!r} is unknown: use {', '.join(ENGINES)}")
-    check_engine(name, precision)
     if name != "auto":
         return cast("EngineName", name)
     if n_tiles is None:
@@ -82,9 +87,8 @@ def choose_engine(
     least = PAYS_FROM_TILES.get(fast, 0)
     chosen: EngineName = fast if n_tiles >= least else "eager"
     why = "no other is faster" if fast == "eager" else f"{fast} pays from {least}"
-    _log.info(
-        "engine auto is %s: %d tiles in %s on %s, %s", chosen, n_tiles, precision, device.type, why
-    )
+    tiles = f"{n_tiles} tiles when its folder was begun," if begun else f"{n_tiles} tiles"
+    _log.info("engine auto is %s: %s in %s on %s, %s", chosen, tiles, precision, device.type, why)
     return chosen
 
 
@@ -118,7 +122,7 @@ def build_engine(
         UsageError: its packages are not installed, or it does not do this precision here.
     """
     step = step or step_of(device, graph.dim)
-    check_engine(name, precision)
+    check_available(name, device, precision)
     if precision == "fp8":
         from unidino_fast.engines.fp8 import fp8_graph
 
@@ -140,13 +144,27 @@ def build_engine(
     return EagerEngine(graph, device, precision, step=step)
 
 
-def check_engine(name: str, precision: Precision) -> None:
-    """Raises UsageError where an engine does not compute in a precision on any device."""
-    if precision == "fp8" and name not in ("auto", *FP8_ENGINES):
+def check_available(name: str, device: torch.device, precision: Precision) -> None:
+    """Raises what building an engine would raise for lack of a package or of a fit; builds none.
+
+    Raises:
+        UsageError: an unknown name, packages that are not installed, or an engine that does not
+            run on the device or does not compute in the precision there.
+    """
+    chosen = choose_engine(name, device, precision, None)
+    if precision == "fp8" and chosen not in FP8_ENGINES:
         raise UsageError(
-            f"engine {name} does not compute in fp8: use --precision bf16, or --engine"
+            f"engine {chosen} does not compute in fp8: use --precision bf16, or --engine"
             f" {' or '.join(FP8_ENGINES)}"
         )
+    if chosen == "onnx":
+        from unidino_fast.engines import onnx_runtime
+
+        onnx_runtime.check_available(device, precision)
+    elif chosen == "tensorrt":
+        from unidino_fast.engines import tensorrt
+
+        tensorrt.check_available(device)
 
 
 def lacks_fp8(device: torch.device) -> str:

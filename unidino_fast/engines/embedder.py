@@ -65,15 +65,16 @@ class Embedder:
         self._engines: dict[EngineName, Engine] = {}
         self._jobs: dict[int, Embedder] = {}
 
-    def for_job(self, n_tiles: int) -> Embedder:
+    def for_job(self, n_tiles: int, *, begun: bool = False) -> Embedder:
         """This embedder with the engine that suits a job of so many tiles; engines are shared.
 
-        The log says why once, however often a job is asked for.
+        The log says why once, however often a job is asked for; of a job that was begun before with
+        other tiles than it has now, it says that too.
         """
         if self.engine != "auto":
             return self
         if n_tiles not in self._jobs:
-            chosen = choose_engine(self.engine, self.device, self.precision, n_tiles)
+            chosen = choose_engine(self.engine, self.device, self.precision, n_tiles, begun=begun)
             other = Embedder(self.backbone, chosen, self.device, self.precision, self.batch_size)
             other._engines = self._engines
             other.__dict__["_graph"] = self._graph

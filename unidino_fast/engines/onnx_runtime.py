@@ -24,6 +24,21 @@ _CPU_STEP = 2
 """Tiles that one core takes at a time."""
 
 
+def check_available(device: torch.device, precision: Precision) -> None:
+    """Raises UsageError where ONNX Runtime is not installed, or lacks the device or precision."""
+    imported("onnx")
+    if _PROVIDERS[device.type] not in imported("onnxruntime").get_available_providers():
+        raise UsageError(
+            f"this onnxruntime does not run on {device}: pip install onnxruntime-gpu in its"
+            " place, or use --engine compile"
+        )
+    if precision not in _PRECISIONS[device.type]:
+        raise UsageError(
+            f"engine onnx does not compute in {precision} on {device}: use --precision"
+            f" {' or '.join(_PRECISIONS[device.type])}, or --engine compile"
+        )
+
+
 class OnnxEngine:
     """Runs the graph in an ONNX Runtime session.
 
@@ -47,18 +62,8 @@ class OnnxEngine:
         *,
         step: int,
     ) -> None:
+        check_available(device, precision)
         runtime = imported("onnxruntime")
-        provider = _PROVIDERS[device.type]
-        if provider not in runtime.get_available_providers():
-            raise UsageError(
-                f"this onnxruntime does not run on {device}: pip install onnxruntime-gpu in its"
-                " place, or use --engine compile"
-            )
-        if precision not in _PRECISIONS[device.type]:
-            raise UsageError(
-                f"engine onnx does not compute in {precision} on {device}: use --precision"
-                f" {' or '.join(_PRECISIONS[device.type])}, or --engine compile"
-            )
         options = runtime.SessionOptions()
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
         self.step = min(step, _CPU_STEP) if device.type == "cpu" else step
@@ -70,7 +75,7 @@ class OnnxEngine:
         self._device = device
         self._dim = graph.dim
         self._session: Any = runtime.InferenceSession(
-            onnx_model(graph, precision), options, providers=[(provider, on_device)]
+            onnx_model(graph, precision), options, providers=[(_PROVIDERS[device.type], on_device)]
         )
 
     def __call__(self, patches: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from unidino_fast.backbones import open_backbone
-from unidino_fast.engines.choose import choose_device, choose_engine, choose_precision
+from unidino_fast.engines.choose import check_available, choose_device, choose_precision
 from unidino_fast.engines.embedder import Embedder
 from unidino_fast.errors import UsageError
 
@@ -57,7 +57,7 @@ class ModelSpec:
         """
         place = choose_device(self.device)
         arithmetic = choose_precision(self.precision, place)
-        choose_engine(self.engine, place, arithmetic, None)
+        check_available(self.engine, place, arithmetic)
         return Embedder(self.backbone, self.engine, place, arithmetic, self.batch_size)
 
 
@@ -87,7 +87,7 @@ def load_backbone(
         UsageError: an option is not available here.
     """
     place = choose_device(device)  # what is cheap to refuse is refused first
-    choose_engine(engine, place, choose_precision(precision, place), None)
+    check_available(engine, place, choose_precision(precision, place))
     return ModelSpec.load(
         weights,
         engine=engine,

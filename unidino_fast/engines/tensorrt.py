@@ -62,14 +62,10 @@ class TensorRTEngine:
         step: int,
         cache: Path | None = None,
     ) -> None:
-        if device.type != "cuda":
-            raise UsageError(
-                f"engine tensorrt does not run on {device}: use a CUDA device, or --engine compile"
-            )
+        check_available(device)
         library = load_tensorrt()
         gpu = torch.cuda.get_device_name(device)
         capability = torch.cuda.get_device_capability(device)
-        check_gpu(library, gpu, capability)
         self._device = device
         self.step = step
         self._dim = graph.dim
@@ -159,6 +155,16 @@ def cached_engine(
             f"TensorRT does not load the engine it built ({library.reason()}): use --engine compile"
         )
     return engine
+
+
+def check_available(device: torch.device) -> None:
+    """Raises UsageError where TensorRT is not installed, or has no code for the device."""
+    if device.type != "cuda":
+        raise UsageError(
+            f"engine tensorrt does not run on {device}: use a CUDA device, or --engine compile"
+        )
+    gpu, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+    check_gpu(load_tensorrt(), gpu, capability)
 
 
 def check_gpu(library: TensorRT, gpu: str, capability: tuple[int, int]) -> None:

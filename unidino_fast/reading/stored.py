@@ -35,7 +35,7 @@ class Stored(NamedTuple):
 
 
 class Absent(NamedTuple):
-    """Chunks (or shards) behind a URL that reading found absent: how many, and one's key."""
+    """Chunks (or shards) behind a URL that are absent: how many, and the first key of them."""
 
     n: int = 0
     first: str | None = None
