@@ -169,6 +169,21 @@ def test_some_may_not_be_read(server: Server, plates: ModuleType, tmp_path: Path
     )
 
 
+def test_a_web_page_in_place_of_a_chunk_is_told(
+    server: Server, plates: ModuleType, tmp_path: Path
+) -> None:
+    """As of a login, which many servers send with status 200."""
+    plates.write_plate(tmp_path / "p.zarr", {"A/1": ["0"]})
+    (tmp_path / "p.zarr/A/1/0/0/1/0/0").write_text("\n<!DOCTYPE html><html><body>Log in</body>")
+    for place, remedy in (
+        (f"{server.url}/p.zarr", "check your access to it"),
+        (str(tmp_path / "p.zarr"), "restore it from its source"),
+    ):
+        plate = open_plate(place)
+        with pytest.raises(PixelError, match=rf"\(a web page is in its place\): {remedy}$"):
+            FieldReader(plate.storage).read(plate.fields[0], time=0, channels=(1,), z="max")
+
+
 @pytest.mark.parametrize(
     ("begins", "why"), [(True, "the answer broke off"), (False, "its server closed the connection")]
 )

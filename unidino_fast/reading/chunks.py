@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unidino_fast.reading.codecs import checked
-from unidino_fast.reading.faults import chunk_error
+from unidino_fast.reading.faults import chunk_error, refuse_page
 from unidino_fast.reading.plan import AXES, chunk
 from unidino_fast.reading.shards import Indices, is_meant, parse_index, span_of
 from unidino_fast.storage import StorageFault
@@ -270,7 +270,13 @@ class ChunkReader:
             raise ValueError(EMPTY)
         if start is not None and stop is not None and len(found) != stop - start:
             raise ValueError(f"it ends before byte {stop}: it is truncated")
-        self._unpack(found, out)
+        try:
+            self._unpack(found, out)
+        except MemoryError:
+            raise
+        except Exception:  # codecs raise whatever they like
+            refuse_page(found, is_remote=self._storage.is_remote)
+            raise
         return True
 
     def _unpack(self, found: memoryview, out: Bytes) -> None:

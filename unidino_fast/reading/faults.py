@@ -6,6 +6,20 @@ from unidino_fast.errors import PixelError, first_line
 from unidino_fast.names import one_line
 from unidino_fast.storage import ServerError
 
+_PAGE = (b"<!doctype html", b"<html")
+
+
+def refuse_page(found: memoryview, *, is_remote: bool) -> None:
+    """Raises where a chunk that is none is a web page, as servers send one to log in.
+
+    Raises:
+        PermissionError: a server has sent it.
+        ValueError: it was kept, by whatever copied the plate.
+    """
+    if bytes(found[:64]).lstrip().lower().startswith(_PAGE):
+        fault = PermissionError if is_remote else ValueError
+        raise fault("a web page is in its place")
+
 
 def chunk_error(key: str, reason: BaseException | str) -> PixelError:
     """The error that names a stored object and why it cannot be read."""
