@@ -48,7 +48,7 @@ def read_manifest(path: Path) -> Manifest | None:
             format=document["format"],
             deciding={group: dict(provenance[group]) for group in DECIDING},
             platemap=(provenance.get("platemap") or {}).get("name"),
-            job_tiles=tiles if isinstance(tiles, int) and tiles >= 0 else None,
+            job_tiles=tiles if type(tiles) is int and tiles >= 0 else None,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
