@@ -41,7 +41,7 @@ LAYERS = [
     "columns query",
     "platemap profiles",
     "qc",
-    "provenance embedding parts write_behind",
+    "manifest provenance embedding parts write_behind",
     "output",
     "assembly",
     "shards cluster",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,7 +35,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["run"] == {"status": "running"}
 
 
-@pytest.mark.parametrize("tiles", [-1, True, "12", 1.5, None, [12]])
+@pytest.mark.parametrize("tiles", [-1, True, "12", 1.5, None, [12], 10**40])
 def test_a_number_of_tiles_that_is_none_is_not_taken(tiles: object, tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     write_manifest(path, provenance(), 12, {})
@@ -55,6 +56,18 @@ def test_what_is_no_manifest_is_none(text: str, tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "none.json") is None
 
 
+def test_what_is_no_file_or_no_size_for_one_is_not_read(tmp_path: Path) -> None:
+    """A pipe would never end, and parsing takes forty times a file's memory."""
+    path = tmp_path / "manifest.json"
+    write_manifest(path, provenance(), 12, {})
+    text = path.read_text()
+    path.write_text(text + " " * 2**24)
+    assert read_manifest(path) is None
+    path.unlink()
+    os.mkfifo(path)
+    assert read_manifest(path) is None
+
+
 def test_differences_are_named_as_a_person_would() -> None:
     """By names of weights, and by the tile where strides follow it; never by the plate's digest."""
     held = provenance()
@@ -62,6 +75,8 @@ def test_differences_are_named_as_a_person_would() -> None:
     assert difference(held, provenance(tile=112, stride=112)) == ("options tile", "224", "112")
     assert difference(held, provenance(stride=112)) == ("options stride", "224", "112")
     assert difference(held, provenance(stride=112), but=("stride",)) is None
+    name, before, now = difference(held, provenance(tile=[7] * 999)) or ("", "", "")
+    assert (name, before, now) == ("options tile", "224", f"{[7] * 999}"[:80] + "...")
     other = held | {"model": {"weights": "v.pth", "weights_digest": "cd"}}
     assert difference(held, other) == ("model weights", "w.pth", "v.pth")
     renamed = held | {"model": {"weights": "v.pth", "weights_digest": "ab"}}

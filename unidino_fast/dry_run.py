@@ -1,6 +1,7 @@
 """What `unidino-fast embed --dry-run` finds: what is to be done, what is done already, or why not.
 
-Nothing is written. All that `embed` would refuse before it reads a pixel is refused here too.
+Nothing is written. All that `embed` would refuse before it reads a pixel is refused here too, but
+for a folder that another run is writing to: its wells are counted as they stand.
 """
 
 from __future__ import annotations
@@ -111,8 +112,12 @@ def plan_as_text(facts: dict[str, Any]) -> str:
         return f"{facts['plate']}: all {n_wells} wells are done already, in {facts['folder']}"
     done = f"{n_resumed} of {n_wells} wells are done already; " if n_resumed else ""
     suffix = "" if n_resumed is None else "_left"
+    fields, wells = (_number(facts[f"n_{what}s{suffix}"], what) for what in ("field", "well"))
     return (
         f"{facts['plate']}: {done}would embed {facts[f'n_tiles{suffix}']} tiles (at most) of"
-        f" {facts[f'n_fields{suffix}']} fields in {facts[f'n_wells{suffix}']} wells, channels"
-        f" {', '.join(facts['channels'])}, into {facts['folder']}"
+        f" {fields} in {wells}, channels {', '.join(facts['channels'])}, into {facts['folder']}"
     )
+
+
+def _number(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"

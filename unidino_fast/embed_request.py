@@ -95,10 +95,17 @@ class EmbedRequest:
             yield workers.model(spec), workers
 
     def spec(self) -> ModelSpec:
-        """Loads the backbone; says what a person should know of it."""
-        with uncollected():
-            from unidino_fast.engines.spec import ModelSpec
+        """Loads the backbone; says what a person should know of it.
 
+        Raises:
+            WeightsError: the weights cannot be loaded.
+            UsageError: an option is not available; of the machines of a cluster, these know it.
+        """
+        with uncollected():
+            from unidino_fast.engines.spec import ModelSpec, check_here
+
+            if self.scheduler is None:
+                check_here(self.engine, self.device, self.precision)
             spec = ModelSpec.load(
                 self.weights,
                 engine=self.engine,

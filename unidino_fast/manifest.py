@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 FORMAT = 2
 DECIDING = ("plate", "model", "options")
 """Groups of the provenance that results in one folder must share."""
+_MOST_BYTES = 2**24
+"""Of a manifest; those of large screens have some hundred thousand."""
+_MOST_TILES = 10**12
+_MOST_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +46,15 @@ class Manifest:
 def read_manifest(path: Path) -> Manifest | None:
     """Reads a manifest; None where it is not there or is none."""
     try:
+        if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+            return None
         document = json.loads(path.read_bytes())
         provenance, tiles = document["provenance"], document.get("job_tiles")
         return Manifest(
             format=document["format"],
             deciding={group: dict(provenance[group]) for group in DECIDING},
             platemap=(provenance.get("platemap") or {}).get("name"),
-            job_tiles=tiles if type(tiles) is int and tiles >= 0 else None,
+            job_tiles=tiles if type(tiles) is int and 0 <= tiles <= _MOST_TILES else None,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
@@ -110,7 +116,8 @@ def _follows_the_tile(name: str, *options: Mapping[str, Any]) -> bool:
 
 
 def short(value: object) -> str:
-    """A value of the provenance in a message: digests cut, one line."""
+    """A value of the provenance in a message: digests and what is long cut, one line."""
     if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
         return f"{value[:12]}..."
-    return value if isinstance(value, str) and value.isprintable() else repr(value)
+    text = value if isinstance(value, str) and value.isprintable() else repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

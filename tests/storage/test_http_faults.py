@@ -169,12 +169,15 @@ def test_some_may_not_be_read(server: Server, plates: ModuleType, tmp_path: Path
     )
 
 
+@pytest.mark.parametrize("sharded", [False, True])
 def test_a_web_page_in_place_of_a_chunk_is_told(
-    server: Server, plates: ModuleType, tmp_path: Path
+    sharded: bool, server: Server, plates: ModuleType, tmp_path: Path
 ) -> None:
     """As of a login, which many servers send with status 200."""
-    plates.write_plate(tmp_path / "p.zarr", {"A/1": ["0"]})
-    (tmp_path / "p.zarr/A/1/0/0/1/0/0").write_text("\n<!DOCTYPE html><html><body>Log in</body>")
+    v3 = {"zarr_format": 3, "ngff": "0.5", "chunks": (1, 16, 17), "shards": (1, 48, 51)}
+    plates.write_plate(tmp_path / "p.zarr", {"A/1": ["0"]}, **(v3 if sharded else {}))
+    page = f"\n<!DOCTYPE html><html><body>{'Log in. ' * 9 * (1 + 99 * sharded)}</body></html>\n"
+    (tmp_path / f"p.zarr/A/1/0/0/{'c/' * sharded}1/0/0").write_text(page)
     for place, remedy in (
         (f"{server.url}/p.zarr", "check your access to it"),
         (str(tmp_path / "p.zarr"), "restore it from its source"),

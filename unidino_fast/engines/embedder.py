@@ -63,7 +63,7 @@ class Embedder:
         self.engine = engine
         self.batch_size = batch_size or BATCH_TILES[device.type]
         self._engines: dict[EngineName, Engine] = {}
-        self._jobs: dict[int, Embedder] = {}
+        self._jobs: dict[tuple[int, bool], Embedder] = {}
 
     def for_job(self, n_tiles: int, *, begun: bool = False) -> Embedder:
         """This embedder with the engine that suits a job of so many tiles; engines are shared.
@@ -73,13 +73,14 @@ class Embedder:
         """
         if self.engine != "auto":
             return self
-        if n_tiles not in self._jobs:
+        job = n_tiles, begun
+        if job not in self._jobs:
             chosen = choose_engine(self.engine, self.device, self.precision, n_tiles, begun=begun)
             other = Embedder(self.backbone, chosen, self.device, self.precision, self.batch_size)
             other._engines = self._engines
             other.__dict__["_graph"] = self._graph
-            self._jobs[n_tiles] = other
-        return self._jobs[n_tiles]
+            self._jobs[job] = other
+        return self._jobs[job]
 
     @property
     def is_reference(self) -> bool:

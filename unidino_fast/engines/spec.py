@@ -61,6 +61,16 @@ class ModelSpec:
         return Embedder(self.backbone, self.engine, place, arithmetic, self.batch_size)
 
 
+def check_here(engine: str, device: str, precision: str) -> None:
+    """Refuses what is cheap to refuse, before weights are loaded.
+
+    Raises:
+        UsageError: the device, precision or engine is not available on this machine.
+    """
+    place = choose_device(device)
+    check_available(engine, place, choose_precision(precision, place))
+
+
 def load_backbone(
     weights: str | os.PathLike[str] = "default",
     *,
@@ -86,8 +96,7 @@ def load_backbone(
         WeightsError: the weights cannot be loaded.
         UsageError: an option is not available here.
     """
-    place = choose_device(device)  # what is cheap to refuse is refused first
-    check_available(engine, place, choose_precision(precision, place))
+    check_here(engine, device, precision)
     return ModelSpec.load(
         weights,
         engine=engine,

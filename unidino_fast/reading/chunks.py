@@ -301,9 +301,15 @@ class ChunkReader:
         found = self._storage.fetch(key, lambda n: memoryview(bytearray(n)), start, stop)
         if isinstance(found, StorageFault):
             raise found.error()
-        if found is not None and len(found) == 0:
+        if found is None:
+            return None
+        if len(found) == 0:
             raise ValueError(EMPTY)
-        return None if found is None else parse_index(found, shard)
+        try:
+            return parse_index(found, shard)
+        except ValueError:
+            refuse_page(found, is_remote=self._storage.is_remote)
+            raise
 
 
 def _cut(buffer: memoryview, lengths: Sequence[int]) -> list[memoryview]:

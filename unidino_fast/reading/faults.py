@@ -6,17 +6,19 @@ from unidino_fast.errors import PixelError, first_line
 from unidino_fast.names import one_line
 from unidino_fast.storage import ServerError
 
-_PAGE = (b"<!doctype html", b"<html")
+_PAGE_BEGINS = (b"<!doctype html", b"<html")
+_PAGE_ENDS = b"</html>"
 
 
 def refuse_page(found: memoryview, *, is_remote: bool) -> None:
-    """Raises where a chunk that is none is a web page, as servers send one to log in.
+    """Raises where a chunk that is none is a web page, or one's end, as servers send to log in.
 
     Raises:
         PermissionError: a server has sent it.
         ValueError: it was kept, by whatever copied the plate.
     """
-    if bytes(found[:64]).lstrip().lower().startswith(_PAGE):
+    begins = bytes(found[:64]).lstrip().lower().startswith(_PAGE_BEGINS)
+    if begins or bytes(found[-64:]).rstrip().lower().endswith(_PAGE_ENDS):
         fault = PermissionError if is_remote else ValueError
         raise fault("a web page is in its place")
 
