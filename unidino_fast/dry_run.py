@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from unidino_fast.names import counted
 from unidino_fast.output import OutputFolder, folder_name
 from unidino_fast.planning import plan_plate
 from unidino_fast.terminal import say
@@ -112,12 +113,8 @@ def plan_as_text(facts: dict[str, Any]) -> str:
         return f"{facts['plate']}: all {n_wells} wells are done already, in {facts['folder']}"
     done = f"{n_resumed} of {n_wells} wells are done already; " if n_resumed else ""
     suffix = "" if n_resumed is None else "_left"
-    fields, wells = (_number(facts[f"n_{what}s{suffix}"], what) for what in ("field", "well"))
+    fields, wells = (counted(facts[f"n_{what}s{suffix}"], what) for what in ("field", "well"))
     return (
         f"{facts['plate']}: {done}would embed {facts[f'n_tiles{suffix}']} tiles (at most) of"
         f" {fields} in {wells}, channels {', '.join(facts['channels'])}, into {facts['folder']}"
     )
-
-
-def _number(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"

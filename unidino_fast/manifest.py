@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unidino_fast.files import write_json
+from unidino_fast.names import short_line
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 FORMAT = 2
 DECIDING = ("plate", "model", "options")
 """Groups of the provenance that results in one folder must share."""
-_MOST_BYTES = 2**24
-"""Of a manifest; those of large screens have some hundred thousand."""
+_MOST_BYTES = 2**27
+"""Of a manifest. A merge keeps what each of its shards said, so that some have megabytes."""
 _MOST_TILES = 10**12
 _MOST_SHOWN = 80
 
@@ -119,5 +120,5 @@ def short(value: object) -> str:
     """A value of the provenance in a message: digests and what is long cut, one line."""
     if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
         return f"{value[:12]}..."
-    text = value if isinstance(value, str) and value.isprintable() else repr(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+    is_plain = isinstance(value, str) and value.isprintable()
+    return short_line(value if is_plain else repr(value), _MOST_SHOWN)

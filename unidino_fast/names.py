@@ -76,6 +76,11 @@ def short_line(value: object, longest: int) -> str:
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{count} {noun}" + "s" * (count != 1)
+
+
 def distinct_names(values: Iterable[Any], shown: Callable[[Any], str]) -> dict[Any, str]:
     """Each value's name as it is shown; values that differ keep names that differ."""
     names: dict[Any, str] = {}

@@ -12,6 +12,7 @@ from unidino_fast.clock import StageClock, peak_memory_mb
 from unidino_fast.embedding import embed_wells, read_fields, sample_patches
 from unidino_fast.engines.selfcheck import SelfCheck, self_check
 from unidino_fast.errors import OutputError, PixelError
+from unidino_fast.names import counted
 from unidino_fast.parts import anew, part_path
 from unidino_fast.reading import Absent, absent_seen, stored_chunks
 from unidino_fast.results import WellResult
@@ -278,8 +279,7 @@ class PlateRun:
                 f" first {self.absent.first}: is the plate at its URL complete?"
             )
         if self.absent_before:
-            n = len(self.absent_before)
-            wells = "1 well" if n == 1 else f"{n} wells"
+            wells = counted(len(self.absent_before), "well")
             first = min(key for keys in self.absent_before.values() for key in keys)
             lines.append(
                 f"chunks of {wells} that a former run finished {_reads(2)}, the first {first}: is"

@@ -15,7 +15,7 @@ from unidino_fast.assembly import Layout, write_tables
 from unidino_fast.errors import OutputError, TableError, UsageError, first_line
 from unidino_fast.files import write_json
 from unidino_fast.manifest import DECIDING, difference
-from unidino_fast.names import parse_well
+from unidino_fast.names import parse_well, short_line
 from unidino_fast.output import OutputFolder
 from unidino_fast.parts import read_whole_part
 from unidino_fast.qc import thresholds_of
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _FORMAT = 1
 _MOST_SHOWN = 60
+"""Characters of a value in a message: a plate's wells are many."""
 _PATTERN = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 
 
@@ -215,14 +216,9 @@ def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, 
     ]
     for name in held[0]:
         if held[0][name] != held[1].get(name):
-            return name, _cut(held[0][name]), _cut(held[1].get(name))
+            one_value, other_value = (repr(values.get(name)) for values in held)
+            return name, short_line(one_value, _MOST_SHOWN), short_line(other_value, _MOST_SHOWN)
     return None
-
-
-def _cut(value: object) -> str:
-    """A value in a message; a plate's wells are many."""
-    text = repr(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def _other_machines(records: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -105,6 +105,8 @@ def test_dry_run_refuses_what_embed_refuses(
         (("--weights", tmp_path / "no.pth", "--out", tmp_path / "o"), 1, "no.pth"),
         ((*usual, "--device", "cuda:99", "--out", tmp_path / "o"), 2, "cuda:99"),
         ((*on_cpu, "--engine", "tensorrt"), 2, "engine tensorrt does not run on cpu"),
+        ((*on_cpu, "--engine", "tensorrt", "--weights", "no.pth"), 2, "does not run on cpu"),
+        ((*on_cpu, "--engine", "tensorrt", "--workers", "2"), 2, "does not run on cpu"),
         ((*on_cpu, "--engine", "onnx", "--precision", "bf16"), 2, "onnx does not compute in bf16"),
         ((*on_cpu, "--engine", "onnx", "--precision", "fp8"), 2, "precision fp8 needs a CUDA"),
     ):
@@ -113,6 +115,7 @@ def test_dry_run_refuses_what_embed_refuses(
             assert (refused.code, refused.out) == (code, "")
             assert said in refused.err
             assert "embedding" not in refused.err
+            assert "starting" not in refused.err
     assert sorted(tmp_path.rglob("*")) == held
 
 
@@ -149,6 +152,7 @@ def test_dry_run_looks_at_what_the_folder_holds(
     assert (afresh["n_resumed"], afresh["n_tiles_left"]) == (0, 6 * 2 * 6 * 3)
     shard = json.loads(run(*call, "--dry-run", "--json", "--shard", "2/3").out)  # A02, B02
     assert (shard["n_wells"], shard["n_resumed"]) == (2, 1)
+    assert " of 2 fields in 1 well, " in run(*call, "--dry-run", "--shard", "2/3").out
     refused = run(*call, "--dry-run", "--intensity", "percentile")
     assert refused.code == 1
     assert "made with options intensity dtype, now percentile" in refused.err

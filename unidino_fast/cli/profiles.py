@@ -178,10 +178,10 @@ def _run(
     from unidino_fast._version import __version__
     from unidino_fast.anndata_file import SUFFIX, write_h5ad
     from unidino_fast.evaluation.cellprofiler import read_profiles
+    from unidino_fast.names import counted
     from unidino_fast.profiles.quality import left_out, unflagged
     from unidino_fast.profiles.recipe import run_recipe
     from unidino_fast.profiles.streaming import stream_recipe, streams
-    from unidino_fast.profiles.table import counted
     from unidino_fast.results import feature_columns
     from unidino_fast.tables import provenance_in, write_table
 

@@ -122,7 +122,7 @@ def build_engine(
         UsageError: its packages are not installed, or it does not do this precision here.
     """
     step = step or step_of(device, graph.dim)
-    check_available(name, device, precision)
+    _check_fp8(name, precision)
     if precision == "fp8":
         from unidino_fast.engines.fp8 import fp8_graph
 
@@ -152,11 +152,7 @@ def check_available(name: str, device: torch.device, precision: Precision) -> No
             run on the device or does not compute in the precision there.
     """
     chosen = choose_engine(name, device, precision, None)
-    if precision == "fp8" and chosen not in FP8_ENGINES:
-        raise UsageError(
-            f"engine {chosen} does not compute in fp8: use --precision bf16, or --engine"
-            f" {' or '.join(FP8_ENGINES)}"
-        )
+    _check_fp8(chosen, precision)
     if chosen == "onnx":
         from unidino_fast.engines import onnx_runtime
 
@@ -165,6 +161,14 @@ def check_available(name: str, device: torch.device, precision: Precision) -> No
         from unidino_fast.engines import tensorrt
 
         tensorrt.check_available(device)
+
+
+def _check_fp8(name: EngineName, precision: Precision) -> None:
+    if precision == "fp8" and name not in ("auto", *FP8_ENGINES):
+        raise UsageError(
+            f"engine {name} does not compute in fp8: use --precision bf16, or --engine"
+            f" {' or '.join(FP8_ENGINES)}"
+        )
 
 
 def lacks_fp8(device: torch.device) -> str:

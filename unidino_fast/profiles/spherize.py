@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unidino_fast.errors import TableError
+from unidino_fast.names import counted
 from unidino_fast.profiles.scaling import without_spread
 from unidino_fast.profiles.statistics import mean_of, standard_deviation
 from unidino_fast.profiles.table import (
     Neutralised,
-    counted,
     no_sample,
     numbered,
     refuse_nulls,

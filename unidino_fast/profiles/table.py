@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from unidino_fast.errors import TableError
+from unidino_fast.names import counted
 from unidino_fast.query import parse_query
 from unidino_fast.results import METADATA_PREFIX, feature_columns
 from unidino_fast.tables import check_polars
@@ -90,11 +91,6 @@ class Report:
     def lines(self) -> list[str]:
         """One line for each thing."""
         return [*map(describe_neutralised, self.neutralised), *self.notes]
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 row`, `2 rows`."""
-    return f"{count} {noun}" + "s" * (count != 1)
 
 
 def describe_neutralised(group: Neutralised) -> str:

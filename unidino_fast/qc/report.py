@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unidino_fast.errors import TableError
-from unidino_fast.names import one_line, parse_well
-from unidino_fast.profiles.table import counted
+from unidino_fast.names import counted, one_line, parse_well
 from unidino_fast.qc.checks import Check, Plate, plate_checks
 from unidino_fast.qc.columns import Quality, of_wells
 from unidino_fast.qc.controls import contents_of, control_checks, replicate_check

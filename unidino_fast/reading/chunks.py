@@ -272,8 +272,6 @@ class ChunkReader:
             raise ValueError(f"it ends before byte {stop}: it is truncated")
         try:
             self._unpack(found, out)
-        except MemoryError:
-            raise
         except Exception:  # codecs raise whatever they like
             refuse_page(found, is_remote=self._storage.is_remote)
             raise
