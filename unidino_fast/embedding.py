@@ -233,6 +233,7 @@ def _begin_well(
             begun.fields.append(
                 _begin_field(task, field_task, *found, uploader, packer, options, clock)
             )
+            del found  # the next field is read into its memory while that is in the caches
     except PixelError as error:
         begun.error = error
         deque(fields, maxlen=0)  # lets go of what the well has left

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unidino_fast.errors import PixelError
 from unidino_fast.reading import FieldReader, FieldRequest
 from unidino_fast.storage import FolderStorage
 
@@ -42,13 +43,13 @@ def ours(stored: Stored, n_threads: int) -> Read:
     channels = tuple(range(len(stored.pixels[0])))
     requests = [FieldRequest(field, 0, channels, "max") for field in stored.fields()]
 
-    def read() -> Iterator[NDArray[Any]]:
-        for pixels in reader.stream(requests):
-            if isinstance(pixels, Exception):
-                raise pixels
-            yield pixels
+    def sound(pixels: NDArray[Any] | PixelError) -> NDArray[Any]:
+        if isinstance(pixels, PixelError):
+            raise pixels
+        return pixels
 
-    return read
+    # a generator's loop would hold a field while the next is read
+    return lambda: map(sound, reader.stream(requests))
 
 
 def bare(stored: Stored, n_threads: int) -> Read:
@@ -163,12 +164,11 @@ def tensorstore(stored: Stored) -> Read:
     ]
 
     def read() -> Iterator[NDArray[Any]]:
-        waiting: list[Any] = [array.read() for array in arrays[:_AHEAD]]
+        waiting = deque(array.read() for array in arrays[:_AHEAD])
         for number in range(len(arrays)):
             if number + _AHEAD < len(arrays):
                 waiting.append(arrays[number + _AHEAD].read())
-            found, waiting[number] = waiting[number].result(), None
-            yield found
+            yield waiting.popleft().result()
 
     return read
 

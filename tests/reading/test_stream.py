@@ -48,8 +48,8 @@ def ahead(batches: Iterator[Batch], **options: Any) -> ReadAhead:
     from collections import deque
 
     scratches: deque[Scratch] = deque()
-    settings: dict[str, Any] = {"n_threads": 3, "max_in_flight": 2**20, "scratches": scratches}
-    return ReadAhead(batches, **(settings | options))
+    settings: dict[str, Any] = {"n_threads": 3, "helps": True, "max_in_flight": 2**20}
+    return ReadAhead(batches, scratches=scratches, **(settings | options))
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
@@ -91,7 +91,111 @@ def test_notes_are_of_whole_fields_and_made_by_the_threads_that_read(
             np.testing.assert_array_equal(one[0], other)  # type: ignore[arg-type]
             assert one[1] == other.sum(dtype=np.int64)
     assert len(noted) == len(written) - 1
-    assert all(name.startswith("read-") for name in noted)
+    assert {name for name in noted if not name.startswith("read-")} <= {"MainThread"}
+
+
+@pytest.mark.parametrize(
+    ("n_threads", "helps", "expected"),
+    [
+        (3, True, {"MainThread", "read-0", "read-1"}),
+        (3, False, {"read-0", "read-1", "read-2"}),
+        (1, True, {"read-0"}),
+    ],
+)
+def test_whoever_waits_for_a_field_reads_too(
+    n_threads: int, helps: bool, expected: set[str]
+) -> None:
+    """But for trips; and never all of it: what is read ahead is read by others."""
+    at_work: set[str] = set()
+
+    def work(_: Scratch) -> None:
+        time.sleep(0.001)
+        at_work.add(threading.current_thread().name)
+
+    def batches() -> Iterator[Batch]:
+        for _ in range(60):
+            [slot] = made = slots(1)
+            yield Batch(made, [Job(work, (slot,), 1)] * 2)
+
+    assert len(list(ahead(batches(), n_threads=n_threads, helps=helps))) == 60
+    assert at_work == expected
+
+
+def test_who_gets_a_field_at_once_reads_none() -> None:
+    """A consumer that is busy finds fields read ahead, and goes on."""
+    own: list[str] = []
+
+    def work(_: Scratch) -> None:
+        if threading.current_thread() is threading.main_thread():
+            own.append("job")
+
+    def batches() -> Iterator[Batch]:
+        for _ in range(20):
+            [slot] = made = slots(1)
+            yield Batch(made, [Job(work, (slot,), 1)])
+
+    stream = iter(ahead(batches(), n_threads=2))
+    next(stream)
+    time.sleep(0.3)  # all are read meanwhile
+    before = len(own)
+    assert len(list(stream)) == 19
+    assert len(own) == before
+
+
+def test_an_interruption_while_the_caller_reads_is_the_callers() -> None:
+    def work(_: Scratch) -> None:
+        time.sleep(0.001)
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+
+    def batches() -> Iterator[Batch]:
+        while True:
+            [slot] = made = slots(1)
+            yield Batch(made, [Job(work, (slot,), 1)])
+
+    stream = iter(ahead(batches()))
+    with pytest.raises(KeyboardInterrupt):
+        list(stream)
+    assert not reading_threads()
+
+
+def test_a_thread_that_breaks_off_is_the_callers_failure() -> None:
+    """Whoever waits for a field of its is told, and does not wait for ever."""
+
+    def work(_: Scratch) -> None:
+        time.sleep(0.001)
+        if threading.current_thread() is not threading.main_thread():
+            raise SystemExit(3)
+
+    def batches() -> Iterator[Batch]:
+        while True:
+            [slot] = made = slots(1)
+            yield Batch(made, [Job(work, (slot,), 1)])
+
+    for helps in (True, False):
+        with pytest.raises(SystemExit):
+            list(ahead(batches(), helps=helps))
+        assert not reading_threads()
+
+
+def test_no_field_is_held_while_the_next_is_read(plates: ModuleType, tmp_path: Path) -> None:
+    """Its memory is in the caches: that is where the next but one is read to."""
+    plates.write_plate(tmp_path / "p", WELLS, chunks=(1, 45, 51))
+    plate = open_plate(tmp_path / "p")
+    for n_threads in (1, 2):
+        made: list[int] = []
+
+        def allocate(n_bytes: int, made: list[int] = made) -> memoryview:
+            made.append(n_bytes)
+            return memoryview(bytearray(n_bytes))
+
+        reader = FieldReader(
+            plate.storage, n_threads=n_threads, max_in_flight=4 * FIELD, allocate=allocate
+        )
+        requests = requests_of(plate) * 5
+        assert sum(1 for _ in map(type, reader.stream(requests))) == 40
+        assert sum(1 for _ in map(type, reader.stream_noted(requests, id))) == 40
+        assert len(made) == 2  # at most half of `max_in_flight`
 
 
 def test_a_note_that_fails_is_the_fault_of_its_field(plates: ModuleType, tmp_path: Path) -> None:

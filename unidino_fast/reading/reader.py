@@ -132,8 +132,7 @@ class FieldReader:
         """
         with contextlib.closing(self._slots(requests, note)) as slots:
             for slot in slots:
-                pixels = _outcome(slot)
-                yield pixels if isinstance(pixels, PixelError) else (pixels, slot.noted)
+                yield _noted_outcome(slot)
 
     def _slots(
         self, requests: Iterable[FieldRequest], note: Callable[[Pixels], Any] | None
@@ -142,6 +141,7 @@ class FieldReader:
             ReadAhead(
                 self._batches(requests, note),
                 n_threads=self._n_threads,
+                helps=not self._storage.is_remote,
                 max_in_flight=self._most,
                 scratches=self._scratches,
             )
@@ -250,6 +250,12 @@ def _outcome(slot: Slot) -> Pixels | PixelError:
     if isinstance(slot.fault, PixelError):
         return slot.fault
     raise slot.fault or RuntimeError(f"field {slot.name} was not read")
+
+
+def _noted_outcome(slot: Slot) -> tuple[Pixels, Any] | PixelError:
+    """As `_outcome`, with what was noted; no frame holds the pixels while further ones are read."""
+    pixels = _outcome(slot)
+    return pixels if isinstance(pixels, PixelError) else (pixels, slot.noted)
 
 
 def _block_bytes(request: FieldRequest) -> int:

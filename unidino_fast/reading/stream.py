@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unidino_fast.reading.buffers import Scratch
@@ -70,12 +69,18 @@ class Batch(NamedTuple):
 class ReadAhead:
     """Runs the jobs of batches in threads, in order, and gives the slots out in order.
 
+    Whoever waits for a slot does jobs meanwhile: on as many cores as there are threads, one more
+    that woke up for each field would take a core from them, and they the interpreter from it.
+
     Half of `max_in_flight` is for the pixels of fields that are begun and not yet given back, half
     for what threads hold while they decode. A field, or a chunk, beyond its half is read alone.
 
     Args:
         batches: what to do; asked for the next one as soon as there is room for another.
-        n_threads: that do it.
+        n_threads: that do it, the caller's among them if it `helps`. One alone is never the
+            caller's: it reads ahead.
+        helps: whether the caller's thread does jobs while it waits: where jobs are work, and not
+            trips that others wait for.
         max_in_flight: bytes.
         scratches: those of threads that have ended, which new ones take over.
     """
@@ -85,48 +90,48 @@ class ReadAhead:
         batches: Iterator[Batch],
         *,
         n_threads: int,
+        helps: bool,
         max_in_flight: int,
         scratches: deque[Scratch],
     ) -> None:
         self._batches = batches
         self._scratches = scratches
         self._most = max(max_in_flight // 2, 1)
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        """Held for all that follows."""
+        self._changed = threading.Condition(self._lock)
         """Of what threads wait for: jobs, and room."""
         self._next: Batch | None = None
         self._jobs: deque[Job] = deque()
-        self._begun: SimpleQueue[Slot | None] = SimpleQueue()
-        """Slots in order; None behind the last."""
-        self._pending: set[Slot] = set()
+        self._begun: deque[Slot] = deque()
+        """In order, but for those that were given out."""
         self._pixels = 0
         self._scratch = 0
         self._is_over = False
         self._failure: BaseException | None = None
+        self._helps = helps and n_threads > 1
         self._threads = [
             threading.Thread(target=self._work, name=f"read-{number}", daemon=True)
-            for number in range(n_threads)
+            for number in range(n_threads - self._helps)
         ]
 
     def __iter__(self) -> Generator[Slot, None, None]:
         """Slots in order, each done; a slot counts as held until the next one is asked for."""
         for thread in self._threads:
             thread.start()
+        scratch = self._scratch_of_thread()
         try:
-            while (slot := self._begun.get()) is not None:
-                slot.done.acquire()
-                if self._failure is not None:
-                    break
+            while (slot := self._first(scratch)) is not None:
                 yield slot
-                with self._changed:
+                with self._lock:
                     self._pixels -= slot.n_bytes
                     self._changed.notify_all()
-            if self._failure is not None:
-                raise self._failure
         finally:
             self._close()
+            self._scratches.append(scratch)
 
     def _close(self) -> None:
-        with self._changed:
+        with self._lock:
             self._is_over = True
             self._jobs.clear()
             self._changed.notify_all()
@@ -134,102 +139,114 @@ class ReadAhead:
             if thread is not threading.current_thread():  # where a job's garbage closes this
                 thread.join()
 
+    def _first(self, scratch: Scratch) -> Slot | None:
+        """The next slot, once it is done; None behind the last."""
+        while True:
+            with self._lock:
+                if self._failure is not None:
+                    raise self._failure
+                # where no slot is held there is room for one
+                if not self._begun and (self._is_over or not self._begin_batch()):
+                    return None
+                slot = self._begun[0]
+                if not slot.pending:
+                    return self._begun.popleft()
+                job = self._job() if self._helps else None
+            if job is None:
+                slot.done.acquire()
+            else:
+                self._do(job, scratch)
+
     def _work(self) -> None:
         try:
-            try:
-                scratch = self._scratches.pop()
-            except IndexError:
-                scratch = Scratch()
-            job = self._taken(None, None)
-            while job is not None:
-                job = self._taken(job, _fault_of(job, scratch))
+            scratch = self._scratch_of_thread()
+            while (job := self._awaited_job()) is not None:
+                self._do(job, scratch)
             self._scratches.append(scratch)
         except BaseException as error:  # of the batches
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        with self._changed:
-            self._failure = error
-            self._begun.put(None)
-            for slot in self._pending:
-                slot.done.release()
-            self._pending.clear()
+        with self._lock:
+            if self._failure is None:
+                self._failure = error
+                for slot in self._begun:
+                    if slot.pending:
+                        slot.done.release()
 
-    def _taken(self, done: Job | None, fault: BaseException | None) -> Job | None:
-        """Lets go of a job; the next, as soon as there is one and room for it. None at the end."""
-        with self._changed:
-            complete = self._finished(done, fault) if done is not None else ()
-            if not complete:
-                return self._waited()
-        for slot in complete:
-            _look(slot)
-        with self._changed:
-            for slot in complete:
-                self._let_go(slot)
-            return self._waited()
+    def _scratch_of_thread(self) -> Scratch:
+        try:
+            return self._scratches.pop()
+        except IndexError:
+            return Scratch()
 
-    def _waited(self) -> Job | None:
-        """The next job. The lock is held, but while it waits."""
-        while True:
-            if self._jobs:
-                n_bytes = self._jobs[0].n_bytes
-                if not self._scratch or self._scratch + n_bytes <= self._most:
-                    self._scratch += n_bytes
-                    return self._jobs.popleft()
-            elif self._is_over:
+    def _awaited_job(self) -> Job | None:
+        """The next job, as soon as there is one and room for it; None at the end."""
+        with self._lock:
+            while (job := self._job()) is None:
+                if self._is_over and not self._jobs:
+                    return None
+                self._changed.wait()
+            return job
+
+    def _job(self) -> Job | None:
+        """The next job, if there is one and room for it."""
+        while not self._jobs:
+            if self._is_over or not self._begin_batch():
                 return None
-            elif self._begin_batch():
-                continue
-            self._changed.wait()
+        n_bytes = self._jobs[0].n_bytes
+        if self._scratch and self._scratch + n_bytes > self._most:
+            return None
+        self._scratch += n_bytes
+        return self._jobs.popleft()
 
     def _begin_batch(self) -> bool:
-        """Begins the next batch where there is room for it."""
+        """Begins the next batch, if there is one and room for it."""
         if self._next is None:
             self._next = next(self._batches, None)
             if self._next is None:
                 self._is_over = True
-                self._begun.put(None)
                 self._changed.notify_all()
-                return True
+                return False
         n_bytes = sum(slot.n_bytes for slot in self._next.slots)
         if self._pixels and self._pixels + n_bytes > self._most:
             return False
         self._pixels += n_bytes
         batch, self._next = self._next, None
-        for slot in batch.slots:
-            _begin(slot)
         for job in batch.jobs:
             for slot in job.slots:
                 slot.pending += 1
         for slot in batch.slots:
-            slot.done.acquire()
-            self._pending.add(slot)
-            if not slot.pending:
-                slot.pending = 1
-                self._let_go(slot)
-            self._begun.put(slot)
+            _begin(slot)
+            if slot.pending:
+                slot.done.acquire()
+        self._begun += batch.slots
         self._jobs += batch.jobs
         self._changed.notify_all()
         return True
 
-    def _finished(self, job: Job, fault: BaseException | None) -> list[Slot]:
-        """Lets go of a job; gives the fields that have all pixels now and are to be looked at."""
+    def _do(self, job: Job, scratch: Scratch) -> None:
+        """Does a job and lets go of it; looks at the fields that have all pixels then."""
+        fault = _fault_of(job, scratch)
         complete = []
-        if self._jobs and self._scratch + self._jobs[0].n_bytes > self._most:
-            self._changed.notify_all()
-        self._scratch -= job.n_bytes
-        for slot in job.slots:
-            slot.fault = slot.fault or fault
-            if slot.pending == 1 and slot.note is not None and slot.fault is None:
-                complete.append(slot)  # and stays pending
-            else:
+        with self._lock:
+            if self._jobs and self._scratch + self._jobs[0].n_bytes > self._most:
+                self._changed.notify_all()
+            self._scratch -= job.n_bytes
+            for slot in job.slots:
+                slot.fault = slot.fault or fault
+                if slot.pending == 1 and slot.note is not None and slot.fault is None:
+                    complete.append(slot)  # and stays pending
+                else:
+                    self._let_go(slot)
+        for slot in complete:
+            _look(slot)
+            with self._lock:
                 self._let_go(slot)
-        return complete
 
     def _let_go(self, slot: Slot) -> None:
         slot.pending -= 1
-        if not slot.pending and slot in self._pending:  # not after a failure
-            self._pending.remove(slot)
+        if not slot.pending and self._failure is None:
             slot.done.release()
 
 
@@ -239,7 +256,7 @@ def _fault_of(job: Job, scratch: Scratch) -> BaseException | None:
         return None
     try:
         job.run(scratch)
-    except BaseException as error:
+    except Exception as error:
         return error
     return None
 
@@ -248,7 +265,7 @@ def _look(slot: Slot) -> None:
     if slot.note is not None and slot.planes is not None:
         try:
             slot.noted = slot.note(slot.planes)
-        except BaseException as error:
+        except Exception as error:
             slot.fault = error
 
 
