@@ -107,6 +107,7 @@ def write_tables(
     Raises:
         OutputError: a table cannot be written.
     """
+    trim_heap()  # of fields that were read ahead
     warnings: list[str] = []
     wanted = [records[name] for name in layout.wells if name in records]
     metadata = layout.metadata(wanted, qc)

@@ -62,8 +62,8 @@ def embed_wells(
         storage: where their plate lies.
         model: the backbone with its engine.
         options: what to embed and how.
-        clock: its stages are `read` (waiting for the threads that read ahead), `preprocess`,
-            `embed`.
+        clock: its stages are `read` (waiting for fields, and reading some meanwhile),
+            `preprocess`, `embed`.
         measures: measure the quality of the pixels too, in the threads that read.
 
     Yields:
