@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unidino_fast.benchmarks.doubles import (
+    EDGE,
     FreeDevice,
     FreeNetwork,
     PlateShape,
@@ -255,6 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--wells", type=int, default=12, help="of the plate for the network")
     parser.add_argument("--plate", type=Path, help="a plate of yours, in place of that one")
     parser.add_argument("--screen", type=int, default=200, help="wells of 9 fields, 5 channels")
+    parser.add_argument("--edge", type=int, default=EDGE, help="of their fields, in pixels")
     parser.add_argument("--small", type=int, default=300, help="wells of 1 field, 2 channels")
     parser.add_argument("--plates", type=int, nargs="*", default=[10, 100], help="of campaigns")
     options = parser.parse_args(arguments)
@@ -269,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts: dict[str, Callable[[], Iterator[Row]]] = {
         "network": lambda: bench_network(spec, options.wells, options.plate, effort),
         "small": lambda: bench_free(spec, PlateShape(options.small), effort),
-        "screen": lambda: bench_free(spec, PlateShape(options.screen, 9, 5), effort),
+        "screen": lambda: bench_free(spec, PlateShape(options.screen, 9, 5, options.edge), effort),
         "scheduler": lambda: bench_scheduler(spec, options.plates, say),
     }
     rows = []

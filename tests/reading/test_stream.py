@@ -40,6 +40,14 @@ def reading_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("read-")]
 
 
+def assert_no_threads() -> None:
+    """None within five seconds: nobody joins those whose stream was closed by garbage."""
+    until = time.monotonic() + 5
+    while reading_threads() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not reading_threads()
+
+
 def slots(n: int, n_bytes: int = 10) -> list[Slot]:
     return [Slot(str(i), n_bytes, lambda: np.zeros(1)) for i in range(n)]
 
@@ -194,8 +202,80 @@ def test_no_field_is_held_while_the_next_is_read(plates: ModuleType, tmp_path: P
         )
         requests = requests_of(plate) * 5
         assert sum(1 for _ in map(type, reader.stream(requests))) == 40
-        assert sum(1 for _ in map(type, reader.stream_noted(requests, id))) == 40
+        assert sum(1 for _ in map(type, reader.stream_noted(requests, lambda p: p[0, ::8]))) == 40
         assert len(made) == 2  # at most half of `max_in_flight`
+
+
+def test_an_error_that_is_kept_holds_no_pixels(plates: ModuleType, tmp_path: Path) -> None:
+    written = plates.write_plate(tmp_path / "p", WELLS, chunks=(1, 45, 51))
+    for path in written:
+        (tmp_path / "p" / path / "0/1/0/0").write_bytes(b"broken")
+    plate = open_plate(tmp_path / "p")
+    for n_threads in (1, 2):
+        made: list[int] = []
+
+        def allocate(n_bytes: int, made: list[int] = made) -> memoryview:
+            made.append(n_bytes)
+            return memoryview(bytearray(n_bytes))
+
+        reader = FieldReader(
+            plate.storage, n_threads=n_threads, max_in_flight=4 * FIELD, allocate=allocate
+        )
+        kept = list(reader.stream(requests_of(plate) * 5))
+        assert all(isinstance(one, PixelError) for one in kept)
+        assert len(made) <= 3  # of 40
+
+
+def test_garbage_of_one_stream_may_close_another() -> None:
+    """Whose thread waits for a lock that is held where the garbage is found."""
+    lock = threading.Lock()
+    waits = threading.Event()
+
+    def wait(_: Scratch) -> None:
+        waits.set()
+        with lock:
+            pass
+
+    def waiting() -> Iterator[Batch]:
+        yield Batch(slots(1), [])
+        made = slots(1)
+        yield Batch(made, [Job(wait, tuple(made), 1)])
+
+    def find(_: Scratch) -> None:
+        with lock:
+            dropped = [iter(ahead(waiting(), n_threads=1))]
+            next(dropped[0])
+            assert waits.wait(5)
+            dropped.append(dropped)  # type: ignore[arg-type]
+            del dropped
+            gc.collect()
+
+    for helps in (True, False):
+        waits.clear()
+        made = slots(2)
+        jobs = [Job(find, (made[0],), 1), Job(lambda _: None, (made[1],), 1)]
+        found = list(ahead(iter([Batch(made, jobs)]), n_threads=2, helps=helps))
+        assert [slot.fault for slot in found] == [None, None]
+        assert_no_threads()
+
+
+def test_threads_that_cannot_be_started_leave_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "read-2":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    def batches() -> Iterator[Batch]:
+        while True:
+            yield Batch(slots(1), [])
+
+    with pytest.raises(RuntimeError, match="can't start"):
+        next(iter(ahead(batches(), n_threads=4)))
+    assert not reading_threads()
 
 
 def test_a_note_that_fails_is_the_fault_of_its_field(plates: ModuleType, tmp_path: Path) -> None:

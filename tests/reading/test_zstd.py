@@ -117,6 +117,18 @@ def test_as_numcodecs_decodes_them(
         assert codecs.zstd_size(memoryview(bytes(stored))) not in (n_bytes, None)
 
 
+def test_a_last_block_of_no_kind_is_refused() -> None:
+    """A decoder that stops at the last pixel would not see it."""
+    raw = b"\xa0" + (1000).to_bytes(4, "little") + (1000 << 3).to_bytes(3, "little") + bytes(1000)
+    for kind, is_sound in ((0, True), (3, False)):
+        stored = b"\x28\xb5\x2f\xfd" + raw + (kind << 1 | 1).to_bytes(3, "little")
+        if is_sound:
+            assert decoded(stored, 1000) == bytes(1000)
+        else:
+            with pytest.raises(RuntimeError):
+                decoded(stored, 1000)
+
+
 def test_frames_of_very_many_blocks_are_not_walked_through() -> None:
     empty = b"\0\0\0"  # a block that holds nothing, and is not the last
     stored = b"\x28\xb5\x2f\xfd\x20\x02" + empty * 100_000 + b"\x11\0\0ab"

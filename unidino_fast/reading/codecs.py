@@ -37,6 +37,8 @@ _BLOSC2_MARK = 5
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ONE_BYTE_REPEATED = 1
 """Kind of a zstd block that is stored as one byte."""
+_RESERVED = 3
+"""Kind of a zstd block that no frame may hold."""
 _MOST_BLOCKS = 4096
 """Of a zstd frame that are looked at; usual ones hold 128 KiB of pixels each."""
 _SLACK = 65_536
@@ -158,6 +160,8 @@ def _is_whole_frame(stored: memoryview, start: int, *, has_checksum: bool) -> bo
         header = int.from_bytes(stored[start : start + 3], "little")
         is_last, kind, n_bytes = header & 1, header >> 1 & 3, header >> 3
         start += 3 + (1 if kind == _ONE_BYTE_REPEATED else n_bytes)
+        if kind == _RESERVED:
+            return False
         if is_last or start >= len(stored):
             return is_last == 1 and start + 4 * has_checksum == len(stored)
     return False

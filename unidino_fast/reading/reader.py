@@ -236,8 +236,17 @@ def _read_strips(
             if takers:
                 reader.read(array, strip, takers, scratch)
         except (PixelError, MemoryError) as error:
+            _forget_frames(error)
             for target in strip.targets:
                 slots[target.request].fault = error
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Whoever keeps an error is not to keep the pixels that stand in the frames it came through."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
 
 
 def _outcome(slot: Slot) -> Pixels | PixelError:
@@ -254,8 +263,8 @@ def _outcome(slot: Slot) -> Pixels | PixelError:
 
 def _noted_outcome(slot: Slot) -> tuple[Pixels, Any] | PixelError:
     """As `_outcome`, with what was noted; no frame holds the pixels while further ones are read."""
-    pixels = _outcome(slot)
-    return pixels if isinstance(pixels, PixelError) else (pixels, slot.noted)
+    pixels, noted, slot.noted = _outcome(slot), slot.noted, None
+    return pixels if isinstance(pixels, PixelError) else (pixels, noted)
 
 
 def _block_bytes(request: FieldRequest) -> int:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     Pixels = NDArray[Any]
 
 
+_AT_WORK = threading.local()
+"""`reads` is true in a thread that reads, in a consumer's while it does."""
+
+
 @dataclass(slots=True, eq=False)
 class Slot:
     """A field that is being read.
@@ -97,8 +101,8 @@ class ReadAhead:
         self._batches = batches
         self._scratches = scratches
         self._most = max(max_in_flight // 2, 1)
-        self._lock = threading.Lock()
-        """Held for all that follows."""
+        self._lock = threading.RLock()
+        """Held for all that follows; garbage found meanwhile may close this stream."""
         self._changed = threading.Condition(self._lock)
         """Of what threads wait for: jobs, and room."""
         self._next: Batch | None = None
@@ -117,10 +121,10 @@ class ReadAhead:
 
     def __iter__(self) -> Generator[Slot, None, None]:
         """Slots in order, each done; a slot counts as held until the next one is asked for."""
-        for thread in self._threads:
-            thread.start()
         scratch = self._scratch_of_thread()
         try:
+            for thread in self._threads:
+                thread.start()
             while (slot := self._first(scratch)) is not None:
                 yield slot
                 with self._lock:
@@ -135,8 +139,10 @@ class ReadAhead:
             self._is_over = True
             self._jobs.clear()
             self._changed.notify_all()
+        if getattr(_AT_WORK, "reads", False):
+            return  # garbage of what is read closes this: its threads may wait for a lock held here
         for thread in self._threads:
-            if thread is not threading.current_thread():  # where a job's garbage closes this
+            if thread.is_alive():
                 thread.join()
 
     def _first(self, scratch: Scratch) -> Slot | None:
@@ -155,9 +161,19 @@ class ReadAhead:
             if job is None:
                 slot.done.acquire()
             else:
-                self._do(job, scratch)
+                self._help(job, scratch)
+
+    def _help(self, job: Job, scratch: Scratch) -> None:
+        """Does a job in the consumer's thread, which may itself be one that reads."""
+        before = getattr(_AT_WORK, "reads", False)
+        _AT_WORK.reads = True
+        try:
+            self._do(job, scratch)
+        finally:
+            _AT_WORK.reads = before
 
     def _work(self) -> None:
+        _AT_WORK.reads = True
         try:
             scratch = self._scratch_of_thread()
             while (job := self._awaited_job()) is not None:
