@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from reading_threads import reading_threads
 
 from unidino_fast.errors import PixelError
 from unidino_fast.plate import open_plate
@@ -18,13 +19,9 @@ from unidino_fast.reading import FieldReader, FieldRequest
 from unidino_fast.reading import plan as plan_module
 from unidino_fast.reading import reader as reader_module
 from unidino_fast.reading import recipe as recipe_module
-from unidino_fast.reading.buffers import FieldBuffers, Scratch
 from unidino_fast.reading.piles import PileReader
-from unidino_fast.reading.stream import Batch, Job, ReadAhead, Slot
 
 if TYPE_CHECKING:
-    from collections import deque
-    from collections.abc import Iterator
     from pathlib import Path
     from types import ModuleType
 
@@ -36,28 +33,16 @@ def requests_of(plate: Any, **changes: Any) -> list[FieldRequest]:
     return [FieldRequest(f, 0, (0, 1, 2), "max") for f in plate.fields]
 
 
-def reading_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("read-")]
+def few_at_a_time(plate: Any, n_threads: int) -> tuple[FieldReader, list[int]]:
+    """A reader that begins two fields at most, and the sizes of what it allocates."""
+    made: list[int] = []
 
+    def allocate(n_bytes: int) -> memoryview:
+        made.append(n_bytes)
+        return memoryview(bytearray(n_bytes))
 
-def assert_no_threads() -> None:
-    """None within five seconds: nobody joins those whose stream was closed by garbage."""
-    until = time.monotonic() + 5
-    while reading_threads() and time.monotonic() < until:
-        time.sleep(0.01)
-    assert not reading_threads()
-
-
-def slots(n: int, n_bytes: int = 10) -> list[Slot]:
-    return [Slot(str(i), n_bytes, lambda: np.zeros(1)) for i in range(n)]
-
-
-def ahead(batches: Iterator[Batch], **options: Any) -> ReadAhead:
-    from collections import deque
-
-    scratches: deque[Scratch] = deque()
-    settings: dict[str, Any] = {"n_threads": 3, "helps": True, "max_in_flight": 2**20}
-    return ReadAhead(batches, scratches=scratches, **(settings | options))
+    options: dict[str, Any] = {"max_in_flight": 4 * FIELD, "allocate": allocate}
+    return FieldReader(plate.storage, n_threads=n_threads, **options), made
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
@@ -102,104 +87,12 @@ def test_notes_are_of_whole_fields_and_made_by_the_threads_that_read(
     assert {name for name in noted if not name.startswith("read-")} <= {"MainThread"}
 
 
-@pytest.mark.parametrize(
-    ("n_threads", "helps", "expected"),
-    [
-        (3, True, {"MainThread", "read-0", "read-1"}),
-        (3, False, {"read-0", "read-1", "read-2"}),
-        (1, True, {"read-0"}),
-    ],
-)
-def test_whoever_waits_for_a_field_reads_too(
-    n_threads: int, helps: bool, expected: set[str]
-) -> None:
-    """But for trips; and never all of it: what is read ahead is read by others."""
-    at_work: set[str] = set()
-
-    def work(_: Scratch) -> None:
-        time.sleep(0.001)
-        at_work.add(threading.current_thread().name)
-
-    def batches() -> Iterator[Batch]:
-        for _ in range(60):
-            [slot] = made = slots(1)
-            yield Batch(made, [Job(work, (slot,), 1)] * 2)
-
-    assert len(list(ahead(batches(), n_threads=n_threads, helps=helps))) == 60
-    assert at_work == expected
-
-
-def test_who_gets_a_field_at_once_reads_none() -> None:
-    """A consumer that is busy finds fields read ahead, and goes on."""
-    own: list[str] = []
-
-    def work(_: Scratch) -> None:
-        if threading.current_thread() is threading.main_thread():
-            own.append("job")
-
-    def batches() -> Iterator[Batch]:
-        for _ in range(20):
-            [slot] = made = slots(1)
-            yield Batch(made, [Job(work, (slot,), 1)])
-
-    stream = iter(ahead(batches(), n_threads=2))
-    next(stream)
-    time.sleep(0.3)  # all are read meanwhile
-    before = len(own)
-    assert len(list(stream)) == 19
-    assert len(own) == before
-
-
-def test_an_interruption_while_the_caller_reads_is_the_callers() -> None:
-    def work(_: Scratch) -> None:
-        time.sleep(0.001)
-        if threading.current_thread() is threading.main_thread():
-            raise KeyboardInterrupt
-
-    def batches() -> Iterator[Batch]:
-        while True:
-            [slot] = made = slots(1)
-            yield Batch(made, [Job(work, (slot,), 1)])
-
-    stream = iter(ahead(batches()))
-    with pytest.raises(KeyboardInterrupt):
-        list(stream)
-    assert not reading_threads()
-
-
-def test_a_thread_that_breaks_off_is_the_callers_failure() -> None:
-    """Whoever waits for a field of its is told, and does not wait for ever."""
-
-    def work(_: Scratch) -> None:
-        time.sleep(0.001)
-        if threading.current_thread() is not threading.main_thread():
-            raise SystemExit(3)
-
-    def batches() -> Iterator[Batch]:
-        while True:
-            [slot] = made = slots(1)
-            yield Batch(made, [Job(work, (slot,), 1)])
-
-    for helps in (True, False):
-        with pytest.raises(SystemExit):
-            list(ahead(batches(), helps=helps))
-        assert not reading_threads()
-
-
 def test_no_field_is_held_while_the_next_is_read(plates: ModuleType, tmp_path: Path) -> None:
     """Its memory is in the caches: that is where the next but one is read to."""
     plates.write_plate(tmp_path / "p", WELLS, chunks=(1, 45, 51))
     plate = open_plate(tmp_path / "p")
     for n_threads in (1, 2):
-        made: list[int] = []
-
-        def allocate(n_bytes: int, made: list[int] = made) -> memoryview:
-            made.append(n_bytes)
-            return memoryview(bytearray(n_bytes))
-
-        reader = FieldReader(
-            plate.storage, n_threads=n_threads, max_in_flight=4 * FIELD, allocate=allocate
-        )
+        reader, made = few_at_a_time(plate, n_threads)
         requests = requests_of(plate) * 5
         assert sum(1 for _ in map(type, reader.stream(requests))) == 40
         assert sum(1 for _ in map(type, reader.stream_noted(requests, lambda p: p[0, ::8]))) == 40
@@ -212,70 +105,10 @@ def test_an_error_that_is_kept_holds_no_pixels(plates: ModuleType, tmp_path: Pat
         (tmp_path / "p" / path / "0/1/0/0").write_bytes(b"broken")
     plate = open_plate(tmp_path / "p")
     for n_threads in (1, 2):
-        made: list[int] = []
-
-        def allocate(n_bytes: int, made: list[int] = made) -> memoryview:
-            made.append(n_bytes)
-            return memoryview(bytearray(n_bytes))
-
-        reader = FieldReader(
-            plate.storage, n_threads=n_threads, max_in_flight=4 * FIELD, allocate=allocate
-        )
+        reader, made = few_at_a_time(plate, n_threads)
         kept = list(reader.stream(requests_of(plate) * 5))
         assert all(isinstance(one, PixelError) for one in kept)
         assert len(made) <= 3  # of 40
-
-
-def test_garbage_of_one_stream_may_close_another() -> None:
-    """Whose thread waits for a lock that is held where the garbage is found."""
-    lock = threading.Lock()
-    waits = threading.Event()
-
-    def wait(_: Scratch) -> None:
-        waits.set()
-        with lock:
-            pass
-
-    def waiting() -> Iterator[Batch]:
-        yield Batch(slots(1), [])
-        made = slots(1)
-        yield Batch(made, [Job(wait, tuple(made), 1)])
-
-    def find(_: Scratch) -> None:
-        with lock:
-            dropped = [iter(ahead(waiting(), n_threads=1))]
-            next(dropped[0])
-            assert waits.wait(5)
-            dropped.append(dropped)  # type: ignore[arg-type]
-            del dropped
-            gc.collect()
-
-    for helps in (True, False):
-        waits.clear()
-        made = slots(2)
-        jobs = [Job(find, (made[0],), 1), Job(lambda _: None, (made[1],), 1)]
-        found = list(ahead(iter([Batch(made, jobs)]), n_threads=2, helps=helps))
-        assert [slot.fault for slot in found] == [None, None]
-        assert_no_threads()
-
-
-def test_threads_that_cannot_be_started_leave_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    start = threading.Thread.start
-
-    def refuse(thread: threading.Thread) -> None:
-        if thread.name == "read-2":
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-
-    def batches() -> Iterator[Batch]:
-        while True:
-            yield Batch(slots(1), [])
-
-    with pytest.raises(RuntimeError, match="can't start"):
-        next(iter(ahead(batches(), n_threads=4)))
-    assert not reading_threads()
 
 
 def test_a_note_that_fails_is_the_fault_of_its_field(plates: ModuleType, tmp_path: Path) -> None:
@@ -378,60 +211,6 @@ def test_closing_ends_the_threads(plates: ModuleType, tmp_path: Path) -> None:
     assert not reading_threads()
 
 
-def test_memory_stays_within_its_bound() -> None:
-    """Begun and not given back: at most half of the bound, and one slot beyond it at least."""
-    begun: list[int] = []
-    returned = 0
-    most = 0
-
-    def batches() -> Iterator[Batch]:
-        for number in range(40):
-            made = slots(1)
-            yield Batch(made, [Job(lambda _, n=number: begun.append(n), tuple(made), 1)])
-
-    for _ in ahead(batches(), max_in_flight=2 * 35):
-        time.sleep(0.002)
-        most = max(most, len(begun) - returned)
-        returned += 1
-    assert returned == 40
-    assert 2 <= most <= 3
-
-
-def test_what_threads_hold_stays_within_its_bound() -> None:
-    running: set[int] = set()
-    together: list[int] = []
-    lock = threading.Lock()
-
-    def work(number: int) -> None:
-        with lock:
-            running.add(number)
-            together.append(len(running))
-        time.sleep(0.002)
-        with lock:
-            running.remove(number)
-
-    [slot] = made = slots(1)
-    jobs = [Job(lambda _, n=n: work(n), (slot,), 40) for n in range(20)]
-    list(ahead(iter([Batch(made, jobs)]), n_threads=6, max_in_flight=2 * 100))
-    assert max(together) == 2
-    [slot] = made = slots(1)
-    together.clear()
-    jobs = [Job(lambda _, n=n: work(n), (slot,), 400) for n in range(5)]
-    list(ahead(iter([Batch(made, jobs)]), n_threads=6, max_in_flight=2 * 100))
-    assert max(together) == 1
-
-
-def test_an_error_in_planning_is_the_callers() -> None:
-    def batches() -> Iterator[Batch]:
-        yield Batch(slots(1), [])
-        raise ZeroDivisionError
-
-    stream = iter(ahead(batches()))
-    with pytest.raises(ZeroDivisionError):
-        list(stream)
-    assert not reading_threads()
-
-
 def test_an_error_of_ours_is_not_hidden(plates: ModuleType, tmp_path: Path) -> None:
     plates.write_plate(tmp_path / "p", WELLS)
     plate = open_plate(tmp_path / "p")
@@ -447,29 +226,6 @@ def test_an_error_of_ours_is_not_hidden(plates: ModuleType, tmp_path: Path) -> N
     reader = FieldReader(Broken())  # type: ignore[arg-type]
     [first, *_] = reader.stream(requests_of(plate))
     assert "field A/1/0/0 of 45 x 51 px does not fit in memory" in str(first)
-
-
-def test_memory_is_used_again_once_nobody_holds_it() -> None:
-    made: list[int] = []
-
-    def allocate(n_bytes: int) -> memoryview:
-        made.append(n_bytes)
-        return memoryview(bytearray(n_bytes))
-
-    buffers = FieldBuffers(allocate=allocate)
-    first = buffers.empty((3, 5, 7), np.uint16)
-    place = first.ctypes.data
-    view = first[1:, ::2]
-    tensor = torch.from_numpy(first)[2]
-    del first
-    assert buffers.empty((3, 5, 7), np.uint16).ctypes.data != place
-    del view
-    assert buffers.empty((3, 5, 7), np.uint16).ctypes.data != place
-    del tensor
-    assert buffers.empty((3, 5, 7), np.uint16).ctypes.data == place
-    assert made == [210] * 2
-    buffers.empty((3, 5, 8), np.uint16)
-    assert made == [210] * 2 + [240]
 
 
 def test_tensors_that_share_memory_keep_their_pixels(plates: ModuleType, tmp_path: Path) -> None:
@@ -522,41 +278,3 @@ def test_time_points_in_one_chunk_are_decoded_once(
     found = list(FieldReader(plate.storage).stream(requests))
     np.testing.assert_array_equal(np.stack(found), written[:, [2, 0]])  # type: ignore[arg-type]
     assert len(decoded) == 1
-
-
-def test_scratch_grows_and_is_given_again() -> None:
-    scratch = Scratch()
-    first = scratch.bytes("a", 100)
-    assert first.size == 100
-    assert np.shares_memory(first, scratch.bytes("a", 50))
-    assert scratch.bytes("a", 1000).size == 1000
-    assert not np.shares_memory(scratch.bytes("a", 10), scratch.bytes("b", 10))
-
-
-def test_blocks_of_a_scratch_are_those_of_one_buffer() -> None:
-    scratch = Scratch()
-    for shape in ((3, 7), (3, 7), (2, 7), (5, 100)):
-        whole, blocks = scratch.blocks(shape, np.dtype(np.uint16))
-        assert (whole.shape, whole.dtype) == (shape, np.uint16)
-        for number, block in enumerate(blocks):
-            block.view(np.uint16)[:] = number
-        assert whole.tolist() == [[number] * shape[1] for number in range(shape[0])]
-    assert scratch.blocks((5, 100), np.dtype(np.uint8))[0].dtype == np.uint8
-
-
-def test_a_view_of_a_scratch_is_of_memory_that_it_still_holds() -> None:
-    scratch = Scratch()
-    first = scratch.view("a", 100)
-    assert scratch.view("a", 100) is first
-    grown = scratch.bytes("a", 1000)
-    view = scratch.view("a", 100)
-    view[0], grown[0] = 1, 2
-    assert (len(view), view[0], len(scratch.view("a", 50))) == (100, 2, 50)
-
-
-def test_memory_of_fields_and_threads_begins_with_a_page() -> None:
-    """The kernel copies a file to a few bytes behind a page at half the rate."""
-    fields, scratch = FieldBuffers(), Scratch()
-    for size in (100, 5_000, 5_000_000):
-        assert fields.empty((size,), np.uint8).ctypes.data % 4096 == 0
-        assert scratch.bytes("a", size).ctypes.data % 4096 == 0

@@ -53,8 +53,8 @@ class FieldReader:
 
     Args:
         storage: where the plate lies.
-        n_threads: that fetch and decode; as many as there are cores (eight at most), more where
-            each read is a trip, by default.
+        n_threads: that fetch and decode, whoever waits for a field among them but where each read
+            is a trip; as many as there are cores (eight at most), more for trips, by default.
         max_in_flight: bytes of pixels and chunks that are read ahead; 256 MiB, or an eighth of the
             memory where that is less, by default.
         allocate: makes the memory of the arrays, of so many bytes; ordinary memory by default.
