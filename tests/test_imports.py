@@ -19,7 +19,8 @@ PACKAGE = ROOT / "unidino_fast"
 # From the bottom up: a module imports only from lines above its own, or from its own package.
 LAYERS = [
     "_version errors choices",
-    "names config cores files formulas lock",
+    "names config cores files formulas",
+    "lock",
     "storage",
     "documents ngff",
     "plate_model",
@@ -41,7 +42,7 @@ LAYERS = [
     "columns query",
     "platemap profiles",
     "qc",
-    "manifest provenance embedding parts write_behind",
+    "manifest provenance embedding parts write_behind absences",
     "output",
     "assembly",
     "shards cluster",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -51,6 +52,41 @@ def test_the_second_says_who_holds_it_and_a_kill_frees_it(tmp_path: Path) -> Non
     lock.acquire()  # although the killed one left its file
     lock.release()
     assert not path.exists()
+
+
+def test_who_holds_it_can_be_asked_without_taking_it(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    lock = FolderLock(path)
+    assert lock.held_by() is None
+    with held_elsewhere(path) as holder:
+        assert str(lock.held_by()).startswith(f"process {holder} on {platform.node()} since ")
+        content = path.read_bytes()
+    assert path.read_bytes() == content
+    assert lock.held_by() is None  # it was killed
+    lock.acquire()
+    assert f"process {os.getpid()} on " in str(FolderLock(path).held_by())
+    lock.release()
+    assert lock.held_by() is None
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"pid": 7, "host": "elsewhere", "since": "2026"}', "process 7 on elsewhere since 2026"),
+        (b'{"pid": 7, "host": "a\\u001b[2J\\nb", "since": 3}', "process 7 on a_[2J b since 3"),
+        (f'{{"pid": -1, "host": "{platform.node()}", "since": "2026"}}'.encode(), None),
+        (f'{{"pid": {10**30}, "host": "{platform.node()}", "since": "2026"}}'.encode(), None),
+        (b'{"pid": 7}', None),
+        (b"[" * 100_000, None),
+        (b"\xff", None),
+        (b"", None),
+    ],
+)
+def test_signatures_are_foreign_text(tmp_path: Path, content: bytes, said: str | None) -> None:
+    path = tmp_path / ".lock"
+    path.write_bytes(content)
+    assert FolderLock(path).held_by() == said
 
 
 def test_shared_locks_keep_a_lone_one_out(tmp_path: Path) -> None:

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unidino_fast.names import WellName, one_line, parse_well, row_index, row_letters
+from unidino_fast.names import (
+    WellName,
+    natural_key,
+    one_line,
+    parse_well,
+    row_index,
+    row_letters,
+)
 
 
 @pytest.mark.parametrize(
@@ -57,3 +64,10 @@ def test_foreign_text_becomes_one_printable_line(text: str) -> None:
 def test_printable_text_stays() -> None:
     assert one_line("  Hoechst  33342\tµm ") == "Hoechst 33342 µm"
     assert one_line("a\nb\x00c") == "a b_c"
+
+
+def test_numbers_in_names_count_as_numbers() -> None:
+    names = ["ch10", "A/2/0", "ch2", "ch002b", "A/10/0", "B", "ch", "9" * 5000, "10", "2"]
+    assert sorted(names, key=natural_key) == [
+        "2", "10", "9" * 5000, "A/2/0", "A/10/0", "B", "ch", "ch2", "ch002b", "ch10",
+    ]  # fmt: skip

@@ -1,7 +1,7 @@
 """What `unidino-fast embed --dry-run` finds: what is to be done, what is done already, or why not.
 
 Nothing is written. All that `embed` would refuse before it reads a pixel is refused here too, but
-for a folder that another run is writing to: its wells are counted as they stand.
+for a folder that another run is writing to: that is said, and its wells are counted as they stand.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from unidino_fast.names import counted
+from unidino_fast.absences import said_of_listed
+from unidino_fast.names import counted, left_out_for
 from unidino_fast.output import OutputFolder, folder_name
 from unidino_fast.planning import plan_plate
-from unidino_fast.terminal import say
+from unidino_fast.terminal import say, say_some
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +55,10 @@ class DryRun:
         tasks = plan.wells if request.shard is None else request.shard.of(plan.wells)
         finished = self._finished(plate)
         left = None if finished is None else [task for task in tasks if task.name not in finished]
+        place = f"{plate.name}: " if len(request.plates) > 1 else ""
+        warnings = (*plate.missing, *plate.warnings, *(said_of_listed(plate) or ()))
+        say_some("warning", [f"{place}{warning}" for warning in warnings])
+        say_some("left out", [f"{place}{fault}" for fault in plate.skipped])
         return {
             "plate": plate.name,
             **_counts(tasks, ""),
@@ -61,6 +66,7 @@ class DryRun:
             **_counts(left, "_left"),
             "channels": list(plan.channels),
             "folder": str(request.out / folder_name(plate.name)),
+            "left_out": dict(map(left_out_for, plate.skipped)),
         }
 
     def _finished(self, plate: Plate) -> set[str] | None:
@@ -84,6 +90,9 @@ class DryRun:
             shard=request.shard,
             qc=request.qc,
         )
+        holder = run.folder.held_by(None if request.shard is None else request.shard.name)
+        if holder is not None:
+            say(f"note: {run.folder.path} was taken by {holder}: while that runs, embed refuses it")
         if request.overwrite:
             return set()
         run.find_finished(verify=request.verify)
@@ -98,12 +107,17 @@ def _counts(tasks: Sequence[WellTask] | None, suffix: str) -> dict[str, int | No
     }
 
 
-def plans_as_object(plans: list[dict[str, Any]]) -> dict[str, Any]:
+def plans_as_object(plans: list[dict[str, Any]], failed: dict[str, str]) -> dict[str, Any]:
     """Totals over all plates, and each plate's own; a single plate's stand in the place of them."""
+    said = {
+        "left_out": {plan["plate"]: plan["left_out"] for plan in plans if plan["left_out"]},
+        "failed": failed,
+        "plates": plans,
+    }
     if len(plans) == 1:
-        return {**plans[0], "plates": plans}
+        return {**plans[0], **said}
     sums = {name: [plan[name] for plan in plans] for name in plans[0] if name.startswith("n_")}
-    return {**{n: None if None in v else sum(v) for n, v in sums.items()}, "plates": plans}
+    return {**{n: None if None in v else sum(v) for n, v in sums.items()}, **said}
 
 
 def plan_as_text(facts: dict[str, Any]) -> str:

@@ -109,11 +109,11 @@ def _say_plans(
             plans.append(looking.look(plate))
     failed.raise_if_all(plans)
     if as_json:
-        tell(json.dumps(plans_as_object(plans)))
+        tell(json.dumps(plans_as_object(plans, failed.reasons)))
     else:
         for facts in plans:
             tell(plan_as_text(facts))
-    return 0
+    return LEFT_OUT if failed.reasons or any(facts["left_out"] for facts in plans) else 0
 
 
 class _Failed:

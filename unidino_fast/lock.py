@@ -15,14 +15,18 @@ import json
 import logging
 import os
 import platform
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from unidino_fast.errors import OutputError
+from unidino_fast.names import short_line
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+_UNREADABLE = (ValueError, KeyError, TypeError, RecursionError)
+"""What reading a signature raises where it is none."""
+_MOST_BYTES = 1000
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +75,20 @@ class FolderLock:
         os.close(self._file)
         self._file = None
 
+    def held_by(self) -> str | None:
+        """Who holds the lock by what it has signed, or was killed while it did; changes nothing.
+
+        None where nobody does. To ask the kernel would be to take the lock for a moment, in which
+        a run that begins would find the folder in use.
+        """
+        try:
+            signed = _signature(self._path.read_bytes())
+        except (OSError, *_UNREADABLE):
+            return None
+        if signed.host == platform.node() and not _is_running(signed.pid):
+            return None
+        return str(signed)
+
     def _lock(self, file: int) -> None:
         kind = fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX
         try:
@@ -102,11 +120,37 @@ class FolderLock:
         os.pwrite(file, text.encode(), 0)
 
 
+class _Signature(NamedTuple):
+    """Who holds a lock, in its own words."""
+
+    pid: int
+    host: str
+    since: str
+
+    def __str__(self) -> str:
+        host, since = short_line(self.host, 60), short_line(self.since, 30)
+        return f"process {self.pid} on {host} since {since}"
+
+
+def _signature(content: bytes) -> _Signature:
+    """What stands in a lock's file; raises one of `_UNREADABLE` where it is something else."""
+    signed = json.loads(content[:_MOST_BYTES])
+    return _Signature(int(signed["pid"]), str(signed["host"]), str(signed["since"]))
+
+
 def _holder(file: int) -> str:
     try:
-        signed = json.loads(os.pread(file, 1000, 0))
-        return (
-            f"process {int(signed['pid'])} on {signed['host']!s:.60} since {signed['since']!s:.30}"
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(_signature(os.pread(file, _MOST_BYTES, 0)))
+    except (OSError, *_UNREADABLE):
         return "another run"
+
+
+def _is_running(pid: int) -> bool:
+    """Whether this host has such a process; of others' processes it is not told more."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return pid > 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+_DIGITS = re.compile(r"(\d+)")
 _WELL = re.compile(r"\s*([A-Za-z]{1,2})[\s_/-]*0{0,9}([1-9][0-9]{0,2})\s*")
 
 
@@ -32,6 +33,12 @@ class WellName:
 def place_left_out(name: str) -> str:
     """What was left out of a plate in words: `well A02`, `array of field A02/0`."""
     return name if " " in name else f"well {name}"
+
+
+def left_out_for(fault: str) -> tuple[str, str]:
+    """The name that `place_left_out` takes, and why, of a line such as `well A02: why`."""
+    what, _, why = fault.partition(": ")
+    return what.removeprefix("well "), why or fault
 
 
 def row_letters(row: int) -> str:
@@ -79,6 +86,18 @@ def short_line(value: object, longest: int) -> str:
 def counted(count: int, noun: str) -> str:
     """`1 row`, `2 rows`."""
     return f"{count} {noun}" + "s" * (count != 1)
+
+
+def natural_key(text: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts `ch2` before `ch10`."""
+
+    def key(part: str) -> tuple[int, int, str]:
+        if not part.isdecimal():
+            return 1, 0, part
+        digits = part.lstrip("0")
+        return 0, len(digits), digits  # as numbers, of which Python reads no more than 4,300 digits
+
+    return [key(part) for part in _DIGITS.split(text) if part]
 
 
 def distinct_names(values: Iterable[Any], shown: Callable[[Any], str]) -> dict[Any, str]:

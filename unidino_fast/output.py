@@ -47,6 +47,8 @@ QUALITY = "qc.json"
 REPORT = "report.html"
 """Made of them on request; it goes when they are replaced."""
 _LOCK = ".lock"
+_SHARDS = f"{_LOCK}-*"
+"""Locks of shards, which hold `_LOCK` together and do not sign it."""
 _UNSAFE = re.compile(r"[^\w .()+-]|^\.+")
 _LONGEST_NAME = 200
 """Bytes; file systems take 255."""
@@ -200,6 +202,16 @@ class OutputFolder:
         """Gives the folder free for other runs."""
         while self._locks:
             self._locks.pop().release()
+
+    def held_by(self, shard: str | None = None) -> str | None:
+        """Who writes into the folder, so that `open` would refuse it, as far as locks are signed.
+
+        Args:
+            shard: that would be opened, beside which others may be written.
+        """
+        own = (f"{_LOCK}-{shard}",) if shard else sorted(p.name for p in self.path.glob(_SHARDS))
+        holders = (FolderLock(self.path / name).held_by() for name in (_LOCK, *own))
+        return next(filter(None, holders), None)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

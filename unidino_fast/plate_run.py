@@ -7,14 +7,15 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from unidino_fast.absences import said_of_absent
 from unidino_fast.assembly import Layout, write_tables
 from unidino_fast.clock import StageClock, peak_memory_mb
 from unidino_fast.embedding import embed_wells, read_fields, sample_patches
 from unidino_fast.engines.selfcheck import SelfCheck, self_check
 from unidino_fast.errors import OutputError, PixelError
-from unidino_fast.names import counted
+from unidino_fast.names import left_out_for
 from unidino_fast.parts import anew, part_path
-from unidino_fast.reading import Absent, absent_seen, stored_chunks
+from unidino_fast.reading import Absent, absent_seen
 from unidino_fast.results import WellResult
 from unidino_fast.stamps import absent_chunks, stamp_as_read, stamps_before
 from unidino_fast.write_behind import written_behind
@@ -106,7 +107,7 @@ class PlateRun:
         self.n_tiles = plan.n_tiles if folder.job_tiles is None else folder.job_tiles
         self.clock = StageClock()
         self.results: dict[str, WellRecord] = {}
-        self.left_out = dict(_split_fault(fault) for fault in plate.skipped)
+        self.left_out = dict(map(left_out_for, plate.skipped))
         self.stamps: dict[str, PixelStamp | None] = {}
         self.n_resumed = 0
         self.n_measured_later = 0
@@ -260,32 +261,7 @@ class PlateRun:
 
     def absent_chunks(self) -> list[str]:
         """Lines where chunks are not there, which the format allows."""
-        stored = stored_chunks(self.plate)
-        if stored.n_absent is None:
-            return self._absent_at_url()
-        if stored.n_absent == 0:
-            return []
-        return [
-            f"{stored.n_absent} of the plate's {stored.n_chunks} chunks {_reads(stored.n_absent)},"
-            f" the first in {stored.lacking}: is the copy of the plate complete?"
-        ]
-
-    def _absent_at_url(self) -> list[str]:
-        """The same where nothing is listed; of finished wells a few absent chunks are known."""
-        lines = []
-        if self.absent.n:
-            lines.append(
-                f"{self.absent.n} of the chunks that this run read {_reads(self.absent.n)}, the"
-                f" first {self.absent.first}: is the plate at its URL complete?"
-            )
-        if self.absent_before:
-            wells = counted(len(self.absent_before), "well")
-            first = min(key for keys in self.absent_before.values() for key in keys)
-            lines.append(
-                f"chunks of {wells} that a former run finished {_reads(2)}, the first {first}: is"
-                " the plate at its URL complete?"
-            )
-        return lines
+        return said_of_absent(self.plate, self.absent, self.absent_before)
 
     def summary(self, warnings: Sequence[str], total: float) -> RunSummary:
         """What this run did in `total` seconds."""
@@ -386,13 +362,3 @@ def check_engine(
     if model.is_reference:
         return None
     return self_check(model, sample_patches(tasks, plate.storage, model, options))
-
-
-def _reads(n_absent: int) -> str:
-    return f"{'are absent and read' if n_absent > 1 else 'is absent and reads'} as the fill value"
-
-
-def _split_fault(fault: str) -> tuple[str, str]:
-    """`well A02` and why, of the line that opening the plate gave."""
-    what, _, why = fault.partition(": ")
-    return what.removeprefix("well "), why or fault

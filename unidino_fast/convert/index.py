@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import polars as pl
 
 from unidino_fast.errors import ConvertError, UsageError
-from unidino_fast.names import parse_well
+from unidino_fast.names import natural_key, parse_well
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,7 +23,6 @@ SCHEMA = {
     "time": pl.String,
     "path": pl.String,
 }
-_DIGITS = re.compile(r"(\d+)")
 _WHOLE = re.compile(r"(\d{1,99})(?:\.0+)?")
 
 
@@ -103,12 +102,6 @@ def make_table(rows: Iterable[Row]) -> pl.DataFrame:
         for row in rows
     ]
     return pl.DataFrame(clean, schema=SCHEMA, orient="row")
-
-
-def natural_key(text: str) -> list[tuple[int, int, str]]:
-    """Sort key that puts `ch2` before `ch10`."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part)
-            for part in _DIGITS.split(text) if part]  # fmt: skip
 
 
 def list_some(names: Sequence[str], limit: int = 3) -> str:

@@ -7,6 +7,7 @@ import re
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
+from unidino_fast.names import natural_key
 from unidino_fast.storage.remote import RemoteStorage
 
 if TYPE_CHECKING:
@@ -43,12 +44,12 @@ class Absent(NamedTuple):
     @classmethod
     def of(cls, keys: Collection[str]) -> Absent:
         """What `absent_seen` has filled its set with."""
-        return cls(len(keys), min(keys, default=None))
+        return cls(len(keys), min(keys, default=None, key=natural_key))
 
     def with_those(self, other: Absent) -> Absent:
         """Both together."""
         firsts = [first for first in (self.first, other.first) if first is not None]
-        return Absent(self.n + other.n, min(firsts, default=None))
+        return Absent(self.n + other.n, min(firsts, default=None, key=natural_key))
 
 
 def stored_chunks(plate: Plate) -> Stored:
