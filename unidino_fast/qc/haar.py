@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import njit
 
-from unidino_fast.qc.passes import EDGE, Found
+from unidino_fast.qc.passes import EDGE, SQUARE, Found, n_squares
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,12 +30,16 @@ def compiled_pass(plane: NDArray[Any], step: int, places: tuple[int, int]) -> Fo
     """See `passes.pass_over`; the plane is contiguous, native and writable."""
     height, width = plane.shape
     pairs = np.ascontiguousarray(plane[:, : width // 2 * 2]).view(_PAIRS[plane.dtype.name])
-    cross, fine, coarse = (np.zeros(height // edge, np.int64) for edge in (2, 4, EDGE))
+    energies = np.zeros((3, 2), np.int64)
     sums = np.empty((height // EDGE, width // EDGE), np.int32)
-    facts: tuple[int, ...] = _pass(plane, pairs, step, *places, cross, fine, coarse, sums)
-    # a row of squares fits 64 bits, a plane may not
-    energies = (sum(rows.tolist()) for rows in (cross, fine, coarse))
-    return Found._make((*facts, *energies, sums))
+    # numpy's zeros are pages that the system gives when they are written to: few of these are
+    counts, crosses = (np.zeros(n << 8 * plane.itemsize, np.int32) for n in (1, 2))
+    facts: tuple[int, ...] = _pass(plane, pairs, step, *places, counts, crosses, energies, sums)
+    whole = ((high << 32) + low for high, low in energies.tolist())
+    spans = np.empty(n_squares(sums.shape), np.int32)
+    down, right = (np.zeros(edge, np.int64) for edge in sums.shape)
+    total = _summed_up(sums, SQUARE // EDGE, spans, down, right) + _beyond(plane, EDGE)
+    return Found._make((total, *facts, *whole, spans, down, right))
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,13 +49,12 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @_compiled
 def _extremes(row: Row) -> Any:
-    """Sum, lowest and highest of a row."""
-    total, lowest, highest = np.int64(0), row[0], row[0]
+    """Lowest and highest of a row."""
+    lowest, highest = row[0], row[0]
     for x in range(len(row)):
-        total += row[x]
         lowest = min(lowest, row[x])
         highest = max(highest, row[x])
-    return total, np.int64(lowest), np.int64(highest)
+    return np.int64(lowest), np.int64(highest)
 
 
 @_compiled
@@ -111,6 +114,13 @@ def _halved_along(upper: Row, lower: Row, sums: Row) -> Any:
 
 
 @_compiled
+def _add(energy: int, limbs: Row) -> None:
+    """Adds the energy of a row, which fits 64 bits, to that of a plane, which may not."""
+    limbs[0] += energy >> 32
+    limbs[1] += energy & 0xFFFFFFFF
+
+
+@_compiled
 def _value_at(counts: Row, place: int) -> Any:
     """What stands at a place of the ordered values that were counted."""
     upto = value = 0
@@ -128,23 +138,21 @@ def _pass(
     step: int,
     low: int,
     high: int,
-    cross: Row,
-    fine: Row,
-    coarse: Row,
+    counts: Row,
+    crosses: Row,
+    energies: Row,
     sums: Row,
 ) -> Any:
     """Row by row: each second row ends squares of 2 pixels, each fourth of 4, each eighth of 8."""
+    cross, fine, coarse = energies[0], energies[1], energies[2]
     height, width = plane.shape
     bits = 8 * plane.itemsize
-    counts = np.zeros(1 << bits, np.int32)
-    crosses = np.zeros(2 << bits, np.int32)
     n_crosses = 0
     twos = np.empty((2, width // 2), np.int32)
     fours = np.empty((2, width // 4), np.int32)
-    total, lowest, highest, n_highest = 0, 1 << bits, -1, 0
+    lowest, highest, n_highest = 1 << bits, -1, 0
     for y in range(height):
-        row_total, row_lowest, row_highest = _extremes(plane[y])
-        total += row_total
+        row_lowest, row_highest = _extremes(plane[y])
         lowest = min(lowest, row_lowest)
         if row_highest > highest:
             highest, n_highest = row_highest, 0
@@ -157,10 +165,42 @@ def _pass(
             _count_crosses(pairs[y - 1], pairs[y], bits, crosses)
             n_crosses += (pairs.shape[1] + 1) // 2
         if y % 2 == 1:
-            cross[y // 2] = _pairs_halved(pairs[y - 1], pairs[y], bits, twos[y // 2 % 2])
+            _add(_pairs_halved(pairs[y - 1], pairs[y], bits, twos[y // 2 % 2]), cross)
         if y % 4 == 3:
-            fine[y // 4] = _halved(twos[0], twos[1], fours[y // 4 % 2])
+            _add(_halved(twos[0], twos[1], fours[y // 4 % 2]), fine)
         if y % 8 == 7:
-            coarse[y // 8] = _halved_along(fours[0], fours[1], sums[y // 8])
+            _add(_halved_along(fours[0], fours[1], sums[y // 8]), coarse)
     ordered = _value_at(counts, low), _value_at(counts, high), _value_at(crosses, n_crosses // 2)
-    return total, lowest, highest, n_highest, *ordered
+    return lowest, highest, n_highest, *ordered
+
+
+@_compiled
+def _summed_up(sums: Row, edge: int, spans: Row, down: Row, right: Row) -> Any:
+    """See `passes.summed_up`, of squares of so many sums; gives all of them together."""
+    height, width = min(edge, sums.shape[0]), min(edge, sums.shape[1])
+    for i in range(spans.shape[0]):
+        for j in range(spans.shape[1]):
+            lowest = highest = sums[edge * i, edge * j]
+            for y in range(edge * i, edge * i + height):
+                for x in range(edge * j, edge * j + width):
+                    lowest = min(lowest, sums[y, x])
+                    highest = max(highest, sums[y, x])
+            spans[i, j] = highest - lowest
+    total = np.int64(0)
+    for y in range(sums.shape[0]):
+        for x in range(sums.shape[1]):
+            down[y] += sums[y, x]
+            right[x] += sums[y, x]
+        total += down[y]
+    return total
+
+
+@_compiled
+def _beyond(plane: Row, edge: int) -> Any:
+    """Sum of the pixels that whole squares leave over, below and to the right."""
+    height, width = plane.shape[0] // edge * edge, plane.shape[1] // edge * edge
+    total = np.int64(0)
+    for y in range(plane.shape[0]):
+        for x in range(width if y < height else 0, plane.shape[1]):
+            total += plane[y, x]
+    return total

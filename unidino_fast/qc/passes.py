@@ -33,6 +33,8 @@ EDGE = 8
 PIXELS_BY_NUMPY = 16 << 20
 """Of one dtype, before the pass is compiled. Compiling is repaid by some 500 megapixels; but ten
 wells of a plate are to take the memory that a thousand do."""
+SQUARE = 64
+"""Edge in pixels of the squares that are empty or not."""
 
 
 class Found(NamedTuple):
@@ -48,7 +50,9 @@ class Found(NamedTuple):
         cross: squares of the crosswise differences of 2 x 2 pixels, added up.
         fine: likewise, of squares of 2 x 2 pixels.
         coarse: squares of the differences down and to the right, of squares of 4 x 4 pixels.
-        sums: of squares of 8 x 8 pixels (H // 8, W // 8).
+        spans: highest less lowest sum of 8 x 8 pixels in each whole square of 64 x 64, or in what
+            there is of the only one.
+        down, right: sums of 8 x 8 pixels, added up by their rows (H // 8) and columns (W // 8).
     """
 
     total: int
@@ -61,7 +65,9 @@ class Found(NamedTuple):
     cross: int
     fine: int
     coarse: int
-    sums: NDArray[np.int32]
+    spans: NDArray[np.int32]
+    down: NDArray[np.int64]
+    right: NDArray[np.int64]
 
 
 def pass_over(plane: NDArray[Any], step: int, places: tuple[int, int]) -> Found:
@@ -99,8 +105,31 @@ def pass_by_numpy(plane: NDArray[Any], step: int, places: tuple[int, int]) -> Fo
         cross=_energy(cross),
         fine=_energy(fine),
         coarse=_energy((c + d) - (a + b)) + _energy((a - b) + (c - d)),
-        sums=(a + b) + (c + d),
+        **summed_up((a + b) + (c + d)),
     )
+
+
+def summed_up(sums: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """`Found.spans`, `down` and `right` of sums of 8 x 8 pixels (H // 8, W // 8)."""
+    rows, columns = n_squares(sums.shape)
+    width = min(SQUARE // EDGE, sums.shape[1])
+    strips = sums[: rows * SQUARE // EDGE, : columns * width].reshape(rows, -1, columns * width)
+    # whole rows first are quicker
+    highest, lowest = (
+        strip.reshape(rows, columns, width) for strip in (strips.max(axis=1), strips.min(axis=1))
+    )
+    wide = np.float64 if sums.dtype.kind == "f" else np.int64
+    return {
+        "spans": highest.max(axis=2) - lowest.min(axis=2),
+        "down": sums.sum(axis=1, dtype=wide),
+        "right": sums.sum(axis=0, dtype=wide),
+    }
+
+
+def n_squares(sums: tuple[int, ...]) -> tuple[int, int]:
+    """How many squares of 64 pixels so many sums of 8 fill down and across: one at least."""
+    down, across = (max(edge * EDGE // SQUARE, 1) for edge in sums)
+    return down, across
 
 
 def quarters(
