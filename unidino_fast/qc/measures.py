@@ -237,5 +237,5 @@ def _rise(line: NDArray[np.float64]) -> float:
 @lru_cache(maxsize=8)
 def _centred(n: int) -> tuple[NDArray[np.float64], float]:
     """Places along a line, from its middle, and their squares added up."""
-    places = np.arange(n) - (n - 1) / 2
+    places = np.arange(n, dtype=np.float64) - (n - 1) / 2
     return places, float(np.square(places).sum())
