@@ -1,8 +1,8 @@
 """What one pass over the pixels of a plane of whole numbers finds: all that quality is told by.
 
-A compiled pass takes a seventh of the time. It is compiled anew in each process, which takes a second
-or two and 150 MB: a look at some fields is spared that, and goes by numpy. Both give the same
-numbers, in whole numbers throughout.
+A compiled pass takes a seventh of the time. It is compiled anew in each process, which takes a
+second or two and 150 MB: a look at some fields is spared that, and goes by numpy. Both give the
+same numbers, in whole numbers throughout.
 
 Letters: H x W pixels.
 """
