@@ -340,7 +340,8 @@ def load_config(
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise UsageError(f"config {path} cannot be read: {error.strerror}") from error
+        reason = error.strerror
+        raise UsageError(f"config {path} cannot be read ({reason}): check its path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"config {path} is no TOML ({error}): correct it") from error
     config = parse_config(document, str(path))
@@ -373,6 +374,8 @@ def _explained(error: ValidationError) -> str:
         return f"{where} is missing: add it"
     if not where:
         return message
+    if where == "data" and first["type"] == "tuple_type":
+        return "data is not allowed: write each dataset as a table of its own, [[data]]"
     value = "" if isinstance(first["input"], dict) else f" {first['input']!r:.60}"
     return f"{where}{value} is not allowed: {message[:1].lower()}{message[1:]}"
 

@@ -29,7 +29,7 @@ class EmbedOptions(BaseModel):
         tile: edge of the square tiles in pixels.
         stride: step between tiles in pixels; the tile's edge by default.
         keep_empty: embed tiles without signal too.
-        channels: labels to embed, in this order; None for all.
+        channels: labels to embed; their features stand in the plate's order. None for all.
         z: `max` or `mean` projection, or the index of one plane.
         acquisition: only fields of this acquisition.
     """

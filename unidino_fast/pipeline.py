@@ -60,7 +60,7 @@ def embed_plate(
         intensity: `dtype`, `percentile` or `none`; see `EmbedOptions`.
         stride: step between tiles in pixels; the tile edge by default.
         keep_empty: embed tiles without signal too.
-        channels: labels to embed, in this order; all by default.
+        channels: labels to embed, all by default; features stand in the plate's order.
         z: `max` or `mean` projection, or the index of one plane.
         qc: measure the quality of the pixels (`Metadata_QC_...`), and flag wells by the limits of
             the package or by those of `qc.read_thresholds`.

@@ -141,7 +141,7 @@ def _chosen_channels(plate: Plate, options: EmbedOptions) -> tuple[str, ...]:
                 f"channel {name!r} is not in plate {plate.name}{hint}:"
                 f" choose among {', '.join(plate.channels)}"
             )
-    return options.channels
+    return tuple(name for name in plate.channels if name in options.channels)
 
 
 def _field_tasks(

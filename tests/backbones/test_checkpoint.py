@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from unidino_fast.backbones import open_backbone
-from unidino_fast.errors import UnidinoError, WeightsError
+from unidino_fast.errors import UnidinoError, UsageError, WeightsError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,6 +140,7 @@ def test_places_without_a_file(tmp_path: Path, refuse: Any) -> None:
     assert "does not exist" in refuse("missing.pth#student")
     assert "neither a file nor a known name" in refuse("unidino")
     assert "timm:NAME" in refuse("x" * 5000)
+    assert refuse(" ", UsageError).startswith("weights ' ' name nothing: use ")
     with pytest.raises(WeightsError, match=r"two\\nlines.pth does not exist") as caught:
         open_backbone("two\nlines.pth")
     assert len(str(caught.value).splitlines()) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from huggingface_hub import errors
 from safetensors.torch import save_file
 
 from unidino_fast.backbones import open_backbone
+from unidino_fast.errors import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,8 +79,24 @@ def test_candidates_and_named_files(make_vit: Any, hub: FakeHub, refuse: Any) ->
     for file in hub.folder.iterdir():
         file.unlink()
     assert "no weights file known here" in refuse("hf:lab/x")
-    assert "malformed" in refuse("hf:")
-    assert "malformed" in refuse("hf:a b")
+    for malformed in ("hf:", "hf:a b", "timm:"):
+        assert "malformed" in refuse(malformed, UsageError)
+
+
+def test_the_client_of_the_hub_is_quiet(
+    hub: FakeHub, refuse: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = logging.getLogger("huggingface_hub.utils._http")
+
+    def unreachable(*_: Any, **__: Any) -> str:
+        log.warning("Retrying in 1s [Retry 1/5].")
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    assert "hf:lab/x cannot be fetched (no route to host)" in refuse("hf:lab/x")
+    assert caplog.records == []
+    log.warning("heard again")
+    assert [record.getMessage() for record in caplog.records] == ["heard again"]
 
 
 def test_morphem_by_name_brings_its_norm_and_licence(make_vit: Any, hub: FakeHub) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from unidino_fast.backbones.checkpoint import shown
-from unidino_fast.errors import WeightsError, first_line
+from unidino_fast.errors import UsageError, WeightsError, first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _CANDIDATES = ("model.safetensors", "pytorch_model.bin")
 _SPEC = re.compile(r"(?P<repo>[^@:\s]+)(?:@(?P<revision>[^:\s]+))?(?::(?P<file>\S+))?")
@@ -37,16 +42,19 @@ def create_timm(name: str, label: str) -> Any:
     """A pretrained model of timm's, without its classifier.
 
     Raises:
+        UsageError: the name is missing.
         WeightsError: timm has no such model, or its weights cannot be had.
     """
     import timm
 
+    if not name:
+        raise UsageError(f"{label} is malformed: write timm:MODEL")
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_pretrained("vit_*"), n=3)
         hint = f"did you mean {', '.join(near)}" if near else "see timm.list_pretrained()"
         raise WeightsError(f"{label}: timm has no model {shown(name)!r}: {hint}")
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _quiet_hub():
             return timm.create_model(name, pretrained=True, num_classes=0)
     except _hub_errors(RuntimeError) as error:
         if isinstance(error, RuntimeError):  # no such tag, no weights: timm says it in a line
@@ -67,15 +75,17 @@ def fetch(spec: str, label: str) -> HubFile:
     Its config.json comes along, to lie beside it, where there is one.
 
     Raises:
-        WeightsError: malformed, unknown, or not to be had.
+        UsageError: malformed.
+        WeightsError: unknown, or not to be had.
     """
     parts = _SPEC.fullmatch(spec)
     if parts is None:
-        raise WeightsError(f"{label} is malformed: write hf:REPO[@REVISION][:FILENAME]")
+        raise UsageError(f"{label} is malformed: write hf:REPO[@REVISION][:FILENAME]")
     repository, revision = parts["repo"], parts["revision"]
     try:
-        path = _weights(repository, revision, parts["file"], label)
-        _config(repository, revision)
+        with _quiet_hub():
+            path = _weights(repository, revision, parts["file"], label)
+            _config(repository, revision)
     except _hub_errors() as error:
         raise WeightsError(
             f"{label} cannot be fetched ({shown(first_line(error), 160)}): check the name and the "
@@ -133,6 +143,18 @@ def _config(repository: str, revision: str | None) -> None:
         _download(repository, "config.json", revision)
     except EntryNotFoundError:  # none there, or none in the cache: both mean doing without
         return
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """The hub's client warns of every trial; ours is one line, at the end of them."""
+    log = logging.getLogger("huggingface_hub")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _hub_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:

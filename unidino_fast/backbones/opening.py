@@ -69,6 +69,8 @@ def open_backbone(weights: str | os.PathLike[str], *, input_norm: NormChoice = "
     if input_norm not in _CHOICES:
         raise UsageError(f"input_norm {input_norm!r} is unknown: use {', '.join(_CHOICES)}")
     text = os.fspath(weights)
+    if not text.strip():
+        raise UsageError(f"weights {text!r} name nothing: use {registry.FORMS}")
     label = shown(text, 4096)
     source = _Source(label=label, name=label, asked=input_norm)
     if not isinstance(weights, str):

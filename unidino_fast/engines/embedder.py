@@ -20,7 +20,7 @@ from unidino_fast.engines.choose import (
 )
 from unidino_fast.engines.eager import AUTOCAST_DTYPES
 from unidino_fast.engines.graph import InferenceGraph, patches_of
-from unidino_fast.engines.packing import TilePacker
+from unidino_fast.engines.packing import Ticket, TilePacker
 from unidino_fast.errors import PixelError, UsageError
 from unidino_fast.kernels.tile_normalize import PIXEL_DTYPES
 from unidino_fast.preprocess import tiles_of
@@ -154,6 +154,28 @@ class Embedder:
                 f"intensity {intensity!r}, stride {step}: use {', '.join(INTENSITIES)},"
                 " and a stride of 1 or more"
             )
+        packer = self.packer()
+        tickets: list[Ticket] = []
+        for plane in self._pixels_of(planes):
+            pixels_here = plane[None].to(self.device)
+            try:
+                patches = tiles_of(
+                    pixels_here,
+                    intensity,
+                    tile=self.tile,
+                    stride=step,
+                    patch=packer.patch,
+                    dtype=packer.dtype,
+                )
+            except PixelError as error:
+                raise PixelError(f"plane {len(tickets)}: {error}") from None
+            tickets.append(packer.add(patches[0]))
+        packer.flush()
+        means = [ticket.features.mean(axis=0, dtype=np.float64) for ticket in tickets]
+        return np.array(means, np.float32).reshape(len(tickets), self.dim)
+
+    def _pixels_of(self, planes: ArrayLike) -> Tensor:
+        """Planes (P, H, W), of which each holds a tile; raises UsageError where they are none."""
         pixels = _tensor_of(planes, "planes")
         if pixels.is_floating_point():
             pixels = pixels.to(torch.float32)
@@ -165,22 +187,7 @@ class Embedder:
                 f"planes of shape {tuple(pixels.shape)} do not hold a tile of {self.tile} px:"
                 " give (P, H, W)"
             )
-        packer = self.packer()
-        tickets = []
-        for plane in pixels:
-            pixels_here = plane[None].to(self.device)
-            patches = tiles_of(
-                pixels_here,
-                intensity,
-                tile=self.tile,
-                stride=step,
-                patch=packer.patch,
-                dtype=packer.dtype,
-            )
-            tickets.append(packer.add(patches[0]))
-        packer.flush()
-        means = [ticket.features.mean(axis=0, dtype=np.float64) for ticket in tickets]
-        return np.array(means, np.float32).reshape(len(tickets), self.dim)
+        return pixels
 
     def packer(self) -> TilePacker:
         """A queue for tiles' patches that runs the network in batches.
@@ -238,9 +245,12 @@ class Embedder:
 
     def _check_finite(self, features: NDArray[np.float32]) -> None:
         if not np.isfinite(features).all():
+            is_exact = self.precision == "fp32"
+            remedy = (
+                "look for such values in tiles and weights" if is_exact else "use --precision fp32"
+            )
             raise PixelError(
-                f"the backbone gave NaN or infinite features in {self.precision}:"
-                " use --precision fp32"
+                f"the backbone gave NaN or infinite features in {self.precision}: {remedy}"
             )
 
     def check_single_channel(self) -> None:

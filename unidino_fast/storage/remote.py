@@ -274,7 +274,8 @@ def file_system_of(url: str) -> tuple[Any, str]:
         remedy = f"pip install 'unidino_fast[{extra}]'" if extra else first_line(error)
         raise UsageError(f"{protocol}:// needs a package that is not here: {remedy}") from error
     except Exception as error:  # each protocol's client has exceptions of its own
-        raise PlateError(f"{url} cannot be opened: {one_line(first_line(error))}") from error
+        reason = one_line(first_line(error))
+        raise PlateError(f"{url} cannot be opened ({reason}): check its address") from error
     return file_system, str(path)
 
 

@@ -26,7 +26,7 @@ def open_file(storage: RemoteStorage) -> io.BufferedReader:
     found = storage.answer("", _room, 0, 1)
     if found is None or isinstance(found, StorageFault):
         reason = "it does not exist" if found is None else one_line(found.reason)
-        raise PlateError(f"{storage.location} cannot be opened: {reason}")
+        raise PlateError(f"{storage.location} cannot be opened ({reason}): check its address")
     if not found.is_span or found.size is None:
         raise PlateError(
             f"{storage.location} cannot be read in place, since its server knows no ranges:"
