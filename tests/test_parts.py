@@ -88,6 +88,15 @@ def test_another_parquet_file_is_no_part(tmp_path, facts):
     assert read_part(tmp_path, task(result()), "stamp", "made") is None
 
 
+def test_a_part_copied_over_that_of_another_well_is_none(tmp_path):
+    """Also where nothing is known of pixels that the two differ by."""
+    write_part(tmp_path, result((0, 1)), None, "made")
+    part = tmp_path / "A01.parquet"
+    (tmp_path / "A02.parquet").write_bytes(part.read_bytes())
+    assert read_part(tmp_path, task(result((0, 1))), None, "made") is not None
+    assert read_part(tmp_path, task(result((0, 2))), None, "made") is None
+
+
 def test_a_part_of_other_fields_is_none(tmp_path):
     write_part(tmp_path, result(), "stamp", "made")
     fewer = WellResult(WellName(0, 1), result().fields[:-1])

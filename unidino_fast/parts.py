@@ -51,6 +51,7 @@ def write_part(parts: Path, result: WellResult, stamp: PixelStamp | None, made_b
         OutputError: it cannot be written.
     """
     metadata = {
+        "well": str(result.position),
         "pixels": stamp,
         "made_by": made_by,
         "digest": _digest(result, stamp),
@@ -153,12 +154,13 @@ def _open(
     """A part and the stamp of its pixels; None where it is missing, torn, altered or foreign.
 
     A worker of a run that was ended can be late with the well that it had in hand, and leave it in
-    the folder of the next run.
+    the folder of the next run; and files are copied by hand, one over another.
     """
+    well = str(position)
     try:
         with pq.ParquetFile(part_path(parts, position)) as part:
             metadata = json.loads(part.metadata.metadata[PROVENANCE_KEY.encode()])
-            if metadata["made_by"] != made_by:
+            if (metadata["made_by"], metadata.get("well", well)) != (made_by, well):
                 return None
             found = _result_of(part.read(use_threads=False), position)
         if metadata["digest"] != _digest(found, metadata["pixels"]):
