@@ -342,6 +342,10 @@ class TestNames:
         assert [path.name for path in tmp_path.iterdir()] == ["deep"]
         opened(out, name=name)
 
+    @pytest.mark.parametrize("name", ["qc.json", "report.html", "Report.HTML"])
+    def test_plates_leave_room_for_what_stands_beside_them(self, name):
+        assert folder_name(name) == name.replace(".", "_")
+
     @pytest.mark.parametrize("name", ["BR00117010", "plate 1 (a+b).2", "Größe", "板1", "x-1_2"])
     def test_decent_names_stay(self, name):
         assert folder_name(name) == name

@@ -232,5 +232,7 @@ def test_all_channels_by_name_are_all_channels(
     held = json.loads((tmp_path / "small/manifest.json").read_text())["provenance"]
     assert held["options"]["channels"] == ["DNA", "ER", "Mito"]
     swapped = EmbedOptions(tile=32, channels=("ER", "DNA", "Mito"))
+    assert embed(small_plate[0], model, tmp_path, options=swapped).n_resumed == 6
+    fewer = EmbedOptions(tile=32, channels=("ER", "DNA"))
     with pytest.raises(OutputError, match="made with options channels"):
-        embed(small_plate[0], model, tmp_path, options=swapped)
+        embed(small_plate[0], model, tmp_path, options=fewer)

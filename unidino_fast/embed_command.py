@@ -11,9 +11,8 @@ from unidino_fast.console import WellProgress, log_to_console
 from unidino_fast.dry_run import DryRun, plan_as_text, plans_as_object
 from unidino_fast.embed_summary import as_object, as_text
 from unidino_fast.errors import UnidinoError, UsageError
-from unidino_fast.names import place_left_out
 from unidino_fast.output import folder_name
-from unidino_fast.terminal import say, say_some, tell
+from unidino_fast.terminal import say, say_left_out, say_some, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -93,10 +92,11 @@ def _report(request: EmbedRequest) -> None:
     say(f"report: {first}")
 
 
-def how_to_go_on(out: Path) -> str:
+def how_to_go_on(out: Path, *, overwrite: bool) -> str:
     """How things stand when a run into `out` was interrupted."""
     if any(out.glob("*/parts/*.parquet")):
-        return f"{out} keeps the finished wells; run it again to go on"
+        how = "again" if not overwrite else "again without --overwrite, which starts over,"
+        return f"{out} keeps the finished wells; run it {how} to go on"
     return "no well was finished yet; run it again to start over"
 
 
@@ -198,11 +198,8 @@ class _Embedding:
                 on_start=progress.start,
                 on_well=progress.well,
             )
-        left_out = [
-            f"{place}{place_left_out(name)}: {why}" for name, why in summary.left_out.items()
-        ]
         say_some("warning", [f"{place}{warning}" for warning in summary.warnings])
-        say_some("left out", left_out)
+        say_left_out(summary.left_out, place)
         return summary
 
 

@@ -60,6 +60,8 @@ def folder_name(plate: str) -> str:
     A name that no file system would take keeps its beginning and gets a digest as its end.
     """
     safe = _UNSAFE.sub("_", plate).strip() or "plate"
+    if safe.lower() in (QUALITY, REPORT):  # which stand beside the folders of plates
+        safe = safe.replace(".", "_")
     if len(safe.encode()) <= _LONGEST_NAME:
         return safe
     digest = hashlib.sha256(plate.encode(errors="surrogatepass")).hexdigest()[:12]

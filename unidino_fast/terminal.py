@@ -21,10 +21,10 @@ from typer.core import TyperGroup
 
 from unidino_fast.errors import OutputError, UnidinoError, UsageError
 from unidino_fast.files import reason_of
-from unidino_fast.names import one_line, printable
+from unidino_fast.names import one_line, place_left_out, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -63,9 +63,11 @@ def _careful_streams() -> Iterator[None]:
     ]
     for number, _, handler in in_charge:
         signal.signal(number, handler)
+    before, sys.unraisablehook = sys.unraisablehook, _unraisable
     try:
         yield
     finally:
+        sys.unraisablehook = before
         for number, usual, _ in in_charge:
             signal.signal(number, usual)
         _raised.clear()
@@ -80,6 +82,12 @@ def _terminate(*_: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what follows cleans up
     _raised.append(Terminated())
     raise _raised[-1]
+
+
+def _unraisable(dropped: sys.UnraisableHookArgs) -> None:
+    """Says what Python drops, but for interruptions, which are kept."""
+    if not isinstance(dropped.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(dropped)
 
 
 def heed_interruption() -> None:
@@ -145,6 +153,11 @@ def say_some(kind: str, lines: Sequence[str]) -> None:
         say(f"{kind}: {line}")
     if len(lines) > _MOST_LINES:
         say(f"{kind}: and {len(lines) - _MOST_LINES} more (all in manifest.json)")
+
+
+def say_left_out(reasons: Mapping[str, str], place: str) -> None:
+    """Why some wells or fields are in no table, each behind the name of its plate or nothing."""
+    say_some("left out", [f"{place}{place_left_out(name)}: {why}" for name, why in reasons.items()])
 
 
 def tell(text: str) -> None:

@@ -99,6 +99,14 @@ def test_several_plates_share_a_call(
     merged = run("merge", shards / "small", shards / "other", "--json")
     assert [p["plate"] for p in json.loads(merged.out)["plates"]] == ["small", "other"]
     assert json.loads(run("merge", shards / "small", "--json").out)["plate"] == "small"
+    (other / "B/2/0/0/1/0/0").write_bytes(b"rubbish")
+    skipped = (*options[2:], "--out", tmp_path / "skip", "--on-error", "skip")
+    assert run("embed", plate_path, other, *skipped, "--shard", "1/1").code == 3
+    merged = run("merge", tmp_path / "skip/small", tmp_path / "skip/other")
+    assert merged.code == 3
+    assert [line[:47] for line in merged.err.splitlines() if line.startswith("left out")] == [
+        "left out: other: well B02: chunk B/2/0/0/1/0/0 "
+    ]
     clash = run("embed", plate_path, plate_path, *options)
     assert clash.code == 2
     assert "both named small" in clash.err

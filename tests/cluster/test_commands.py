@@ -122,7 +122,12 @@ def test_ctrl_c_ends_workers_and_keeps_what_is_done(
             wait_until(lambda: len(parts_of(out)) >= 2, process)
         with ends_with_all_it_started(process):
             asked = time.monotonic()
-            process.send_signal(signal.SIGINT if moment == "embedding" else signal.SIGTERM)
+            if moment == "starting":
+                process.send_signal(signal.SIGTERM)
+            else:  # as a terminal does, to all of them
+                for own in psutil.Process(process.pid).children(recursive=True):
+                    own.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=30)
             seconds = time.monotonic() - asked
     assert process.returncode == (130 if moment == "embedding" else 143), said

@@ -39,17 +39,17 @@ def test_columns_are_the_measures_of_the_pixels(
     reader = FieldReader(plate.storage)
     table = uf.embed_plate(plate, model, channels=["Mito", "DNA"])
     columns = quality_columns(table)
-    assert list(columns) == [(m, c) for c in ("Mito", "DNA") for m in MEASURES]
+    assert list(columns) == [(m, c) for c in ("DNA", "Mito") for m in MEASURES]
     fields = [field for well in plate.wells for field in well.fields]
     for row, field in zip(table.iter_rows(named=True), fields, strict=True):
-        pixels = reader.read(field, time=0, channels=(2, 0), z="max")
+        pixels = reader.read(field, time=0, channels=(0, 2), z="max")
         wanted = measure_planes(pixels).reshape(-1)
         found = [row[name] for name in columns.values()]
         assert [None if value != value else value for value in wanted.tolist()] == found
     names = table.columns
-    first, last = names.index("Metadata_QC_Intensity_Mito"), names.index("Metadata_QC_Flagged")
+    first, last = names.index("Metadata_QC_Intensity_DNA"), names.index("Metadata_QC_Flagged")
     assert names[first - 1] == "Metadata_n_tiles_dropped"
-    assert names[last + 1] == "Mito_000"
+    assert names[last + 1] == "DNA_000"
     assert last - first == 2 * len(MEASURES) + 1
     bare = uf.embed_plate(plate, model, channels=["Mito", "DNA"], qc=False)
     assert table.drop(names[first : last + 1]).equals(bare)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from unidino_fast.cli.app import Json, OnError, Weights, app
-from unidino_fast.terminal import interruptible, say_some, tell
+from unidino_fast.terminal import interruptible, say_left_out, say_some, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -255,7 +255,7 @@ def embed(
         report=report,
         intensity=intensity,
     )
-    with interruptible(partial(how_to_go_on, out)):
+    with interruptible(partial(how_to_go_on, out, overwrite=overwrite)):
         code = run_embed(request, dry_run=dry_run, as_json=as_json)
     if code:
         raise typer.Exit(code)
@@ -299,7 +299,9 @@ def merge(
         summaries.append(summary)
         if as_json:
             continue
-        say_some("warning", summary["warnings"])
+        place = f"{summary['plate']}: " if len(folders) > 1 else ""
+        say_some("warning", [f"{place}{warning}" for warning in summary["warnings"]])
+        say_left_out(summary["left_out"], place)
         tell(
             f"{summary['plate']}: {summary['n_wells']} wells of {summary['n_shards']} shards\n"
             f"{folder}/: profiles.parquet, wells.parquet, fields.parquet, manifest.json"

@@ -17,6 +17,7 @@ import dask
 import torch
 from distributed import Client, Nanny, Scheduler, Security, SpecCluster
 
+from unidino_fast.cluster import preload
 from unidino_fast.cores import usable_cores
 from unidino_fast.errors import ClusterError, first_line
 
@@ -79,6 +80,7 @@ def _worker_specs(n_workers: int, common: Mapping[str, Any]) -> dict[int, dict[s
         "memory_limit": 0,
         "dashboard": False,
         "silence_logs": logging.CRITICAL,
+        "preload": [preload.__name__],
     }
     gpus = _visible_gpus()
     specs = {}
