@@ -150,11 +150,16 @@ def test_embed_keeps_finished_wells_and_says_how_to_go_on(
 
 
 def test_nothing_is_kept_where_no_well_was_finished(tmp_path: Path) -> None:
-    assert how_to_go_on(tmp_path).startswith("no well was finished yet")
+    def how(*, overwrite: bool = False) -> str:
+        return how_to_go_on(tmp_path, overwrite=overwrite)
+
+    assert how().startswith("no well was finished yet")
     (tmp_path / "p/parts").mkdir(parents=True)
-    assert how_to_go_on(tmp_path).startswith("no well was finished yet")
+    assert how().startswith("no well was finished yet")
     (tmp_path / "p/parts/A01.parquet").touch()
-    assert how_to_go_on(tmp_path) == f"{tmp_path} keeps the finished wells; run it again to go on"
+    kept = f"{tmp_path} keeps the finished wells; run it again "
+    assert how() == f"{kept}to go on"
+    assert how(overwrite=True) == f"{kept}without --overwrite, which starts over, to go on"
 
 
 def test_a_run_says_what_is_left_to_do(
