@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from unidino_fast.output import QUALITY, TABLES
+from unidino_fast.names import QUALITY
+from unidino_fast.output import TABLES
 
 if TYPE_CHECKING:
     from pathlib import Path

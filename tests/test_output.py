@@ -11,8 +11,8 @@ from result_factory import result, task
 
 from unidino_fast.errors import OutputError
 from unidino_fast.files import atomic
-from unidino_fast.names import WellName
-from unidino_fast.output import TABLES, OutputFolder, folder_name
+from unidino_fast.names import WellName, folder_name
+from unidino_fast.output import TABLES, OutputFolder
 from unidino_fast.tables import PROVENANCE_KEY
 
 PROVENANCE = {

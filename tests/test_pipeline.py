@@ -15,7 +15,8 @@ import unidino_fast as uf
 from unidino_fast import pipeline
 from unidino_fast.config import EmbedOptions
 from unidino_fast.errors import PixelError, TableError
-from unidino_fast.output import QUALITY, TABLES
+from unidino_fast.names import QUALITY
+from unidino_fast.output import TABLES
 from unidino_fast.platemap import Platemap
 
 OPTIONS = EmbedOptions(tile=32)

@@ -10,10 +10,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from unidino_fast.absences import said_of_listed
-from unidino_fast.names import counted, left_out_for
-from unidino_fast.output import OutputFolder, folder_name
+from unidino_fast.names import counted, folder_name, left_out_for
+from unidino_fast.output import OutputFolder
 from unidino_fast.planning import plan_plate
-from unidino_fast.terminal import say, say_some
+from unidino_fast.terminal import say, say_left_out, say_some
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,8 @@ class DryRun:
         place = f"{plate.name}: " if len(request.plates) > 1 else ""
         warnings = (*plate.missing, *plate.warnings, *(said_of_listed(plate) or ()))
         say_some("warning", [f"{place}{warning}" for warning in warnings])
-        say_some("left out", [f"{place}{fault}" for fault in plate.skipped])
+        left_out = dict(map(left_out_for, plate.skipped))
+        say_left_out(left_out, place)
         return {
             "plate": plate.name,
             **_counts(tasks, ""),
@@ -66,7 +67,7 @@ class DryRun:
             **_counts(left, "_left"),
             "channels": list(plan.channels),
             "folder": str(request.out / folder_name(plate.name)),
-            "left_out": dict(map(left_out_for, plate.skipped)),
+            "left_out": left_out,
         }
 
     def _finished(self, plate: Plate) -> set[str] | None:

@@ -11,7 +11,7 @@ from unidino_fast.console import WellProgress, log_to_console
 from unidino_fast.dry_run import DryRun, plan_as_text, plans_as_object
 from unidino_fast.embed_summary import as_object, as_text
 from unidino_fast.errors import UnidinoError, UsageError
-from unidino_fast.output import folder_name
+from unidino_fast.names import folder_name
 from unidino_fast.terminal import say, say_left_out, say_some, tell
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unidino_fast.output import QUALITY
+from unidino_fast.names import QUALITY
 
 if TYPE_CHECKING:
     from unidino_fast.plate_run import RunSummary

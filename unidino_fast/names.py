@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -10,6 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+QUALITY = "qc.json"
+REPORT = "report.html"
+"""Of a plate, and of all plates of an output folder, where they stand beside the plates' folders.
+Reports are made on request; they go when the tables that they are made of are replaced."""
+_UNSAFE = re.compile(r"[^\w .()+-]|^\.+")
+_LONGEST_NAME = 200
+"""Bytes of a folder's; file systems take 255."""
 _DIGITS = re.compile(r"(\d+)")
 _WELL = re.compile(r"\s*([A-Za-z]{1,2})[\s_/-]*0{0,9}([1-9][0-9]{0,2})\s*")
 
@@ -119,3 +127,17 @@ def plate_stem(location: str) -> str:
     for suffix in (".zip", ".ozx", ".zarr", ".ome"):
         name = name.removesuffix(suffix)
     return name or "plate"
+
+
+def folder_name(plate: str) -> str:
+    """A plate's name as a folder's: characters that could lead elsewhere become `_`.
+
+    A name that no file system would take keeps its beginning and gets a digest as its end.
+    """
+    safe = _UNSAFE.sub("_", plate).strip() or "plate"
+    if safe.lower() in (QUALITY, REPORT):  # which stand beside the folders of plates
+        safe = safe.replace(".", "_")
+    if len(safe.encode()) <= _LONGEST_NAME:
+        return safe
+    digest = hashlib.sha256(plate.encode(errors="surrogatepass")).hexdigest()[:12]
+    return f"{safe.encode()[:_LONGEST_NAME].decode(errors='ignore')}_{digest}"

@@ -11,7 +11,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from unidino_fast.manifest import (
     short,
     write_manifest,
 )
+from unidino_fast.names import QUALITY, REPORT, folder_name
 from unidino_fast.parts import part_path, read_part, read_stamp, read_whole_part, write_part
 from unidino_fast.profiles.appending import RowGroups
 from unidino_fast.tables import atomic_table, write_parquet
@@ -43,29 +43,9 @@ if TYPE_CHECKING:
     from unidino_fast.stamps import PixelStamp
 
 TABLES = ("fields.parquet", "wells.parquet", "profiles.parquet")
-QUALITY = "qc.json"
-REPORT = "report.html"
-"""Made of them on request; it goes when they are replaced."""
 _LOCK = ".lock"
 _SHARDS = f"{_LOCK}-*"
 """Locks of shards, which hold `_LOCK` together and do not sign it."""
-_UNSAFE = re.compile(r"[^\w .()+-]|^\.+")
-_LONGEST_NAME = 200
-"""Bytes; file systems take 255."""
-
-
-def folder_name(plate: str) -> str:
-    """A plate's name as a folder's: characters that could lead elsewhere become `_`.
-
-    A name that no file system would take keeps its beginning and gets a digest as its end.
-    """
-    safe = _UNSAFE.sub("_", plate).strip() or "plate"
-    if safe.lower() in (QUALITY, REPORT):  # which stand beside the folders of plates
-        safe = safe.replace(".", "_")
-    if len(safe.encode()) <= _LONGEST_NAME:
-        return safe
-    digest = hashlib.sha256(plate.encode(errors="surrogatepass")).hexdigest()[:12]
-    return f"{safe.encode()[:_LONGEST_NAME].decode(errors='ignore')}_{digest}"
 
 
 class OutputFolder:

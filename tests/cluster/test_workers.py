@@ -22,7 +22,8 @@ from unidino_fast.cluster.session import _session
 from unidino_fast.config import EmbedOptions
 from unidino_fast.engines.spec import ModelSpec
 from unidino_fast.errors import PixelError, UsageError
-from unidino_fast.output import QUALITY, TABLES
+from unidino_fast.names import QUALITY
+from unidino_fast.output import TABLES
 from unidino_fast.simulate import simulate_plate
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from unidino_fast.cli.app import Json, OnError, Weights, app
+from unidino_fast.names import QUALITY
 from unidino_fast.terminal import interruptible, say_left_out, say_some, tell
 
 if TYPE_CHECKING:
@@ -305,7 +306,7 @@ def merge(
         tell(
             f"{summary['plate']}: {summary['n_wells']} wells of {summary['n_shards']} shards\n"
             f"{folder}/: profiles.parquet, wells.parquet, fields.parquet, manifest.json"
-            + (", qc.json" if (folder / "qc.json").exists() else "")
+            + (f", {QUALITY}" if (folder / QUALITY).exists() else "")
         )
     if as_json:
         tell(json.dumps(summary if len(folders) == 1 else {"plates": summaries}))

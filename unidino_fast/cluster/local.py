@@ -17,7 +17,6 @@ import dask
 import torch
 from distributed import Client, Nanny, Scheduler, Security, SpecCluster
 
-from unidino_fast.cluster import preload
 from unidino_fast.cores import usable_cores
 from unidino_fast.errors import ClusterError, first_line
 
@@ -57,8 +56,8 @@ def local_client(n_workers: int) -> Iterator[Client]:
         security = Security.temporary()
         common = {"host": "127.0.0.1", "protocol": "tls://", "security": security}
         try:
+            _start_resource_tracker()  # before: it lets interrupts through when it has started
             with _without_interrupts():  # the loop's thread, and with it all that it starts
-                _start_resource_tracker()
                 cluster = SpecCluster(
                     scheduler={"cls": Scheduler, "options": {**common, **_NO_DASHBOARD}},
                     security=security,
@@ -80,7 +79,6 @@ def _worker_specs(n_workers: int, common: Mapping[str, Any]) -> dict[int, dict[s
         "memory_limit": 0,
         "dashboard": False,
         "silence_logs": logging.CRITICAL,
-        "preload": [preload.__name__],
     }
     gpus = _visible_gpus()
     specs = {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from unidino_fast.files import write_json
-from unidino_fast.names import one_line
+from unidino_fast.names import QUALITY, one_line
 from unidino_fast.qc.flags import LEAST_SPREAD, root_mean_square
 from unidino_fast.qc.robust import mad, median
 from unidino_fast.qc.thresholds import Thresholds, shipped_thresholds
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     Looks = NDArray[np.float64]
 
 _FORMAT = 1
-_FILE = "qc.json"
 _LARGEST = 1 << 26
 """Bytes of a plate's file; a plate of 1536 wells with flags everywhere stays below a tenth."""
 _LEAST_LIGHT = 1e-6
@@ -110,16 +109,16 @@ def compare_folder(out: Path, config: Thresholds | None = None) -> Campaign | No
     """
     config = config or shipped_thresholds()
     documents, unread = {}, []
-    for file in sorted(out.glob(f"*/{_FILE}")):
+    for file in sorted(out.glob(f"*/{QUALITY}")):
         statistics = _read(file)
         if statistics is None:
-            unread.append(f"{file.parent.name}/{_FILE}")
+            unread.append(f"{file.parent.name}/{QUALITY}")
         else:
             documents[file.parent.name] = statistics
     if len(documents) < config.plates.min_plates:
         return None
     found = Campaign(tuple(documents), tuple(compare_plates(documents, config)), tuple(unread))
-    write_json(found.to_dict(), out / _FILE)
+    write_json(found.to_dict(), out / QUALITY)
     return found
 
 

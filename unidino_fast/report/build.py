@@ -13,8 +13,7 @@ import polars as pl
 from unidino_fast._version import __version__
 from unidino_fast.errors import OutputError
 from unidino_fast.files import atomic, reason_of
-from unidino_fast.names import distinct_names
-from unidino_fast.output import REPORT
+from unidino_fast.names import QUALITY, REPORT, distinct_names
 from unidino_fast.report.campaign import campaign_page
 from unidino_fast.report.charts import absent_positions, numbers
 from unidino_fast.report.gather import as_object, find_plates, read_json, read_results
@@ -214,7 +213,7 @@ def write_reports(folder: Path, out: Path | None, options: ReportOptions) -> lis
         _write(path, plate_page(places[0], options).html)
         return [path]
     first = out or folder / REPORT
-    quality = read_json(folder / "qc.json")[0]
+    quality = read_json(folder / QUALITY)[0]
     pages, paths = [], []
     for place in places:
         path = place / REPORT if out is None else out.with_name(f"{out.stem}-{place.name}.html")

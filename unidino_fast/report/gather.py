@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from unidino_fast.errors import OutputError, TableError
-from unidino_fast.names import WellName, one_line, parse_well
+from unidino_fast.names import QUALITY, WellName, one_line, parse_well
 from unidino_fast.results import feature_columns
 from unidino_fast.tables import read_table
 
@@ -155,7 +155,7 @@ def read_results(folder: Path) -> PlateResults:
     manifest, notes = read_json(folder / "manifest.json")
     if manifest is None and not notes:
         notes = ["manifest.json is missing: where these results come from is not known"]
-    quality, faults = read_json(folder / "qc.json")
+    quality, faults = read_json(folder / QUALITY)
     wells, profiles, about_time = _one_time(wells, profiles)
     document = manifest or {}
     return PlateResults(
