@@ -20,7 +20,7 @@ PACKAGE = ROOT / "unidino_fast"
 LAYERS = [
     "_version errors choices",
     "names config cores files formulas",
-    "lock",
+    "lock compiled",
     "storage",
     "documents ngff",
     "plate_model",

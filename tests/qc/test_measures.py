@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from unidino_fast.compiled import Compiled
 from unidino_fast.qc import MEASURES, measure_planes, measures, passes
 from unidino_fast.qc.haar import compiled_pass
 from unidino_fast.simulate import simulate_field
@@ -222,30 +223,28 @@ def test_many_planes_are_compiled_for_once(
 ) -> None:
     """In whichever threads they are measured; the others go on meanwhile."""
     usual = measure_planes(field)
-    monkeypatch.setattr(passes, "_CHOICE", passes._Choice())
-    monkeypatch.setattr(passes, "PIXELS_BY_NUMPY", 20 * field[0].size)
-    compiled_for, taken = [], []
+    made, taken = [], []
 
-    def counted(plane: np.ndarray) -> Any:
-        compiled_for.append(plane.dtype.name)
+    def make() -> Any:
+        made.append(1)
         time.sleep(0.05)  # in which the other threads measure some planes
         return lambda *arguments: taken.append(1) or compiled_pass(*arguments)
 
-    monkeypatch.setattr(passes, "_compiled_for", counted)
+    choice = Compiled(make, after=20 * field[0].size, lack="")
+    monkeypatch.setitem(passes._COMPILED, "uint16", choice)
     with ThreadPoolExecutor(4) as threads:
         for found in threads.map(measure_planes, [field] * 400):
             np.testing.assert_array_equal(found, usual)
-    assert compiled_for == ["uint16"]
+    assert made == [1]
     assert 0 < len(taken) <= 2 * 400 - 20
-    assert passes._CHOICE.of(field[0].astype(np.uint8)) is passes.pass_by_numpy
 
 
 def test_a_compiler_that_fails_is_said_and_done_without(
     field: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     usual = measure_planes(field)
-    monkeypatch.setattr(passes, "_CHOICE", passes._Choice())
     monkeypatch.setattr(passes, "PIXELS_BY_NUMPY", 0)
+    monkeypatch.setitem(passes._COMPILED, "uint16", passes._compiled_for("uint16"))
     monkeypatch.setitem(sys.modules, "unidino_fast.qc.haar", None)
     for _ in range(2):
         np.testing.assert_array_equal(measure_planes(field), usual)

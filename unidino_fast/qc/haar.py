@@ -1,8 +1,5 @@
 """The pass over the pixels of a plane of whole numbers, compiled by numba: see `passes`.
 
-It takes a second or so to be compiled for each dtype, and leaves the interpreter to other threads
-when it runs.
-
 Letters: H x W pixels.
 """
 
@@ -11,13 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 
+from unidino_fast.compiled import compiled
 from unidino_fast.qc.passes import EDGE, SQUARE, Found, n_squares
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     Row = NDArray[Any]
@@ -42,12 +37,7 @@ def compiled_pass(plane: NDArray[Any], step: int, places: tuple[int, int]) -> Fo
     return Found._make((total, *facts, *whole, spans, down, right))
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    compiled: Callable[..., Any] = njit(nogil=True)(function)
-    return compiled
-
-
-@_compiled
+@compiled
 def _extremes(row: Row) -> Any:
     """Lowest and highest of a row."""
     lowest, highest = row[0], row[0]
@@ -57,7 +47,7 @@ def _extremes(row: Row) -> Any:
     return np.int64(lowest), np.int64(highest)
 
 
-@_compiled
+@compiled
 def _count_of(row: Row, value: int) -> Any:
     n = 0
     for x in range(len(row)):
@@ -65,7 +55,7 @@ def _count_of(row: Row, value: int) -> Any:
     return n
 
 
-@_compiled
+@compiled
 def _pairs_halved(upper: Row, lower: Row, bits: int, sums: Row) -> Any:
     """Sums of 2 x 2 pixels; gives the squares of their crosswise differences, added up."""
     mask = np.uint32((1 << bits) - 1)
@@ -79,7 +69,7 @@ def _pairs_halved(upper: Row, lower: Row, bits: int, sums: Row) -> Any:
     return energy
 
 
-@_compiled
+@compiled
 def _count_crosses(upper: Row, lower: Row, bits: int, counts: Row) -> None:
     """Counts every other crosswise difference, without its sign."""
     mask = np.uint32((1 << bits) - 1)
@@ -89,7 +79,7 @@ def _count_crosses(upper: Row, lower: Row, bits: int, counts: Row) -> None:
         counts[abs((a - b) - (c - d))] += 1
 
 
-@_compiled
+@compiled
 def _halved(upper: Row, lower: Row, sums: Row) -> Any:
     """As `_pairs_halved`, of rows of sums."""
     energy = np.int64(0)
@@ -101,7 +91,7 @@ def _halved(upper: Row, lower: Row, sums: Row) -> Any:
     return energy
 
 
-@_compiled
+@compiled
 def _halved_along(upper: Row, lower: Row, sums: Row) -> Any:
     """As `_halved`, with the differences down and to the right."""
     energy = np.int64(0)
@@ -113,14 +103,14 @@ def _halved_along(upper: Row, lower: Row, sums: Row) -> Any:
     return energy
 
 
-@_compiled
+@compiled
 def _add(energy: int, limbs: Row) -> None:
     """Adds the energy of a row, which fits 64 bits, to that of a plane, which may not."""
     limbs[0] += energy >> 32
     limbs[1] += energy & 0xFFFFFFFF
 
 
-@_compiled
+@compiled
 def _value_at(counts: Row, place: int) -> Any:
     """What stands at a place of the ordered values that were counted."""
     upto = value = 0
@@ -131,7 +121,7 @@ def _value_at(counts: Row, place: int) -> Any:
     return value
 
 
-@_compiled
+@compiled
 def _pass(
     plane: Row,
     pairs: Row,
@@ -174,7 +164,7 @@ def _pass(
     return lowest, highest, n_highest, *ordered
 
 
-@_compiled
+@compiled
 def _summed_up(sums: Row, edge: int, spans: Row, down: Row, right: Row) -> Any:
     """See `passes.summed_up`, of squares of so many sums; gives all of them together."""
     height, width = min(edge, sums.shape[0]), min(edge, sums.shape[1])
@@ -195,7 +185,7 @@ def _summed_up(sums: Row, edge: int, spans: Row, down: Row, right: Row) -> Any:
     return total
 
 
-@_compiled
+@compiled
 def _beyond(plane: Row, edge: int) -> Any:
     """Sum of the pixels that whole squares leave over, below and to the right."""
     height, width = plane.shape[0] // edge * edge, plane.shape[1] // edge * edge

@@ -1,7 +1,7 @@
 """What one pass over the pixels of a plane of whole numbers finds: all that quality is told by.
 
-A compiled pass takes a seventh of the time. It is compiled anew in each process, which takes a
-second or two and 150 MB: a look at some fields is spared that, and goes by numpy. Both give the
+A compiled pass takes a seventh of the time. To have it takes memory, and a second or two where it
+was never compiled before: a look at some fields is spared that, and goes by numpy. Both give the
 same numbers, in whole numbers throughout.
 
 Letters: H x W pixels.
@@ -9,14 +9,11 @@ Letters: H x W pixels.
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from unidino_fast.errors import first_line
+from unidino_fast.compiled import Compiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,14 +22,13 @@ if TYPE_CHECKING:
 
     Pass = Callable[[NDArray[Any], int, tuple[int, int]], "Found"]
 
-_LOG = logging.getLogger(__name__)
 COUNTED = ("uint8", "uint16")
 """Dtypes that have few enough values to be counted."""
 EDGE = 8
 """Edge in pixels of the largest squares whose sums are found, and of the smallest plane."""
 PIXELS_BY_NUMPY = 16 << 20
-"""Of one dtype, before the pass is compiled. Compiling is repaid by some 500 megapixels; but ten
-wells of a plate are to take the memory that a thousand do."""
+"""Of one dtype, before the compiled pass is taken: ten wells are to take the memory that a thousand
+do."""
 SQUARE = 64
 """Edge in pixels of the squares that are empty or not."""
 
@@ -81,7 +77,8 @@ def pass_over(plane: NDArray[Any], step: int, places: tuple[int, int]) -> Found:
         places: in the ordered sample, from 0.
     """
     plane = np.require(plane, plane.dtype.newbyteorder("="), ["C", "W"])  # numba tells others apart
-    return _CHOICE.of(plane)(plane, step, places)
+    go = _COMPILED[plane.dtype.name].for_more(plane.size) or pass_by_numpy
+    return go(plane, step, places)
 
 
 def pass_by_numpy(plane: NDArray[Any], step: int, places: tuple[int, int]) -> Found:
@@ -154,39 +151,15 @@ def _energy(detail: NDArray[np.int32]) -> int:
     return sum(rows)
 
 
-class _Choice:
-    """Which pass to take; for many threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._n_pixels: Counter[str] = Counter()
-        self._chosen: dict[str, Pass] = {}
-
-    def of(self, plane: NDArray[Any]) -> Pass:
-        """That for a plane, which is counted."""
-        name = plane.dtype.name
-        chosen = self._chosen.get(name)
-        if chosen is not None:
-            return chosen
-        with self._lock:
-            self._n_pixels[name] += plane.size
-            if self._n_pixels[name] <= PIXELS_BY_NUMPY or name in self._chosen:
-                return pass_by_numpy
-            self._chosen[name] = pass_by_numpy  # of other threads, meanwhile
-        self._chosen[name] = _compiled_for(plane)
-        return self._chosen[name]
-
-
-def _compiled_for(plane: NDArray[Any]) -> Pass:
-    """The compiled pass, once it has been compiled for planes like this one."""
-    try:
+def _compiled_for(dtype: str) -> Compiled[Pass]:
+    def make() -> Pass:
         from unidino_fast.qc.haar import compiled_pass
 
-        compiled_pass(plane[:EDGE, :EDGE].copy(), 1, (0, 0))
-    except Exception as error:  # a compiler's own, of any kind
-        _LOG.warning("quality is measured by numpy, which is slower: %s", first_line(error))
-        return pass_by_numpy
-    return compiled_pass
+        compiled_pass(np.zeros((EDGE, EDGE), dtype), 1, (0, 0))
+        return compiled_pass
+
+    lack = "quality is measured by numpy, which is slower"
+    return Compiled(make, after=PIXELS_BY_NUMPY, lack=lack)
 
 
-_CHOICE = _Choice()
+_COMPILED = {dtype: _compiled_for(dtype) for dtype in COUNTED}

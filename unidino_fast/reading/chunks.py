@@ -12,12 +12,13 @@ import numpy as np
 
 from unidino_fast.reading.codecs import checked
 from unidino_fast.reading.faults import chunk_error, refuse_page
+from unidino_fast.reading.placing import is_placed, placing
 from unidino_fast.reading.plan import AXES, chunk
 from unidino_fast.reading.shards import Indices, is_meant, parse_index, span_of
 from unidino_fast.storage import StorageFault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -25,10 +26,13 @@ if TYPE_CHECKING:
     from unidino_fast.reading.buffers import Scratch
     from unidino_fast.reading.codecs import Bytes
     from unidino_fast.reading.formats import ArrayFormat, ShardFormat
+    from unidino_fast.reading.placing import Windows
     from unidino_fast.reading.shards import Index
     from unidino_fast.storage import Grab, Storage
 
     Pixels = NDArray[Any]
+    Decode = Callable[[memoryview, Any], None]
+    """Takes the stored bytes of a chunk, and what it is decoded to."""
 
 EMPTY = "it is empty: its writing was interrupted"
 _BEYOND = memoryview(bytearray(1))
@@ -66,6 +70,8 @@ class ChunkReader:
         self._index_bytes = 0 if form.shard is None else form.shard.n_bytes
         self.n_bytes = form.encoding.n_bytes
         """Of a decoded chunk."""
+        self.is_placed = self.fits_planes and is_placed(form)
+        """Whether `place` may do something."""
 
     @property
     def fits_planes(self) -> bool:
@@ -86,7 +92,9 @@ class ChunkReader:
         """
         form = self._form
         out = scratch.bytes("pixels", self.n_bytes)
-        if self._lacking(array, index, (out,), scratch):
+        if self._missed(array, self._own(index), (out,), scratch) and not self._filled(
+            array, self._own(index), out, scratch
+        ):
             return self._absent
         if self._is_plain:
             return out.view(form.dtype).reshape(self.block_shape)
@@ -103,36 +111,59 @@ class ChunkReader:
             scratch: of this thread.
             outs: `n_bytes` for the pixels (C, Y, X) of each.
         """
-        for number in self._lacking(array, first, outs, scratch):
-            outs[number].view(self._form.dtype)[...] = self._form.fill
-
-    def _lacking(
-        self, array: str, first: tuple[int, ...], outs: Sequence[Bytes], scratch: Scratch
-    ) -> list[int]:
-        """Fills each of `outs` with a decoded chunk; which of them are absent."""
         own = self._own(first)
+        for number in self._missed(array, own, outs, scratch):
+            if not self._filled(array, _along(own, number), outs[number], scratch):
+                outs[number].view(self._form.dtype)[...] = self._form.fill
+
+    def place(self, array: str, first: tuple[int, ...], scratch: Scratch, windows: Windows) -> bool:
+        """As `put`, where `is_placed`, to where the pixels belong; False: there is no way yet."""
+        width = self.block_shape[-1]
+        put = placing(windows, self.n_bytes // self._form.dtype.itemsize, width, scratch)
+        if put is None:
+            return False
+
+        def decode(found: memoryview, start: int) -> None:
+            if not put(found, start):
+                out = scratch.bytes("pixels", self.n_bytes)
+                self._unpack(found, out)  # says so where it is damaged
+                windows.fill(start, out.view(self._form.dtype).reshape(-1, width))
+                self.is_placed = False  # as it is, so are the others
+
+        own = self._own(first)
+        for number in self._missed(array, own, windows.starts, scratch, decode):
+            start = windows.starts[number]
+            if not self._filled(array, _along(own, number), start, scratch, decode):
+                windows.fill(start, self._form.fill)
+        return True
+
+    def _missed(
+        self,
+        array: str,
+        own: tuple[int, ...],
+        outs: Sequence[Any],
+        scratch: Scratch,
+        decode: Decode | None = None,
+    ) -> list[int]:
+        """Decodes the sound ones of some chunks, each to one of `outs`; which of them are not."""
         shard = self._form.shard
         if shard is not None:
-            missed = self._missed_in_shards(array, own, shard, outs, scratch)
-        elif len(outs) == 1:
-            missed = self._missed((self._key(array, own),), outs, scratch)
+            return self._missed_in_shards(array, own, shard, outs, scratch, decode)
+        if len(outs) == 1:
+            keys = [self._key(array, own)]
         else:
             start = self._key(array, (*own[:-1], ""))
             keys = [f"{start}{number}" for number in range(own[-1], own[-1] + len(outs))]
-            missed = self._missed(keys, outs, scratch)
-        return [
-            number
-            for number in missed
-            if not self._filled(array, (*own[:-1], own[-1] + number), outs[number], scratch)
-        ]
+        return self._missed_of(keys, outs, scratch, decode)
 
     def _missed_in_shards(
         self,
         array: str,
         own: tuple[int, ...],
         shard: ShardFormat,
-        outs: Sequence[Bytes],
+        outs: Sequence[Any],
         scratch: Scratch,
+        decode: Decode | None,
     ) -> list[int]:
         """As `_missed`, for chunks of shards."""
         missed: list[int] = []
@@ -141,7 +172,7 @@ class ChunkReader:
             first = (*own[:-1], own[-1] + start)
             stop = start + shard.grid[-1] - first[-1] % shard.grid[-1]
             part = outs[start:stop]
-            if not self._grab_inner(array, first, shard, part, scratch):
+            if not self._grab_inner(array, first, shard, part, scratch, decode):
                 missed += range(start, start + len(part))
             start = stop
         return missed
@@ -150,20 +181,33 @@ class ChunkReader:
         """Of an object, by its place in the grid of objects."""
         return array + self._prefix + self._form.separator.join(map(str, stored))
 
-    def _filled(self, array: str, own: tuple[int, ...], out: Bytes, scratch: Scratch) -> bool:
-        """Fills `out` with a decoded chunk, or says what is wrong; False where it is absent."""
+    def _filled(
+        self,
+        array: str,
+        own: tuple[int, ...],
+        out: Any,
+        scratch: Scratch,
+        decode: Decode | None = None,
+    ) -> bool:
+        """Decodes a chunk to `out`, or says what is wrong; False where it is absent."""
         shard = self._form.shard
         key = self._key(array, own if shard is None else map(floordiv, own, shard.grid))
         try:
             if shard is not None:
-                return self._decode_inner(key, own, shard, out, scratch)
-            return self._decode(key, None, None, out, scratch)
+                return self._decode_inner(key, own, shard, out, scratch, decode)
+            return self._decode(key, None, None, out, scratch, decode)
         except MemoryError:
             raise
         except Exception as error:  # codecs raise whatever they like
             raise chunk_error(key, error) from error
 
-    def _missed(self, keys: Sequence[str], outs: Sequence[Bytes], scratch: Scratch) -> list[int]:
+    def _missed_of(
+        self,
+        keys: Sequence[str],
+        outs: Sequence[Any],
+        scratch: Scratch,
+        decode: Decode | None,
+    ) -> list[int]:
         """Fills each of `outs` from an object that is a chunk, in the fewest steps, if it is sound.
 
         A chunk that is cut short, if only while it is read, is no sound one in any encoding.
@@ -172,7 +216,8 @@ class ChunkReader:
             Which are not filled. For small chunks this loop is what reading costs in Python, and
             what other threads wait for: it calls no more than it must.
         """
-        grab, most, decode = self._storage.grab, self._most, self._decode_all or self._unpack
+        grab, most = self._storage.grab, self._most
+        decode = decode or self._decode_all or self._unpack
         missed = []
         if self._is_raw:
             for number, (key, out) in enumerate(zip(keys, outs, strict=True)):
@@ -199,8 +244,9 @@ class ChunkReader:
         array: str,
         own: tuple[int, ...],
         shard: ShardFormat,
-        outs: Sequence[Bytes],
+        outs: Sequence[Any],
         scratch: Scratch,
+        decode: Decode | None,
     ) -> bool:
         """Fills all of `outs` from chunks of one row of a shard, likewise, if all are sound."""
         key = self._key(array, map(floordiv, own, shard.grid))
@@ -225,20 +271,25 @@ class ChunkReader:
             views = _cut(scratch.bytes("stored", n_bytes).data, [length for _, length in row])
         if self._storage.grab(key, _grabs([offset for offset, _ in row], views)) != n_bytes:
             return False
-        return self._is_raw or all(map(self._is_sound, views, outs))
-
-    def _is_sound(self, found: memoryview, out: Bytes) -> bool:
-        """Whether the stored bytes of a chunk can be decoded; `out` then holds its pixels."""
-        try:
-            (self._decode_all or self._unpack)(found, out)
-        except MemoryError:
-            raise
-        except Exception:
-            return False  # fetched once more, the chunk says why
+        if not self._is_raw:
+            decode = decode or self._decode_all or self._unpack
+            try:
+                for view, out in zip(views, outs, strict=True):
+                    decode(view, out)
+            except MemoryError:
+                raise
+            except Exception:
+                return False  # fetched once more, the chunk says why
         return True
 
     def _decode_inner(
-        self, key: str, own: tuple[int, ...], shard: ShardFormat, out: Bytes, scratch: Scratch
+        self,
+        key: str,
+        own: tuple[int, ...],
+        shard: ShardFormat,
+        out: Any,
+        scratch: Scratch,
+        decode: Decode | None,
     ) -> bool:
         """As `_decode`, of a chunk in a shard."""
         table = self._table(key, shard)
@@ -246,19 +297,24 @@ class ChunkReader:
             return False
         inner = tuple(map(mod, own, shard.grid))
         span = span_of(table, inner, self._most)
-        return span is not None and self._decode(key, *span, out, scratch)
+        return span is not None and self._decode(key, *span, out, scratch, decode)
 
     def _decode(
-        self, key: str, start: int | None, stop: int | None, out: Bytes, scratch: Scratch
+        self,
+        key: str,
+        start: int | None,
+        stop: int | None,
+        out: Any,
+        scratch: Scratch,
+        decode: Decode | None,
     ) -> bool:
-        """Fills `out` with a decoded chunk; False where the chunk is absent."""
-        target = out.data
+        """Decodes a chunk to `out`; False where the chunk is absent."""
 
         def room(n_bytes: int) -> memoryview:
             if n_bytes > self._most:
-                raise ValueError(f"its {n_bytes} bytes are too many for {out.size} of pixels")
-            if self._is_raw and n_bytes == out.size:
-                return target
+                raise ValueError(f"its {n_bytes} bytes are too many for {self.n_bytes} of pixels")
+            if self._is_raw and n_bytes == self.n_bytes:
+                return memoryview(out)
             return scratch.bytes("stored", n_bytes).data
 
         found = self._storage.fetch(key, room, start, stop)
@@ -271,7 +327,7 @@ class ChunkReader:
         if start is not None and stop is not None and len(found) != stop - start:
             raise ValueError(f"it ends before byte {stop}: it is truncated")
         try:
-            self._unpack(found, out)
+            (decode or self._unpack)(found, out)
         except Exception:  # codecs raise whatever they like
             refuse_page(found, is_remote=self._storage.is_remote)
             raise
@@ -308,6 +364,11 @@ class ChunkReader:
         except ValueError:
             refuse_page(found, is_remote=self._storage.is_remote)
             raise
+
+
+def _along(own: tuple[int, ...], number: int) -> tuple[int, ...]:
+    """So many chunks further along the last axis."""
+    return (*own[:-1], own[-1] + number)
 
 
 def _cut(buffer: memoryview, lengths: Sequence[int]) -> list[memoryview]:

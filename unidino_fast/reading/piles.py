@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from unidino_fast.reading.placing import Windows
 from unidino_fast.reading.plan import layers
 
 if TYPE_CHECKING:
@@ -57,19 +58,45 @@ class PileReader:
         Raises:
             PixelError: a chunk cannot be read or decoded (names it).
         """
-        if len(strip.places) > 1:
-            self._read_strip(array, strip.places, takers[0], scratch)
-        elif self._is_mean:
+        if self._is_mean:
             self._read_mean(array, strip.places[0], takers, scratch)
+            return
+        n_placed = int(self._place(array, strip, takers, scratch))
+        if n_placed == len(self._layers):
+            return
+        if len(strip.places) > 1:
+            self._read_strip(array, strip.places, takers[0], scratch, n_placed)
         else:
-            self._read_pile(array, strip, takers, scratch)
+            self._read_pile(array, strip, takers, scratch, n_placed)
+
+    def _place(self, array: str, strip: Strip, takers: Sequence[Taker], scratch: Scratch) -> bool:
+        """Has chunks of the first layer decoded to where their pixels belong, if that can be."""
+        if not self._chunks.is_placed or len(takers) > 1:
+            return False
+        planes, target = takers[0]
+        n_channels, _, width = self._block
+        (to_y, to_x), (of_y, of_x) = target.to, target.of
+        if of_y.start or of_x.start or (n_channels > 1 and strip.whole is None):
+            return False
+        pitch = planes.shape[-1]
+        start = (target.channels[0][0] * planes.shape[-2] + to_y.start) * pitch + to_x.start
+        windows = Windows(
+            planes.reshape(-1),
+            range(start, start + len(strip.places) * width, width),
+            pitch,
+            rows=n_channels * (of_y.stop - of_y.start),
+            columns=of_x.stop - of_x.start,
+        )
+        t, c, y, x = strip.places[0]
+        layer, _ = self._layers[0]
+        return self._chunks.place(array, (t, c, layer, y, x), scratch, windows)
 
     def _read_strip(
-        self, array: str, places: Sequence[Place], taker: Taker, scratch: Scratch
+        self, array: str, places: Sequence[Place], taker: Taker, scratch: Scratch, n_placed: int
     ) -> None:
         planes, target = taker
         blocks, rows = scratch.blocks((len(places), *self._block), planes.dtype)  # (N, C, Y, X)
-        for number, (layer, _) in enumerate(self._layers):
+        for number, (layer, _) in enumerate(self._layers[n_placed:], n_placed):
             t, c, y, x = places[0]
             self._chunks.put(array, (t, c, layer, y, x), scratch, rows)
             for position, offset in target.channels:
@@ -81,10 +108,10 @@ class PileReader:
                     np.maximum(pixels, source, out=pixels)
 
     def _read_pile(
-        self, array: str, strip: Strip, takers: Sequence[Taker], scratch: Scratch
+        self, array: str, strip: Strip, takers: Sequence[Taker], scratch: Scratch, n_placed: int
     ) -> None:
         t, c, y, x = strip.places[0]
-        for number, (layer, within) in enumerate(self._layers):
+        for number, (layer, within) in enumerate(self._layers[n_placed:], n_placed):
             is_first = number == 0
             if is_first and strip.whole is not None:
                 into = takers[0].planes[strip.whole].reshape(-1).view(np.uint8)

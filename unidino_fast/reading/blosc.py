@@ -1,0 +1,362 @@
+"""A blosc chunk of pixels of two bytes, decoded to where they belong: compiled by numba.
+
+c-blosc2 decodes a chunk into a buffer, from which its rows are then copied into a field; and it
+puts the bits of pixels together again in words of 16 bytes. Here the last step of decoding, which
+is that of undoing the shuffle, writes the rows themselves.
+
+Chunks are untrusted, and compiled code checks no index by itself: each offset and size that a chunk
+declares is looked at here before it is used. The layout is that of c-blosc's README_CHUNK_FORMAT,
+version 2.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from llvmlite.binding import add_symbol
+from numba import types, uint64
+
+from unidino_fast.compiled import compiled
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Bytes = NDArray[np.uint8]
+
+_HEADER_BYTES = 16
+_VERSION = 2
+_PIXEL_BYTES = 2
+_BYTES_SHUFFLED, _COPIED, _BITS_SHUFFLED = 1, 2, 4
+"""Flags. What is copied is not shuffled, whatever they say."""
+_SHUFFLED = 5
+"""Flags that c-blosc2 sets together, where its own longer header follows."""
+_UNSPLIT = 16
+_CODEC_BITS = 5
+"""The codec stands in the flags from this bit on."""
+_LZ4 = 1
+_ZSTD = 4
+_LEAST_SPLIT = 128
+"""Elements of a block that is split in streams, one for each byte of an element."""
+_GROUP = 8
+"""Elements whose bits are shuffled together."""
+
+
+def _library(name: str) -> Any:
+    """A module of numcodecs as a library: it holds the codec that it wraps."""
+    return ctypes.CDLL(importlib.import_module(f"numcodecs.{name}").__file__)
+
+
+def _linked(function: Any, result: Any, *arguments: Any) -> Any:
+    """A function of a library, by a name that compiled code is linked by: it may be kept on disk.
+
+    There it is `int f(...)` of numbers: addresses are as wide as sizes.
+    """
+    name = f"unidino_fast_{function.__name__}"
+    add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
+    return types.ExternalFunction(name, result(*arguments))
+
+
+_zstd_library = _library("zstd")
+_lz4 = _linked(
+    _library("lz4").LZ4_decompress_safe, types.intc, types.intp, types.intp, types.intc, types.intc
+)
+_zstd = _linked(_zstd_library.ZSTD_decompressDCtx, types.uintp, *[types.intp] * 5)
+_new_zstd, _free_zstd = _zstd_library.ZSTD_createDCtx, _zstd_library.ZSTD_freeDCtx
+_new_zstd.restype, _free_zstd.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+
+
+class ZstdDecoder:
+    """A decoder of zstd, of one thread.
+
+    Attributes:
+        address: of its state, valid as long as this object lives.
+    """
+
+    def __init__(self) -> None:
+        self.address: int | None = None
+        self.address = _new_zstd()
+        if not self.address:
+            raise MemoryError
+
+    def __del__(self, free: Any = _free_zstd) -> None:  # at the end of all, names are gone
+        if self.address:
+            free(self.address)
+
+
+@compiled
+def place(
+    stored: Bytes,
+    n_pixels: int,
+    width: int,
+    memory: NDArray[np.uint16],
+    start: int,
+    pitch: int,
+    rows: int,
+    columns: int,
+    staged: Bytes,
+    unshuffled: NDArray[np.uint64],
+    zstd: int,
+) -> bool:
+    """Decodes a chunk, and writes its first rows and columns into memory.
+
+    Args:
+        stored: the chunk.
+        n_pixels: that it must hold, of rows `width` wide.
+        width: of the chunk.
+        memory: that the pixels go to.
+        start: the first pixel's place there.
+        pitch: from row to row there, in pixels.
+        rows: that are wanted.
+        columns: that are wanted.
+        staged: at least a byte for each byte of the chunk; for use here.
+        unshuffled: likewise.
+        zstd: address of this thread's decoder.
+
+    Returns:
+        Whether the chunk is sound, and of the kind that is decoded here: elements of two bytes,
+        either shuffle or none, lz4 or zstd. If not, there may be anything where its pixels belong.
+    """
+    n_stored, n_bytes = stored.size, n_pixels * _PIXEL_BYTES
+    if width < 1 or n_pixels < 1 or n_pixels % width:
+        return False
+    if not (1 <= rows <= n_pixels // width and 1 <= columns <= min(width, pitch)):
+        return False
+    if start < 0 or start + (rows - 1) * pitch + columns > memory.size:
+        return False
+    if not _is_meant(stored, n_bytes):
+        return False
+    flags, element, block_bytes = np.int64(stored[2]), np.int64(stored[3]), _int32(stored, 8)
+    if flags & _COPIED:
+        plain = stored[_HEADER_BYTES:]
+        _put_plain(plain, 0, width, memory, start, pitch, rows, columns)
+        return True
+    if block_bytes > min(staged.size, 8 * unshuffled.size):
+        return False
+    are_bytes_apart = flags & _BYTES_SHUFFLED and element > 1
+    for block in range((n_bytes + block_bytes - 1) // block_bytes):
+        n_own = min(block_bytes, n_bytes - block * block_bytes)
+        n = n_own // _PIXEL_BYTES
+        is_split = not flags & _UNSPLIT and n_own == block_bytes and n_own >= element * _LEAST_SPLIT
+        n_streams = element if is_split else 1
+        n_each = n_own // n_streams
+        # where its bytes stand, and of those that are shuffled the low and the high ones
+        whole, low, high = staged[:n_own], staged[:n], staged[n:n_own]
+        at = _int32(stored, _HEADER_BYTES + 4 * block)
+        for stream in range(n_streams):
+            if at < _HEADER_BYTES or at + 4 > n_stored:
+                return False
+            n_packed = _int32(stored, at)
+            at += 4
+            if not 1 <= n_packed <= n_each or at + n_packed > n_stored:
+                return False
+            packed = stored[at : at + n_packed]
+            at += n_packed
+            if n_packed < n_each or (n_streams > 1 and not are_bytes_apart):
+                out = staged[stream * n_each : (stream + 1) * n_each]
+                if not _unpack(packed, out, flags >> _CODEC_BITS, zstd):
+                    return False
+            elif n_streams == 1:
+                whole, low, high = packed, packed[:n], packed[n:]
+            elif stream == 0:
+                low = packed
+            else:
+                high = packed
+        first = block * (block_bytes // _PIXEL_BYTES)
+        if are_bytes_apart:
+            _put_bytes(low, high, first, width, memory, start, pitch, rows, columns)
+        elif flags & _BITS_SHUFFLED and n % _GROUP == 0:
+            _join_bits(whole, n, unshuffled)
+            pixels = unshuffled.view(np.uint16)[:n]
+            _put(pixels, first, width, memory, start, pitch, rows, columns)
+        else:  # or bits of a number of pixels that c-blosc leaves as they are
+            _put_plain(whole, first, width, memory, start, pitch, rows, columns)
+    return True
+
+
+@compiled
+def _is_meant(stored: Bytes, n_bytes: int) -> Any:
+    """Whether the header is that of a chunk of so many bytes, of a kind that is decoded here."""
+    if stored.size < _HEADER_BYTES or stored[0] != _VERSION:
+        return False
+    if _int32(stored, 4) != n_bytes or _int32(stored, 12) != stored.size:
+        return False
+    flags, element, block_bytes = stored[2], stored[3], _int32(stored, 8)
+    if flags & _SHUFFLED == _SHUFFLED:
+        return False
+    if flags & _COPIED:
+        return stored.size == _HEADER_BYTES + n_bytes
+    # pixels may count as two elements each, but bits are then shuffled in another way
+    if element != _PIXEL_BYTES and (element != 1 or flags & _BITS_SHUFFLED):
+        return False
+    if flags >> _CODEC_BITS != _LZ4 and flags >> _CODEC_BITS != _ZSTD:
+        return False
+    if not _PIXEL_BYTES <= block_bytes <= n_bytes or block_bytes % _PIXEL_BYTES:
+        return False
+    n_blocks = (n_bytes + block_bytes - 1) // block_bytes
+    return _HEADER_BYTES + 4 * n_blocks <= stored.size
+
+
+@compiled
+def _unpack(packed: Bytes, out: Bytes, codec: int, zstd: int) -> Any:
+    """Decodes a stream, which may be stored as it is; whether it fills its place exactly."""
+    if packed.size == out.size:
+        for i in range(out.size):
+            out[i] = packed[i]
+        return True
+    source, target = packed.ctypes.data, out.ctypes.data
+    if codec == _LZ4:
+        return _lz4(source, target, np.int32(packed.size), np.int32(out.size)) == out.size
+    return _zstd(zstd, target, out.size, source, packed.size) == np.uint64(out.size)
+
+
+@compiled
+def _int32(stored: Bytes, at: int) -> Any:
+    """A number of four bytes, lowest first; negative where its highest bit is set."""
+    found = np.uint32(0)
+    for i in range(4):
+        found |= np.uint32(stored[at + i]) << np.uint32(8 * i)
+    return np.int64(np.int32(found))
+
+
+@compiled
+def _pixel(low: np.uint8, high: np.uint8) -> np.uint16:
+    return np.uint16(low) | (np.uint16(high) << np.uint16(8))
+
+
+@compiled
+def _put_bytes(
+    low: Bytes,
+    high: Bytes,
+    first: int,
+    width: int,
+    memory: NDArray[np.uint16],
+    start: int,
+    pitch: int,
+    rows: int,
+    columns: int,
+) -> None:
+    """Writes pixels from the `first` of a chunk on, whose bytes stand apart: see `place`."""
+    done = 0
+    while done < low.size:
+        y = (first + done) // width
+        x = first + done - y * width
+        n = min(width - x, low.size - done)
+        # a slice of nothing, not a condition: behind one the loop is not made of vectors
+        n_wanted = max(min(n, columns - x), 0) if y < rows else 0
+        at = start + y * pitch + x
+        to = memory[at : at + n_wanted]
+        from_low, from_high = low[done : done + n_wanted], high[done : done + n_wanted]
+        for i in range(n_wanted):
+            to[i] = _pixel(from_low[i], from_high[i])
+        done += n
+
+
+@compiled
+def _put_plain(
+    plain: Bytes,
+    first: int,
+    width: int,
+    memory: NDArray[np.uint16],
+    start: int,
+    pitch: int,
+    rows: int,
+    columns: int,
+) -> None:
+    """Writes pixels from the `first` of a chunk on, whose bytes stand together: see `place`."""
+    done = 0
+    size = plain.size // _PIXEL_BYTES
+    while done < size:
+        y = (first + done) // width
+        x = first + done - y * width
+        n = min(width - x, size - done)
+        n_wanted = max(min(n, columns - x), 0) if y < rows else 0
+        at = start + y * pitch + x
+        to, source = memory[at : at + n_wanted], plain[2 * done : 2 * (done + n_wanted)]
+        for i in range(n_wanted):
+            to[i] = _pixel(source[2 * i], source[2 * i + 1])
+        done += n
+
+
+@compiled
+def _put(
+    pixels: NDArray[np.uint16],
+    first: int,
+    width: int,
+    memory: NDArray[np.uint16],
+    start: int,
+    pitch: int,
+    rows: int,
+    columns: int,
+) -> None:
+    """Writes pixels from the `first` of a chunk on: see `place`."""
+    done = 0
+    while done < pixels.size:
+        y = (first + done) // width
+        x = first + done - y * width
+        n = min(width - x, pixels.size - done)
+        n_wanted = max(min(n, columns - x), 0) if y < rows else 0
+        at = start + y * pitch + x
+        to, source = memory[at : at + n_wanted], pixels[done : done + n_wanted]
+        for i in range(n_wanted):
+            to[i] = source[i]
+        done += n
+
+
+@compiled
+def _join_bits(shuffled: Bytes, n: int, out: NDArray[np.uint64]) -> None:
+    """Bits of n pixels, which stand apart by their place in the pixel -> pixels, four to a word.
+
+    A word takes the eight bytes that hold one bit each of eight pixels; turned about its diagonal,
+    it holds a byte of each of the eight. (Hacker's Delight, 7-3.)
+    """
+    m = n // _GROUP
+    s = shuffled
+    a0, a1, a2, a3 = s[:m], s[m : 2 * m], s[2 * m : 3 * m], s[3 * m : 4 * m]
+    a4, a5, a6, a7 = s[4 * m : 5 * m], s[5 * m : 6 * m], s[6 * m : 7 * m], s[7 * m : 8 * m]
+    s = shuffled[8 * m : 16 * m]
+    b0, b1, b2, b3 = s[:m], s[m : 2 * m], s[2 * m : 3 * m], s[3 * m : 4 * m]
+    b4, b5, b6, b7 = s[4 * m : 5 * m], s[5 * m : 6 * m], s[6 * m : 7 * m], s[7 * m : 8 * m]
+    for k in range(m):
+        low = _turned(_word(a0[k], a1[k], a2[k], a3[k], a4[k], a5[k], a6[k], a7[k]))
+        high = _turned(_word(b0[k], b1[k], b2[k], b3[k], b4[k], b5[k], b6[k], b7[k]))
+        half = uint64(0xFFFFFFFF)
+        out[2 * k] = _spread(low & half) | (_spread(high & half) << uint64(8))
+        out[2 * k + 1] = _spread(low >> uint64(32)) | (_spread(high >> uint64(32)) << uint64(8))
+
+
+@compiled
+def _word(
+    a: np.uint8,
+    b: np.uint8,
+    c: np.uint8,
+    d: np.uint8,
+    e: np.uint8,
+    f: np.uint8,
+    g: np.uint8,
+    h: np.uint8,
+) -> Any:
+    """Eight bytes, the lowest first."""
+    low = uint64(a) | uint64(b) << uint64(8) | uint64(c) << uint64(16) | uint64(d) << uint64(24)
+    high = uint64(e) | uint64(f) << uint64(8) | uint64(g) << uint64(16) | uint64(h) << uint64(24)
+    return low | high << uint64(32)
+
+
+@compiled
+def _turned(word: Any) -> Any:
+    """A square of 8 x 8 bits about its diagonal: ever larger squares change places."""
+    t = (word ^ (word >> uint64(7))) & uint64(0x00AA00AA00AA00AA)
+    word = word ^ t ^ (t << uint64(7))
+    t = (word ^ (word >> uint64(14))) & uint64(0x0000CCCC0000CCCC)
+    word = word ^ t ^ (t << uint64(14))
+    t = (word ^ (word >> uint64(28))) & uint64(0x00000000F0F0F0F0)
+    return word ^ t ^ (t << uint64(28))
+
+
+@compiled
+def _spread(four: Any) -> Any:
+    """Four bytes -> every other byte of a word."""
+    four = (four | (four << uint64(16))) & uint64(0x0000FFFF0000FFFF)
+    return (four | (four << uint64(8))) & uint64(0x00FF00FF00FF00FF)

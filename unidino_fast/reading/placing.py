@@ -1,0 +1,118 @@
+"""Chunks decoded to where their pixels belong, in one step where there is a way that does both."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from unidino_fast.compiled import Compiled
+from unidino_fast.reading.codecs import blosc_into
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from unidino_fast.reading.buffers import Scratch
+    from unidino_fast.reading.formats import ArrayFormat
+
+    Pixels = NDArray[Any]
+    Put = Callable[[memoryview, int], bool]
+
+_WORD_BYTES = 8
+_BYTES_WITHOUT = 32 << 20
+"""Of pixels, before compiled code is taken: as `qc.passes.PIXELS_BY_NUMPY`."""
+
+
+class Windows(NamedTuple):
+    """Where the pixels of chunks that lie side by side go: the first rows and columns of each.
+
+    Attributes:
+        memory: of a field, one row behind another.
+        starts: where the first pixel of each chunk goes.
+        pitch: from row to row, in pixels.
+        rows: of each chunk.
+        columns: of each chunk.
+    """
+
+    memory: Pixels
+    starts: Sequence[int]
+    pitch: int
+    rows: int
+    columns: int
+
+    def fill(self, start: int, pixels: Pixels) -> None:
+        """Puts the pixels (Y, X) of a whole chunk, or one for all, where one begins."""
+        y, x = divmod(start, self.pitch)
+        lines = self.memory.reshape(-1, self.pitch)
+        wanted = pixels[: self.rows, : self.columns] if pixels.ndim else pixels
+        lines[y : y + self.rows, x : x + self.columns] = wanted
+
+
+def is_placed(form: ArrayFormat) -> bool:
+    """Whether chunks whose bytes are planes as they are wanted may be decoded into place."""
+    encoding = form.encoding
+    return encoding.decompress is blosc_into and not encoding.has_crc and form.dtype.itemsize == 2
+
+
+def placing(windows: Windows, n_pixels: int, width: int, scratch: Scratch) -> Put | None:
+    """What decodes one of the chunks, and puts its pixels where they go.
+
+    Args:
+        windows: where.
+        n_pixels: of each chunk.
+        width: of each chunk.
+        scratch: of this thread.
+
+    Returns:
+        Takes the stored bytes and the start; gives False where a chunk is damaged, or of a kind
+        that it does not know. None: there is nothing yet that does it.
+    """
+    place = _COMPILED.for_more(2 * n_pixels * len(windows.starts))
+    if place is None:
+        return None
+    memory = windows.memory.view(np.uint16)
+    _, _, pitch, rows, columns = windows
+    staged = scratch.bytes("staged", 2 * n_pixels)
+    n_words = -(-2 * n_pixels // _WORD_BYTES)
+    unshuffled = scratch.bytes("unshuffled", n_words * _WORD_BYTES).view(np.uint64)
+    zstd = _zstd_of_thread()
+
+    def put(stored: memoryview, start: int) -> bool:
+        # to numba, bytes that cannot be written are of another type
+        found = np.frombuffer(bytearray(stored) if stored.readonly else stored, np.uint8)
+        return place(
+            found, n_pixels, width, memory, start, pitch, rows, columns, staged, unshuffled, zstd
+        )
+
+    return put
+
+
+def _compiled_place() -> Callable[..., bool]:
+    from unidino_fast.reading.blosc import place
+
+    memory, staged, words = (np.zeros(16, dtype) for dtype in (np.uint16, np.uint8, np.uint64))
+    place(staged.copy(), 4, 2, memory, 0, 2, 2, 2, staged, words, _zstd_of_thread())
+    return place
+
+
+_COMPILED = Compiled(
+    _compiled_place,
+    after=_BYTES_WITHOUT,
+    lack="blosc chunks are decoded and then put into place, which is slower",
+)
+_OF_THREAD = threading.local()
+
+
+def _zstd_of_thread() -> int:
+    """The address of this thread's decoder of zstd."""
+    try:
+        decoder = _OF_THREAD.zstd
+    except AttributeError:
+        from unidino_fast.reading.blosc import ZstdDecoder
+
+        decoder = _OF_THREAD.zstd = ZstdDecoder()
+    address: int = decoder.address
+    return address
