@@ -9,17 +9,20 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+import pytest
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numcodecs import LZ4, Blosc, GZip, Zlib, Zstd
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, ZstdCodec
 
+from unidino_fast.compiled import Compiled
 from unidino_fast.ngff import parse_array
 from unidino_fast.plate_model import Field, Region
-from unidino_fast.reading import FieldReader, FieldRequest
+from unidino_fast.reading import FieldReader, FieldRequest, placing
 from unidino_fast.reading.formats import UnsupportedError, format_of
 from unidino_fast.storage import FolderStorage
 
@@ -206,10 +209,20 @@ def expected(case: Case, pixels: np.ndarray, time: int) -> np.ndarray:
     return np.stack(planes)[:, y : y + height, x : x + width].astype(pixels.dtype)
 
 
+BLOSC = {"<u2": "blosc-lz4-1", "<i2": "blosc-zstd-2", ">u2": "blosc-zstd-1", "|u1": "blosc-lz4-2"}
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(case=cases(), n_threads=st.sampled_from([1, 3]), max_in_flight=st.sampled_from([1, 2**20]))
-def test_pixels_are_those_of_zarr(case: Case, n_threads: int, max_in_flight: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+def test_pixels_are_those_of_zarr(
+    is_compiled: bool, case: Case, n_threads: int, max_in_flight: int
+) -> None:
+    after = -1 if is_compiled else 2**62
+    if is_compiled and case.dtype in BLOSC:  # what compiled code is for, more often than by chance
+        case = replace(case, codec=BLOSC[case.dtype] if case.zarr_format == 2 else "blosc-lz4")
+    choice = Compiled(placing._compiled_place, after=after, lack="")
+    with patch.object(placing, "_COMPILED", choice), tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         pixels = np.asarray(write(case, root)[...])
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))

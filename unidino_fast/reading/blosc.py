@@ -33,6 +33,7 @@ _BYTES_SHUFFLED, _COPIED, _BITS_SHUFFLED = 1, 2, 4
 """Flags. What is copied is not shuffled, whatever they say."""
 _SHUFFLED = 5
 """Flags that c-blosc2 sets together, where its own longer header follows."""
+_RESERVED = 8
 _UNSPLIT = 16
 _CODEC_BITS = 5
 """The codec stands in the flags from this bit on."""
@@ -184,16 +185,16 @@ def _is_meant(stored: Bytes, n_bytes: int) -> Any:
     if _int32(stored, 4) != n_bytes or _int32(stored, 12) != stored.size:
         return False
     flags, element, block_bytes = stored[2], stored[3], _int32(stored, 8)
-    if flags & _SHUFFLED == _SHUFFLED:
+    if flags & _SHUFFLED == _SHUFFLED or flags & _RESERVED or not 1 <= block_bytes <= n_bytes:
         return False
-    if flags & _COPIED:
+    if flags & _COPIED and element:
         return stored.size == _HEADER_BYTES + n_bytes
     # pixels may count as two elements each, but bits are then shuffled in another way
     if element != _PIXEL_BYTES and (element != 1 or flags & _BITS_SHUFFLED):
         return False
     if flags >> _CODEC_BITS != _LZ4 and flags >> _CODEC_BITS != _ZSTD:
         return False
-    if not _PIXEL_BYTES <= block_bytes <= n_bytes or block_bytes % _PIXEL_BYTES:
+    if block_bytes % _PIXEL_BYTES:
         return False
     n_blocks = (n_bytes + block_bytes - 1) // block_bytes
     return _HEADER_BYTES + 4 * n_blocks <= stored.size

@@ -34,6 +34,8 @@ _BLOSC_SHUFFLES = 5
 """Flags of which one is set where the bytes or bits of elements were shuffled."""
 _BLOSC2_MARK = 5
 """Flags that c-blosc2 sets together, and c-blosc never, where its own longer header follows."""
+_BLOSC_RESERVED = 8
+"""A flag that c-blosc never sets; where it is, c-blosc2 adds pixels up."""
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ONE_BYTE_REPEATED = 1
 """Kind of a zstd block that is stored as one byte."""
@@ -70,7 +72,8 @@ def blosc_into(stored: memoryview, out: Bytes) -> None:
     version, flags, declared = _blosc_header(stored)
     if declared != out.size:
         _misfit(declared, out)
-    if version == _BLOSC_VERSION and flags & _BLOSC2_MARK != _BLOSC2_MARK:
+    is_of_c_blosc = flags & _BLOSC2_MARK != _BLOSC2_MARK and not flags & _BLOSC_RESERVED
+    if version == _BLOSC_VERSION and is_of_c_blosc:
         decode, fault = _blosc2()
         try:
             if len(decode(stored, numthreads=1, out=out)) == declared:
