@@ -222,6 +222,50 @@ def test_headers_that_lie(lie: dict[str, int]) -> None:
     assert place.pixels.shape == LARGE
 
 
+def by_hand(flags: int, element: int, block: int, streams: list[list[bytes]]) -> bytes:
+    """A chunk of 256 pixels whose streams stand there as they are."""
+    starts, body = [], b""
+    for parts in streams:
+        starts.append(HEADER.size + 4 * len(streams) + len(body))
+        body += b"".join(len(part).to_bytes(4, "little") + part for part in parts)
+    size = HEADER.size + 4 * len(streams) + len(body)
+    header = HEADER.pack(2, 1, flags, element, 512, block, size)
+    return header + struct.pack(f"<{len(starts)}i", *starts) + body
+
+
+def test_streams_that_are_as_they_are() -> None:
+    pixels = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    low, high = bytes(range(256)), bytes(256)
+    plain = pixels.tobytes()
+    sound = {
+        "split": by_hand(0x21, 2, 512, [[low, high]]),
+        "unsplit": by_hand(0x31, 2, 512, [[low + high]]),
+        "plain": by_hand(0x30, 2, 512, [[plain]]),
+        "copied": HEADER.pack(2, 1, 0x22, 2, 512, 512, 528) + plain,
+        "blocks": by_hand(0x30, 1, 200, [[plain[:200]], [plain[200:400]], [plain[400:]]]),
+    }
+    for stored in sound.values():
+        place = Place((16, 16), (16, 16), 20)
+        assert place.take(stored)
+        np.testing.assert_array_equal(place.pixels, pixels)
+    refused = {
+        "longer": by_hand(0x21, 2, 512, [[low + b"1", high]]),
+        "both longer": by_hand(0x21, 2, 512, [[low + b"1", high + b"1"]]),
+        "shorter": by_hand(0x21, 2, 512, [[low[:-1], high]]),
+        "longer, unsplit": by_hand(0x31, 2, 512, [[low + high + b"1"]]),
+        "a pixel in two blocks": by_hand(
+            0x30, 1, 201, [[plain[:201]], [plain[201:402]], [plain[402:]]]
+        ),
+        "none": by_hand(0x31, 2, 512, [[b""]]),
+        "copied, longer": HEADER.pack(2, 1, 0x22, 2, 512, 512, 529) + plain + b"1",
+        "copied, shorter": HEADER.pack(2, 1, 0x22, 2, 512, 512, 527) + plain[:-1],
+    }
+    for name, stored in refused.items():
+        place = Place((16, 16), (16, 16), 20)
+        assert not place.take(stored), name
+        assert place.pixels.shape == (16, 16)
+
+
 def test_a_flag_that_c_blosc_never_sets() -> None:
     """c-blosc2 would take it for one of its own, and add pixels up."""
     out = np.zeros(2 * LARGE[0] * LARGE[1], np.uint8)
