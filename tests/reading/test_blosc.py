@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import mmap
 import struct
 import sys
 import threading
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
     from plate_server import Server
 
+    from unidino_fast.plate_model import Plate
+
 MARGIN = 64
 """Pixels before and behind those that are written to."""
 UNTOUCHED = 0xA5A5
@@ -46,13 +51,11 @@ class Place:
         self.zstd = blosc.ZstdDecoder()
 
     def take(self, stored: bytes) -> bool:
-        """Decodes a chunk that stands amid other bytes."""
-        around = np.full(len(stored) + 2 * MARGIN, 0xEE, np.uint8)
-        around[MARGIN:-MARGIN] = np.frombuffer(stored, np.uint8)
+        """Decodes a chunk; what reads a byte behind it crashes."""
         address = self.zstd.address
         assert address is not None
         return blosc.place(
-            around[MARGIN:-MARGIN],
+            at_the_end_of_memory(stored),
             self.height * self.width,
             self.width,
             self.memory,
@@ -73,6 +76,25 @@ class Place:
         assert (self.memory[-MARGIN:] == UNTOUCHED).all()
         assert (lines[:, self.columns :] == UNTOUCHED).all()
         return lines[:, : self.columns]
+
+
+@functools.cache
+def guarded(n_pages: int) -> np.ndarray:
+    """Pages of memory, behind which there is one that nobody may read."""
+    memory = mmap.mmap(-1, (n_pages + 1) * mmap.PAGESIZE)
+    whole = np.frombuffer(memory, np.uint8)
+    found = whole[: n_pages * mmap.PAGESIZE]
+    last = ctypes.c_void_p(whole.ctypes.data + found.size)
+    protect = ctypes.CDLL(None, use_errno=True).mprotect
+    assert protect(last, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+    return found
+
+
+def at_the_end_of_memory(stored: bytes) -> np.ndarray:
+    pages = guarded(1 + len(stored) // mmap.PAGESIZE)
+    found = pages[pages.size - len(stored) :]
+    found[...] = np.frombuffer(stored, np.uint8)
+    return found
 
 
 def planes(kind: str, shape: tuple[int, int], seed: int) -> np.ndarray:
@@ -198,6 +220,8 @@ def edited(**fields: int) -> bytes:
     [second] = struct.unpack_from("<i", stored, 20)
     if "start" in fields:
         struct.pack_into("<i", stored, 20, fields["start"])
+    if "before_end" in fields:
+        struct.pack_into("<i", stored, 20, len(stored) - fields["before_end"])
     if "size" in fields:
         struct.pack_into("<i", stored, second, fields["size"])
     return bytes(stored)
@@ -210,7 +234,7 @@ LIES: list[dict[str, int]] = [
     {"block": -65_536}, {"block": 120_002}, {"block": 2**31 - 1}, {"block": 2}, {"stored": 1},
     {"stored": 2**31 - 1}, {"stored": -1}, {"start": 0}, {"start": 15}, {"start": -4},
     {"start": -(2**31)}, {"start": 2**31 - 1}, {"size": 0}, {"size": -1}, {"size": 2**31 - 1},
-    {"size": 54_465}, {"size": 9},
+    {"size": 54_465}, {"size": 9}, {"before_end": 1}, {"before_end": 3}, {"before_end": 4},
 ]  # fmt: skip
 
 
@@ -294,6 +318,13 @@ def test_places_that_it_does_not_fit(
     assert not Place(shape, kept, pitch).take(edited())
 
 
+@pytest.mark.parametrize("name", ["staged", "unshuffled"])
+def test_too_little_to_work_in(name: str) -> None:
+    place = Place(LARGE, LARGE, 300)
+    setattr(place, name, getattr(place, name)[: 65_536 // getattr(place, name).itemsize - 1])
+    assert not place.take(edited())
+
+
 @pytest.mark.parametrize(("start", "fits"), [(-1, False), (0, True), (2, True), (3, False)])
 def test_memory_that_ends_before(start: int, fits: bool) -> None:
     place = Place(LARGE, LARGE, 300)
@@ -338,6 +369,18 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return found
 
 
+def read_into_used_memory(plate: Plate, n_threads: int = 2) -> Iterator[tuple[str, np.ndarray]]:
+    """Pixels by the path of each field; what is not written to is seen."""
+
+    def used(n_bytes: int) -> memoryview:
+        return memoryview(bytearray(b"\xa5" * n_bytes))
+
+    reader = FieldReader(plate.storage, n_threads=n_threads, allocate=used)
+    for field in plate.fields:
+        pixels = reader.read(field, time=0, channels=range(3), z="max")
+        yield field.array_path.removesuffix("/0"), pixels
+
+
 @pytest.mark.parametrize("codec", ["blosc-lz4-shuffle", "blosc-zstd-bitshuffle"])
 @pytest.mark.parametrize("name", READ)
 def test_plates_are_read_by_it(
@@ -345,10 +388,10 @@ def test_plates_are_read_by_it(
 ) -> None:
     layout = plates.Layout(codec=codec, **READ[name])
     written = plates.write_plate(tmp_path / "p", layout=layout)
-    read = plates.pixels_of(open_plate(tmp_path / "p"))
-    for path, pixels in written.items():
-        wanted = pixels.max(axis=1) if name == "max" else pixels
-        np.testing.assert_array_equal(read[f"{path}/0"], wanted)
+    for path, read in read_into_used_memory(open_plate(tmp_path / "p")):
+        pixels = written.pop(path)
+        np.testing.assert_array_equal(read, pixels.max(axis=1) if name == "max" else pixels)
+    assert not written
     n_chunks = {"whole": 3, "signed": 3, "all-channels": 1, "absent": 25}.get(name, 27)
     assert said == [True] * 2 * n_chunks  # and of a stack the first of the layers alone
 
@@ -358,9 +401,11 @@ def test_plates_in_zips_and_on_servers(
     is_remote: bool, said: list[bool], plates: ModuleType, tmp_path: Path, server: Server
 ) -> None:
     written = plates.write_plate(tmp_path / "p", chunks=(1, 16, 20))
+    n_compiled = len(blosc.place.signatures)  # type: ignore[attr-defined]
     where = f"{server.url}/p" if is_remote else plates.make_zip(tmp_path / "p", tmp_path / "p.zip")
     plates.check_pixels(open_plate(where), written)
     assert said == [True] * 54
+    assert len(blosc.place.signatures) == n_compiled  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("change", [{"dtype": ">u2"}, {"dtype": "|u1"}, {"dtype": "<u4"}])
@@ -375,10 +420,8 @@ def test_other_pixels_are_not_tried(
 def test_other_kinds_are_tried_once(said: list[bool], plates: ModuleType, tmp_path: Path) -> None:
     written = plates.write_plate(tmp_path / "p", chunks=(1, 16, 20), codec="blosc-zlib-shuffle")
     plate = open_plate(tmp_path / "p")
-    reader = FieldReader(plate.storage, n_threads=1)
-    for field in plate.fields:
-        read = reader.read(field, time=0, channels=range(3), z="max")
-        np.testing.assert_array_equal(read, written[field.array_path.removesuffix("/0")])
+    for path, read in read_into_used_memory(plate, n_threads=1):
+        np.testing.assert_array_equal(read, written[path])
     # noise is stored as it is, by any codec; zeros behind the edge of a field are not
     assert said == [True, True, False]
 
