@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from unidino_fast.errors import first_line
@@ -21,15 +22,33 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     What was compiled is kept beside the file, or in the user's cache folder (`NUMBA_CACHE_DIR` says
     where), for as long as the file stays as it is: nothing from other files may be a constant in
-    the function.
+    the function. Where it cannot be kept, or what was kept is damaged, it is compiled anew.
     """
     from numba import njit
+    from numba.core import caching
 
-    try:
-        found: Callable[..., Any] = njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # there is no folder to keep it in
-        found = njit(nogil=True)(function)
-    return found
+    cache: Any = caching.FunctionCache
+
+    class Kept(cache):  # type: ignore[misc]
+        """As numba's, which gives up what it compiled where the disk is full."""
+
+        def load_overload(self, *arguments: Any) -> Any:
+            try:
+                return super().load_overload(*arguments)
+            except Exception:  # of a file that is cut short or damaged, anything
+                with suppress(OSError):
+                    self.flush()
+                return None
+
+        def save_overload(self, *arguments: Any) -> None:
+            with suppress(OSError):
+                super().save_overload(*arguments)
+
+    found: Any = njit(nogil=True)(function)
+    with suppress(RuntimeError, AttributeError):  # no folder to keep it in; nothing is compiled
+        found._cache = Kept(found.py_func)
+    compiled: Callable[..., Any] = found
+    return compiled
 
 
 class Compiled(Generic[Function]):
@@ -62,4 +81,7 @@ class Compiled(Generic[Function]):
             self._made = self._make()
         except Exception as error:  # a compiler's own, of any kind
             _LOG.warning("%s: %s", self._lack, first_line(error))
+        except BaseException:  # interrupted: the next one tries again
+            self._is_made = False
+            raise
         return self._made

@@ -8,6 +8,7 @@ import mmap
 import struct
 import sys
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +20,10 @@ from numcodecs import Blosc
 from unidino_fast.compiled import Compiled
 from unidino_fast.errors import PixelError
 from unidino_fast.plate import open_plate
-from unidino_fast.reading import FieldReader, blosc, placing
+from unidino_fast.plate_model import Region
+from unidino_fast.reading import FieldReader, FieldRequest, blosc, placing
 from unidino_fast.reading.codecs import blosc_into
+from unidino_fast.storage import FolderStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -246,12 +249,15 @@ def test_headers_that_lie(lie: dict[str, int]) -> None:
     assert place.pixels.shape == LARGE
 
 
-def by_hand(flags: int, element: int, block: int, streams: list[list[bytes]]) -> bytes:
+def by_hand(
+    flags: int, element: int, block: int, streams: list[list[bytes]], cut: int = 0
+) -> bytes:
     """A chunk of 256 pixels whose streams stand there as they are."""
     starts, body = [], b""
     for parts in streams:
         starts.append(HEADER.size + 4 * len(streams) + len(body))
         body += b"".join(len(part).to_bytes(4, "little") + part for part in parts)
+    body = body[: len(body) - cut]
     size = HEADER.size + 4 * len(streams) + len(body)
     header = HEADER.pack(2, 1, flags, element, 512, block, size)
     return header + struct.pack(f"<{len(starts)}i", *starts) + body
@@ -281,6 +287,7 @@ def test_streams_that_are_as_they_are() -> None:
             0x30, 1, 201, [[plain[:201]], [plain[201:402]], [plain[402:]]]
         ),
         "none": by_hand(0x31, 2, 512, [[b""]]),
+        "ends before its last byte": by_hand(0x21, 2, 512, [[low, high]], cut=1),
         "copied, longer": HEADER.pack(2, 1, 0x22, 2, 512, 512, 529) + plain + b"1",
         "copied, shorter": HEADER.pack(2, 1, 0x22, 2, 512, 512, 527) + plain[:-1],
     }
@@ -369,12 +376,13 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return found
 
 
+def used(n_bytes: int) -> memoryview:
+    """Memory in which what is not written to is seen."""
+    return memoryview(bytearray(b"\xa5" * n_bytes))
+
+
 def read_into_used_memory(plate: Plate, n_threads: int = 2) -> Iterator[tuple[str, np.ndarray]]:
-    """Pixels by the path of each field; what is not written to is seen."""
-
-    def used(n_bytes: int) -> memoryview:
-        return memoryview(bytearray(b"\xa5" * n_bytes))
-
+    """Pixels by the path of each field."""
     reader = FieldReader(plate.storage, n_threads=n_threads, allocate=used)
     for field in plate.fields:
         pixels = reader.read(field, time=0, channels=range(3), z="max")
@@ -394,6 +402,50 @@ def test_plates_are_read_by_it(
     assert not written
     n_chunks = {"whole": 3, "signed": 3, "all-channels": 1, "absent": 25}.get(name, 27)
     assert said == [True] * 2 * n_chunks  # and of a stack the first of the layers alone
+
+
+@pytest.mark.parametrize("codec", ["blosc-lz4-shuffle", "blosc-zstd-bitshuffle"])
+def test_pixels_that_it_cannot_put(
+    codec: str, said: list[bool], plates: ModuleType, tmp_path: Path
+) -> None:
+    """Of some channels of a chunk, and of regions that share chunks or begin within one."""
+    written = plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, codec=codec, chunks=(2, 16, 20))
+    [pixels] = written.values()
+    plate = open_plate(tmp_path / "p")
+    for _, read in read_into_used_memory(plate):
+        np.testing.assert_array_equal(read, pixels)
+    whole = plates.write_plate(tmp_path / "q", {"A/1": ["0"]}, codec=codec, chunks=(3, 45, 51))
+    [field] = open_plate(tmp_path / "q").fields
+    reader = FieldReader(open_plate(tmp_path / "q").storage, allocate=used)
+    for channels in ((1,), (2, 0), (0, 1)):
+        read = reader.read(field, time=0, channels=channels, z="max")
+        np.testing.assert_array_equal(read, whole["A/1/0"][list(channels)])
+    assert said == []
+    shared = plates.write_plate(tmp_path / "r", {"A/1": ["0"]}, codec=codec, chunks=(1, 16, 20))
+    [field] = open_plate(tmp_path / "r").fields
+    regions = [Region(0, 0, 20, 30), Region(20, 30, 20, 21), Region(5, 7, 20, 30)]
+    parts = [FieldRequest(replace(field, region=region), 0, (0, 1, 2), "max") for region in regions]
+    reader = FieldReader(open_plate(tmp_path / "r").storage, allocate=used)
+    for region, found in zip(regions, reader.stream(parts), strict=True):
+        y, x, height, width = region.y, region.x, region.height, region.width
+        wanted = shared["A/1/0"][:, y : y + height, x : x + width]
+        assert not isinstance(found, PixelError)
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_each_chunk_of_a_stack_is_fetched_once(
+    said: list[bool], plates: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+    grab = FolderStorage.grab
+    monkeypatch.setattr(
+        FolderStorage, "grab", lambda *given: (fetched.append(given[1]), grab(*given))[1]
+    )
+    plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, **READ["max"])
+    for _ in read_into_used_memory(open_plate(tmp_path / "p")):
+        pass
+    assert len(fetched) == len(set(fetched)) == 3 * 4 * 9
+    assert len(said) == 3 * 9
 
 
 @pytest.mark.parametrize("is_remote", [False, True])
@@ -497,3 +549,9 @@ def test_each_thread_has_a_decoder_which_ends_with_it(monkeypatch: pytest.Monkey
     thread.join()
     assert found != [own]
     assert freed == found
+
+
+def test_compiled_code_is_tried_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blosc, "place", lambda *_: True)  # and puts nothing
+    with pytest.raises(RuntimeError, match=r"^lz4 as compiled does not decode a chunk$"):
+        placing._compiled_place()

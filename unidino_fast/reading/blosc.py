@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _HEADER_BYTES = 16
 _VERSION = 2
+_CODEC_VERSION = 1
+"""Of how lz4 and zstd are written."""
 _PIXEL_BYTES = 2
 _BYTES_SHUFFLED, _COPIED, _BITS_SHUFFLED = 1, 2, 4
 """Flags. What is copied is not shuffled, whatever they say."""
@@ -180,17 +182,18 @@ def place(
 @compiled
 def _is_meant(stored: Bytes, n_bytes: int) -> Any:
     """Whether the header is that of a chunk of so many bytes, of a kind that is decoded here."""
-    if stored.size < _HEADER_BYTES or stored[0] != _VERSION:
+    if stored.size < _HEADER_BYTES or stored[0] != _VERSION or stored[1] != _CODEC_VERSION:
         return False
     if _int32(stored, 4) != n_bytes or _int32(stored, 12) != stored.size:
         return False
     flags, element, block_bytes = stored[2], stored[3], _int32(stored, 8)
     if flags & _SHUFFLED == _SHUFFLED or flags & _RESERVED or not 1 <= block_bytes <= n_bytes:
         return False
-    if flags & _COPIED and element:
+    if element != _PIXEL_BYTES and element != 1:  # pixels may count as two elements each
+        return False
+    if flags & _COPIED:
         return stored.size == _HEADER_BYTES + n_bytes
-    # pixels may count as two elements each, but bits are then shuffled in another way
-    if element != _PIXEL_BYTES and (element != 1 or flags & _BITS_SHUFFLED):
+    if flags & _BITS_SHUFFLED and element == 1:  # which is another shuffle
         return False
     if flags >> _CODEC_BITS != _LZ4 and flags >> _CODEC_BITS != _ZSTD:
         return False
@@ -267,6 +270,9 @@ def _put_plain(
     columns: int,
 ) -> None:
     """Writes pixels from the `first` of a chunk on, whose bytes stand together: see `place`."""
+    if plain.ctypes.data % _PIXEL_BYTES == 0:
+        _put(plain.view(np.uint16), first, width, memory, start, pitch, rows, columns)
+        return
     done = 0
     size = plain.size // _PIXEL_BYTES
     while done < size:

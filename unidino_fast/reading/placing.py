@@ -91,13 +91,25 @@ def placing(windows: Windows, n_pixels: int, width: int, scratch: Scratch) -> Pu
 
 
 def _compiled_place() -> Callable[..., bool]:
+    """That of `blosc`, once it has decoded what c-blosc encoded."""
+    from numcodecs import Blosc
+
     from unidino_fast.reading.blosc import place
 
-    memory, staged, words = (np.zeros(16, dtype) for dtype in (np.uint16, np.uint8, np.uint64))
-    place(staged.copy(), 4, 2, memory, 0, 2, 2, 2, staged, words, _zstd_of_thread())
+    pixels = np.arange(_TRIED, dtype=np.uint16)
+    staged, words = np.zeros(2 * _TRIED, np.uint8), np.zeros(_TRIED // 4, np.uint64)
+    for codec, shuffle in (("lz4", Blosc.SHUFFLE), ("zstd", Blosc.BITSHUFFLE)):
+        stored = np.frombuffer(bytearray(Blosc(codec, 5, shuffle).encode(pixels)), np.uint8)
+        found = np.zeros_like(pixels)
+        row = _TRIED, found, 0, _TRIED, 1, _TRIED
+        is_sound = place(stored, _TRIED, *row, staged, words, _zstd_of_thread())
+        if not is_sound or not np.array_equal(found, pixels):
+            raise RuntimeError(f"{codec} as compiled does not decode a chunk")
     return place
 
 
+_TRIED = 4096
+"""Pixels that compiled code is tried with."""
 _COMPILED = Compiled(
     _compiled_place,
     after=_BYTES_WITHOUT,

@@ -1,0 +1,96 @@
+"""What numba compiles: kept on disk if that can be, and taken once it is worth it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from unidino_fast.compiled import Compiled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+PROGRAM = """
+import resource, sys
+if "no-room" in sys.argv:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+from unidino_fast.compiled import compiled
+
+@compiled
+def double(number):
+    return 2 * number
+
+@compiled
+def more(number):
+    return double(number) + 1
+
+found = more(21)
+print(found, sum(more.stats.cache_hits.values()) if hasattr(more, "stats") else "plain")
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., str]:
+    """Runs a program whose functions are kept in a folder; what it prints, and that it is quiet."""
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+
+    def go(*arguments: str, **env: str) -> str:
+        done = subprocess.run(
+            [sys.executable, str(program), *arguments],
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "kept"), **env},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.strip()
+
+    return go
+
+
+def test_what_was_compiled_is_kept(run: Callable[..., str]) -> None:
+    assert [run(), run()] == ["43 0", "43 1"]
+
+
+@pytest.mark.parametrize("length", [0, 20])
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+def test_what_is_damaged_is_compiled_and_kept_anew(
+    kind: str, length: int, run: Callable[..., str], tmp_path: Path
+) -> None:
+    run()
+    files = list((tmp_path / "kept").rglob(f"*.{kind}"))
+    assert len(files) == 2
+    for file in files:
+        os.truncate(file, length)
+    assert [run(), run()] == ["43 0", "43 1"]
+
+
+def test_where_it_cannot_be_kept(run: Callable[..., str], tmp_path: Path) -> None:
+    """No room for a file; a folder that is none; nothing compiled at all."""
+    assert [run("no-room"), run("no-room")] == ["43 0", "43 0"]
+    (tmp_path / "file").touch()
+    assert run(NUMBA_CACHE_DIR=str(tmp_path / "file")).startswith("43 ")
+    assert run(NUMBA_DISABLE_JIT="1") == "43 plain"
+
+
+def test_an_interrupted_compiler_is_tried_again() -> None:
+    tries = []
+
+    def make() -> str:
+        tries.append(1)
+        if len(tries) == 1:
+            raise KeyboardInterrupt
+        return "made"
+
+    choice = Compiled(make, after=10, lack="")
+    assert choice.for_more(10) is None
+    with pytest.raises(KeyboardInterrupt):
+        choice.for_more(1)
+    assert [choice.for_more(1), choice.for_more(1)] == ["made", "made"]
+    assert len(tries) == 2
