@@ -23,6 +23,7 @@ from unidino_fast.compiled import Compiled
 from unidino_fast.ngff import parse_array
 from unidino_fast.plate_model import Field, Region
 from unidino_fast.reading import FieldReader, FieldRequest, placing
+from unidino_fast.reading.codecs import blosc_into, zstd_into
 from unidino_fast.reading.formats import UnsupportedError, format_of
 from unidino_fast.storage import FolderStorage
 
@@ -209,7 +210,11 @@ def expected(case: Case, pixels: np.ndarray, time: int) -> np.ndarray:
     return np.stack(planes)[:, y : y + height, x : x + width].astype(pixels.dtype)
 
 
-BLOSC = {"<u2": "blosc-lz4-1", "<i2": "blosc-zstd-2", ">u2": "blosc-zstd-1", "|u1": "blosc-lz4-2"}
+COMPILED = [
+    {"<u2": "blosc-lz4-1", "<i2": "blosc-zstd-2", "<u4": "zstd", ">u2": "zstd", "|u1": "zstd"},
+    {"<u2": "blosc-lz4", "<i2": "zstd", "<u4": "zstd", ">u2": "zstd", "|u1": "blosc-lz4"},
+]
+"""Of formats 2 and 3."""
 
 
 @pytest.mark.parametrize("is_compiled", [False, True])
@@ -219,10 +224,14 @@ def test_pixels_are_those_of_zarr(
     is_compiled: bool, case: Case, n_threads: int, max_in_flight: int
 ) -> None:
     after = -1 if is_compiled else 2**62
-    if is_compiled and case.dtype in BLOSC:  # what compiled code is for, more often than by chance
-        case = replace(case, codec=BLOSC[case.dtype] if case.zarr_format == 2 else "blosc-lz4")
-    choice = Compiled(placing._compiled_place, after=after, lack="")
-    with patch.object(placing, "_COMPILED", choice), tempfile.TemporaryDirectory() as folder:
+    usual = COMPILED[case.zarr_format - 2]
+    if is_compiled and case.dtype in usual:  # what compiled code is for, more often than by chance
+        case = replace(case, codec=usual[case.dtype])
+    choices = {
+        blosc_into: Compiled(placing._blosc, after=after, lack=""),
+        zstd_into: Compiled(placing._zstd, after=after, lack=""),
+    }
+    with patch.dict(placing._COMPILED, choices), tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         pixels = np.asarray(write(case, root)[...])
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))

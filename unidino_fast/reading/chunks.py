@@ -119,7 +119,9 @@ class ChunkReader:
     def place(self, array: str, first: tuple[int, ...], scratch: Scratch, windows: Windows) -> bool:
         """As `put`, where `is_placed`, to where the pixels belong; False: there is no way yet."""
         width = self.block_shape[-1]
-        put = placing(windows, self.n_bytes // self._form.dtype.itemsize, width, scratch)
+        form = self._form
+        n_pixels = self.n_bytes // form.dtype.itemsize
+        put = placing(form.encoding.decompress, windows, n_pixels, width, scratch)
         if put is None:
             return False
 
@@ -127,14 +129,14 @@ class ChunkReader:
             if not put(found, start):
                 out = scratch.bytes("pixels", self.n_bytes)
                 self._unpack(found, out)  # says so where it is damaged
-                windows.fill(start, out.view(self._form.dtype).reshape(-1, width))
+                windows.fill(start, out.view(form.dtype).reshape(-1, width))
                 self.is_placed = False  # as it is, so are the others
 
         own = self._own(first)
         for number in self._missed(array, own, windows.starts, scratch, decode):
             start = windows.starts[number]
             if not self._filled(array, _along(own, number), start, scratch, decode):
-                windows.fill(start, self._form.fill)
+                windows.fill(start, form.fill)
         return True
 
     def _missed(

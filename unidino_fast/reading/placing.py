@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from unidino_fast.compiled import Compiled
-from unidino_fast.reading.codecs import blosc_into
+from unidino_fast.reading.codecs import blosc_into, zstd_into
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from unidino_fast.reading.buffers import Scratch
+    from unidino_fast.reading.codecs import Decompress
     from unidino_fast.reading.formats import ArrayFormat
 
     Pixels = NDArray[Any]
+    Place = Callable[..., bool]
+    """One of `decoders`."""
     Put = Callable[[memoryview, int], bool]
 
 _WORD_BYTES = 8
@@ -54,13 +57,16 @@ class Windows(NamedTuple):
 def is_placed(form: ArrayFormat) -> bool:
     """Whether chunks whose bytes are planes as they are wanted may be decoded into place."""
     encoding = form.encoding
-    return encoding.decompress is blosc_into and not encoding.has_crc and form.dtype.itemsize == 2
+    return encoding.decompress in _COMPILED and not encoding.has_crc and form.dtype.itemsize == 2
 
 
-def placing(windows: Windows, n_pixels: int, width: int, scratch: Scratch) -> Put | None:
+def placing(
+    decompress: Decompress | None, windows: Windows, n_pixels: int, width: int, scratch: Scratch
+) -> Put | None:
     """What decodes one of the chunks, and puts its pixels where they go.
 
     Args:
+        decompress: what decodes it otherwise.
         windows: where.
         n_pixels: of each chunk.
         width: of each chunk.
@@ -70,7 +76,7 @@ def placing(windows: Windows, n_pixels: int, width: int, scratch: Scratch) -> Pu
         Takes the stored bytes and the start; gives False where a chunk is damaged, or of a kind
         that it does not know. None: there is nothing yet that does it.
     """
-    place = _COMPILED.for_more(2 * n_pixels * len(windows.starts))
+    place = _COMPILED[decompress].for_more(2 * n_pixels * len(windows.starts))
     if place is None:
         return None
     memory = windows.memory.view(np.uint16)
@@ -90,16 +96,12 @@ def placing(windows: Windows, n_pixels: int, width: int, scratch: Scratch) -> Pu
     return put
 
 
-def _compiled_place() -> Callable[..., bool]:
-    """That of `blosc`, once it has decoded what c-blosc encoded."""
-    from numcodecs import Blosc
-
-    from unidino_fast.reading.blosc import place
-
+def _tried(place: Place, *encoded: tuple[str, Callable[[Pixels], bytes]]) -> Place:
+    """Compiled code, once it has decoded what others encoded."""
     pixels = np.arange(_TRIED, dtype=np.uint16)
     staged, words = np.zeros(2 * _TRIED, np.uint8), np.zeros(_TRIED // 4, np.uint64)
-    for codec, shuffle in (("lz4", Blosc.SHUFFLE), ("zstd", Blosc.BITSHUFFLE)):
-        stored = np.frombuffer(bytearray(Blosc(codec, 5, shuffle).encode(pixels)), np.uint8)
+    for codec, encode in encoded:
+        stored = np.frombuffer(bytearray(encode(pixels)), np.uint8)
         found = np.zeros_like(pixels)
         row = _TRIED, found, 0, _TRIED, 1, _TRIED
         is_sound = place(stored, _TRIED, *row, staged, words, _zstd_of_thread())
@@ -108,13 +110,30 @@ def _compiled_place() -> Callable[..., bool]:
     return place
 
 
+def _blosc() -> Place:
+    from numcodecs import Blosc
+
+    from unidino_fast.reading.decoders import place_blosc
+
+    lz4, zstd = Blosc("lz4", 5, Blosc.SHUFFLE), Blosc("zstd", 5, Blosc.BITSHUFFLE)
+    return _tried(place_blosc, ("lz4", lz4.encode), ("zstd", zstd.encode))
+
+
+def _zstd() -> Place:
+    from numcodecs import Zstd
+
+    from unidino_fast.reading.decoders import place_zstd
+
+    return _tried(place_zstd, ("zstd", Zstd(1).encode))
+
+
+_LACK = "chunks of {} are decoded and then put into place, which is slower"
+_COMPILED: dict[Decompress | None, Compiled[Place]] = {
+    blosc_into: Compiled(_blosc, after=_BYTES_WITHOUT, lack=_LACK.format("blosc")),
+    zstd_into: Compiled(_zstd, after=_BYTES_WITHOUT, lack=_LACK.format("zstd")),
+}
 _TRIED = 4096
 """Pixels that compiled code is tried with."""
-_COMPILED = Compiled(
-    _compiled_place,
-    after=_BYTES_WITHOUT,
-    lack="blosc chunks are decoded and then put into place, which is slower",
-)
 _OF_THREAD = threading.local()
 
 
@@ -123,7 +142,7 @@ def _zstd_of_thread() -> int:
     try:
         decoder = _OF_THREAD.zstd
     except AttributeError:
-        from unidino_fast.reading.blosc import ZstdDecoder
+        from unidino_fast.reading.decoders import ZstdDecoder
 
         decoder = _OF_THREAD.zstd = ZstdDecoder()
     address: int = decoder.address

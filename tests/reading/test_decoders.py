@@ -1,4 +1,4 @@
-"""Blosc chunks decoded into place: as c-blosc decodes them, whatever they are or claim to be."""
+"""Chunks decoded into place: as c-blosc and zstd decode them, whatever they are or claim to be."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numcodecs import Blosc
+from numcodecs import Blosc, Zstd
 
 from unidino_fast.compiled import Compiled
 from unidino_fast.errors import PixelError
 from unidino_fast.plate import open_plate
 from unidino_fast.plate_model import Region
-from unidino_fast.reading import FieldReader, FieldRequest, blosc, placing
-from unidino_fast.reading.codecs import blosc_into
+from unidino_fast.reading import FieldReader, FieldRequest, decoders, placing
+from unidino_fast.reading.codecs import blosc_into, zstd_into
 from unidino_fast.storage import FolderStorage
 
 if TYPE_CHECKING:
@@ -51,13 +52,13 @@ class Place:
         n_words = -(-2 * self.height * self.width // 8)
         self.staged = np.full(8 * n_words, 0xEE, np.uint8)
         self.unshuffled = np.zeros(n_words, np.uint64)
-        self.zstd = blosc.ZstdDecoder()
+        self.zstd = decoders.ZstdDecoder()
 
-    def take(self, stored: bytes) -> bool:
+    def take(self, stored: bytes, place: Any = decoders.place_blosc) -> bool:
         """Decodes a chunk; what reads a byte behind it crashes."""
         address = self.zstd.address
         assert address is not None
-        return blosc.place(
+        found: bool = place(
             at_the_end_of_memory(stored),
             self.height * self.width,
             self.width,
@@ -70,6 +71,7 @@ class Place:
             self.unshuffled,
             address,
         )
+        return found
 
     @property
     def pixels(self) -> np.ndarray:
@@ -339,7 +341,7 @@ def test_memory_that_ends_before(start: int, fits: bool) -> None:
     memory = np.zeros(200 * 300 + 2, np.uint16)
     address: Any = place.zstd.address
     arguments = memory, start, 300, 200, 300, place.staged, place.unshuffled, address
-    assert blosc.place(stored, 200 * 300, 300, *arguments) == fits
+    assert decoders.place_blosc(stored, 200 * 300, 300, *arguments) == fits
 
 
 READ: dict[str, dict[str, Any]] = {
@@ -361,18 +363,19 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Has compiled code decode from the first chunk on; what it says of each."""
     found: list[bool] = []
 
-    def make() -> Callable[..., bool]:
-        place = placing._compiled_place()
+    def noting(make: Callable[[], Any]) -> Compiled[Any]:
+        place = make()
 
         def noted(*arguments: Any) -> bool:
             found.append(place(*arguments))
             return found[-1]
 
-        return noted
+        choice = Compiled(lambda: noted, after=-1, lack="")
+        choice.for_more(1)  # other threads would do without until it is made
+        return choice
 
-    choice = Compiled(make, after=-1, lack="")
-    choice.for_more(1)  # other threads would do without until it is made
-    monkeypatch.setattr(placing, "_COMPILED", choice)
+    monkeypatch.setitem(placing._COMPILED, blosc_into, noting(placing._blosc))
+    monkeypatch.setitem(placing._COMPILED, zstd_into, noting(placing._zstd))
     return found
 
 
@@ -389,7 +392,7 @@ def read_into_used_memory(plate: Plate, n_threads: int = 2) -> Iterator[tuple[st
         yield field.array_path.removesuffix("/0"), pixels
 
 
-@pytest.mark.parametrize("codec", ["blosc-lz4-shuffle", "blosc-zstd-bitshuffle"])
+@pytest.mark.parametrize("codec", ["blosc-lz4-shuffle", "blosc-zstd-bitshuffle", "zstd"])
 @pytest.mark.parametrize("name", READ)
 def test_plates_are_read_by_it(
     name: str, codec: str, said: list[bool], plates: ModuleType, tmp_path: Path
@@ -404,7 +407,7 @@ def test_plates_are_read_by_it(
     assert said == [True] * 2 * n_chunks  # and of a stack the first of the layers alone
 
 
-@pytest.mark.parametrize("codec", ["blosc-lz4-shuffle", "blosc-zstd-bitshuffle"])
+@pytest.mark.parametrize("codec", ["blosc-lz4-shuffle", "blosc-zstd-bitshuffle", "zstd"])
 def test_pixels_that_it_cannot_put(
     codec: str, said: list[bool], plates: ModuleType, tmp_path: Path
 ) -> None:
@@ -448,16 +451,23 @@ def test_each_chunk_of_a_stack_is_fetched_once(
     assert len(said) == 3 * 9
 
 
+@pytest.mark.parametrize("codec", ["blosc-lz4-shuffle", "zstd"])
 @pytest.mark.parametrize("is_remote", [False, True])
 def test_plates_in_zips_and_on_servers(
-    is_remote: bool, said: list[bool], plates: ModuleType, tmp_path: Path, server: Server
+    is_remote: bool,
+    codec: str,
+    said: list[bool],
+    plates: ModuleType,
+    tmp_path: Path,
+    server: Server,
 ) -> None:
-    written = plates.write_plate(tmp_path / "p", chunks=(1, 16, 20))
-    n_compiled = len(blosc.place.signatures)  # type: ignore[attr-defined]
+    written = plates.write_plate(tmp_path / "p", chunks=(1, 16, 20), codec=codec)
+    place: Any = decoders.place_zstd if codec == "zstd" else decoders.place_blosc
+    n_compiled = len(place.signatures)
     where = f"{server.url}/p" if is_remote else plates.make_zip(tmp_path / "p", tmp_path / "p.zip")
     plates.check_pixels(open_plate(where), written)
     assert said == [True] * 54
-    assert len(blosc.place.signatures) == n_compiled  # type: ignore[attr-defined]
+    assert len(place.signatures) == n_compiled
 
 
 @pytest.mark.parametrize("change", [{"dtype": ">u2"}, {"dtype": "|u1"}, {"dtype": "<u4"}])
@@ -502,15 +512,15 @@ def test_without_a_compiler_it_is_said_once(
     plates: ModuleType,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "unidino_fast.reading.blosc", None)
-    choice = Compiled(placing._compiled_place, after=-1, lack=placing._COMPILED._lack)
-    monkeypatch.setattr(placing, "_COMPILED", choice)
+    monkeypatch.setitem(sys.modules, "unidino_fast.reading.decoders", None)
+    choice = Compiled(placing._blosc, after=-1, lack=placing._COMPILED[blosc_into]._lack)
+    monkeypatch.setitem(placing._COMPILED, blosc_into, choice)
     written = plates.write_plate(tmp_path / "p")
     for _ in range(2):
         plates.check_pixels(open_plate(tmp_path / "p"), written)
     [record] = caplog.records
     assert record.getMessage().startswith(
-        "blosc chunks are decoded and then put into place, which is slower: import of"
+        "chunks of blosc are decoded and then put into place, which is slower: import of"
     )
 
 
@@ -519,8 +529,8 @@ def test_few_chunks_are_not_worth_compiling(
 ) -> None:
     written = plates.write_plate(tmp_path / "p")  # two fields of three chunks
     made = []
-    choice = Compiled(lambda: made.append(1), after=5 * 2 * 45 * 51, lack="")  # type: ignore[arg-type,func-returns-value]
-    monkeypatch.setattr(placing, "_COMPILED", choice)
+    choice: Any = Compiled(lambda: made.append(1), after=5 * 2 * 45 * 51, lack="")
+    monkeypatch.setitem(placing._COMPILED, blosc_into, choice)
     plate = open_plate(tmp_path / "p")
     reader = FieldReader(plate.storage, n_threads=1)
     reader.read(plate.fields[0], time=0, channels=range(3), z="max")
@@ -531,9 +541,9 @@ def test_few_chunks_are_not_worth_compiling(
 
 def test_each_thread_has_a_decoder_which_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     freed: list[int] = []
-    usual = blosc.ZstdDecoder.__del__
+    usual = decoders.ZstdDecoder.__del__
     monkeypatch.setattr(
-        blosc.ZstdDecoder,
+        decoders.ZstdDecoder,
         "__del__",
         lambda decoder: (freed.append(decoder.address), usual(decoder)),
     )
@@ -552,6 +562,75 @@ def test_each_thread_has_a_decoder_which_ends_with_it(monkeypatch: pytest.Monkey
 
 
 def test_compiled_code_is_tried_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blosc, "place", lambda *_: True)  # and puts nothing
-    with pytest.raises(RuntimeError, match=r"^lz4 as compiled does not decode a chunk$"):
-        placing._compiled_place()
+    for make, name in ((placing._blosc, "lz4"), (placing._zstd, "zstd")):
+        monkeypatch.setattr(decoders, f"place{make.__name__}", lambda *_: True)  # and puts nothing
+        with pytest.raises(RuntimeError, match=f"^{name} as compiled does not decode a chunk$"):
+            make()
+
+
+def frames(pixels: np.ndarray) -> dict[str, bytes]:
+    """Ways to store pixels by zstd."""
+    whole = pixels.tobytes()
+    one, checked = (zstandard.ZstdCompressor(write_checksum=w).compress(whole) for w in (0, 1))
+    stream = zstandard.ZstdCompressor().compressobj()
+    half = len(whole) // 2
+    return {
+        "one": one,
+        "checked": checked,
+        "open": stream.compress(whole) + stream.flush(),
+        "two": Zstd(1).encode(whole[:half]) + Zstd(1).encode(whole[half:]),
+    }
+
+
+@pytest.mark.parametrize("kept", [(70, 90), (69, 90), (70, 89), (1, 1)])
+@pytest.mark.parametrize("beyond", [0, 3])
+@pytest.mark.parametrize("kind", ["noise", "flat", "dim"])
+def test_pixels_of_zstd(kind: str, kept: tuple[int, int], beyond: int) -> None:
+    pixels = planes(kind, (70, 90), 3)
+    for name, stored in frames(pixels).items():
+        place = Place((70, 90), kept, kept[1] + beyond)
+        is_told = name in ("one", "checked")  # how much it holds
+        assert place.take(stored, decoders.place_zstd) == is_told, name
+        if is_told:
+            np.testing.assert_array_equal(place.pixels, pixels[: kept[0], : kept[1]])
+
+
+@pytest.mark.parametrize("kept", [(70, 90), (69, 89)])
+def test_frames_that_are_no_chunk(kept: tuple[int, int]) -> None:
+    pixels = planes("dim", (70, 90), 3)
+    sound = frames(pixels)
+    refused = {
+        "nothing": b"",
+        "three bytes": sound["one"][:3],
+        "other magic": b"\x50\x2a\x4d\x18\x00\x00\x00\x00" + sound["one"],
+        "more behind": sound["one"] + b"1",
+        "a pixel more": Zstd(1).encode(pixels.tobytes() + b"12"),
+        "a pixel less": Zstd(1).encode(pixels.tobytes()[:-2]),
+        "much more": Zstd(1).encode(bytes(2**24)),
+        "cut checksum": sound["checked"][:-1],
+        "wrong checksum": sound["checked"][:-1] + bytes([sound["checked"][-1] ^ 1]),
+        "half of it": sound["two"][: len(sound["two"]) // 2],
+    }
+    for name, stored in refused.items():
+        place = Place((70, 90), kept, kept[1])
+        assert not place.take(stored, decoders.place_zstd), name
+        assert place.pixels.shape == kept
+
+
+def test_damaged_frames_touch_nothing_else_and_never_differ() -> None:
+    rng = np.random.default_rng(0)
+    n_taken = 0
+    for shape in ((24, 61), LARGE):
+        for stored in frames(planes("dim", shape, 1)).values():
+            place = Place(shape, shape, shape[1])
+            for _ in range(1000):
+                broken = damaged(stored, rng)
+                place.memory[...] = UNTOUCHED
+                if place.take(broken, decoders.place_zstd):
+                    n_taken += 1
+                    out = np.zeros(2 * shape[0] * shape[1], np.uint8)
+                    zstd_into(memoryview(broken), out)
+                    found = out.view(np.uint16).reshape(shape)
+                    np.testing.assert_array_equal(place.pixels, found)
+                assert place.pixels.shape == shape
+    assert 30 < n_taken < 5000

@@ -1,12 +1,12 @@
-"""A blosc chunk of pixels of two bytes, decoded to where they belong: compiled by numba.
+"""Chunks of pixels of two bytes, decoded to where they belong: compiled by numba.
 
-c-blosc2 decodes a chunk into a buffer, from which its rows are then copied into a field; and it
-puts the bits of pixels together again in words of 16 bytes. Here the last step of decoding, which
-is that of undoing the shuffle, writes the rows themselves.
+Elsewhere a chunk is decoded into a buffer, from which its rows are then copied into a field. Here
+the last step of decoding, which in blosc is that of undoing the shuffle, writes the rows. For small
+chunks it matters as much that one call does it all, without the interpreter.
 
 Chunks are untrusted, and compiled code checks no index by itself: each offset and size that a chunk
-declares is looked at here before it is used. The layout is that of c-blosc's README_CHUNK_FORMAT,
-version 2.
+declares is looked at here before it is used. The layout of blosc is that of c-blosc's
+README_CHUNK_FORMAT, version 2.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ _LEAST_SPLIT = 128
 """Elements of a block that is split in streams, one for each byte of an element."""
 _GROUP = 8
 """Elements whose bits are shuffled together."""
+_ZSTD_MAGIC = -0x2D04AD8
+"""With which a frame of zstd begins, as a number of four bytes."""
 
 
 def _library(name: str) -> Any:
@@ -67,6 +69,7 @@ _lz4 = _linked(
     _library("lz4").LZ4_decompress_safe, types.intc, types.intp, types.intp, types.intc, types.intc
 )
 _zstd = _linked(_zstd_library.ZSTD_decompressDCtx, types.uintp, *[types.intp] * 5)
+_zstd_size = _linked(_zstd_library.ZSTD_getFrameContentSize, types.uint64, *[types.intp] * 2)
 _new_zstd, _free_zstd = _zstd_library.ZSTD_createDCtx, _zstd_library.ZSTD_freeDCtx
 _new_zstd.restype, _free_zstd.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 
@@ -90,7 +93,7 @@ class ZstdDecoder:
 
 
 @compiled
-def place(
+def place_blosc(
     stored: Bytes,
     n_pixels: int,
     width: int,
@@ -112,10 +115,8 @@ def place(
         memory: that the pixels go to.
         start: the first pixel's place there.
         pitch: from row to row there, in pixels.
-        rows: that are wanted.
-        columns: that are wanted.
-        staged: at least a byte for each byte of the chunk; for use here.
-        unshuffled: likewise.
+        rows, columns: that are wanted.
+        staged, unshuffled: for use here; at least a byte each for each byte of the chunk.
         zstd: address of this thread's decoder.
 
     Returns:
@@ -123,11 +124,7 @@ def place(
         either shuffle or none, lz4 or zstd. If not, there may be anything where its pixels belong.
     """
     n_stored, n_bytes = stored.size, n_pixels * _PIXEL_BYTES
-    if width < 1 or n_pixels < 1 or n_pixels % width:
-        return False
-    if not (1 <= rows <= n_pixels // width and 1 <= columns <= min(width, pitch)):
-        return False
-    if start < 0 or start + (rows - 1) * pitch + columns > memory.size:
+    if not _fits(n_pixels, width, memory.size, start, pitch, rows, columns):
         return False
     if not _is_meant(stored, n_bytes):
         return False
@@ -177,6 +174,49 @@ def place(
         else:  # or bits of a number of pixels that c-blosc leaves as they are
             _put_plain(whole, first, width, memory, start, pitch, rows, columns)
     return True
+
+
+@compiled
+def place_zstd(
+    stored: Bytes,
+    n_pixels: int,
+    width: int,
+    memory: NDArray[np.uint16],
+    start: int,
+    pitch: int,
+    rows: int,
+    columns: int,
+    staged: Bytes,
+    unshuffled: NDArray[np.uint64],
+    zstd: int,
+) -> bool:
+    """As `place_blosc`, of a chunk that is a frame of zstd which declares its size."""
+    n_bytes = n_pixels * _PIXEL_BYTES
+    if not _fits(n_pixels, width, memory.size, start, pitch, rows, columns):
+        return False
+    if stored.size < 4 or _int32(stored, 0) != _ZSTD_MAGIC or staged.size < n_bytes:
+        return False
+    if _zstd_size(stored.ctypes.data, stored.size) != np.uint64(n_bytes):
+        return False
+    is_dense = columns == width == pitch and rows * width == n_pixels
+    out = memory.ctypes.data + _PIXEL_BYTES * start if is_dense else staged.ctypes.data
+    if _zstd(zstd, out, n_bytes, stored.ctypes.data, stored.size) != np.uint64(n_bytes):
+        return False
+    if not is_dense:
+        _put_plain(staged[:n_bytes], 0, width, memory, start, pitch, rows, columns)
+    return True
+
+
+@compiled
+def _fits(
+    n_pixels: int, width: int, size: int, start: int, pitch: int, rows: int, columns: int
+) -> Any:
+    """Whether what is wanted of a chunk is part of it, and its place part of memory of a size."""
+    if width < 1 or n_pixels < 1 or n_pixels % width:
+        return False
+    if not (1 <= rows <= n_pixels // width and 1 <= columns <= min(width, pitch)):
+        return False
+    return start >= 0 and start + (rows - 1) * pitch + columns <= size
 
 
 @compiled
@@ -242,7 +282,7 @@ def _put_bytes(
     rows: int,
     columns: int,
 ) -> None:
-    """Writes pixels from the `first` of a chunk on, whose bytes stand apart: see `place`."""
+    """Writes pixels from the `first` of a chunk on, whose bytes stand apart: see `place_blosc`."""
     done = 0
     while done < low.size:
         y = (first + done) // width
@@ -269,7 +309,7 @@ def _put_plain(
     rows: int,
     columns: int,
 ) -> None:
-    """Writes pixels from the `first` of a chunk on, whose bytes stand together: see `place`."""
+    """Writes pixels from the `first` on, whose bytes stand together: see `place_blosc`."""
     if plain.ctypes.data % _PIXEL_BYTES == 0:
         _put(plain.view(np.uint16), first, width, memory, start, pitch, rows, columns)
         return
@@ -298,7 +338,7 @@ def _put(
     rows: int,
     columns: int,
 ) -> None:
-    """Writes pixels from the `first` of a chunk on: see `place`."""
+    """Writes pixels from the `first` of a chunk on: see `place_blosc`."""
     done = 0
     while done < pixels.size:
         y = (first + done) // width
@@ -335,16 +375,7 @@ def _join_bits(shuffled: Bytes, n: int, out: NDArray[np.uint64]) -> None:
 
 
 @compiled
-def _word(
-    a: np.uint8,
-    b: np.uint8,
-    c: np.uint8,
-    d: np.uint8,
-    e: np.uint8,
-    f: np.uint8,
-    g: np.uint8,
-    h: np.uint8,
-) -> Any:
+def _word(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> Any:
     """Eight bytes, the lowest first."""
     low = uint64(a) | uint64(b) << uint64(8) | uint64(c) << uint64(16) | uint64(d) << uint64(24)
     high = uint64(e) | uint64(f) << uint64(8) | uint64(g) << uint64(16) | uint64(h) << uint64(24)
