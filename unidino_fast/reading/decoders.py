@@ -26,11 +26,10 @@ if TYPE_CHECKING:
 
     Bytes = NDArray[np.uint8]
 
-_HEADER_BYTES = 16
+_PIXEL_BYTES, _HEADER_BYTES = 2, 16
 _VERSION = 2
 _CODEC_VERSION = 1
 """Of how lz4 and zstd are written."""
-_PIXEL_BYTES = 2
 _BYTES_SHUFFLED, _COPIED, _BITS_SHUFFLED = 1, 2, 4
 """Flags. What is copied is not shuffled, whatever they say."""
 _SHUFFLED = 5
@@ -39,8 +38,7 @@ _RESERVED = 8
 _UNSPLIT = 16
 _CODEC_BITS = 5
 """The codec stands in the flags from this bit on."""
-_LZ4 = 1
-_ZSTD = 4
+_LZ4, _ZSTD = 1, 4
 _LEAST_SPLIT = 128
 """Elements of a block that is split in streams, one for each byte of an element."""
 _GROUP = 8
@@ -115,8 +113,10 @@ def place_blosc(
         memory: that the pixels go to.
         start: the first pixel's place there.
         pitch: from row to row there, in pixels.
-        rows, columns: that are wanted.
-        staged, unshuffled: for use here; at least a byte each for each byte of the chunk.
+        rows: that are wanted.
+        columns: that are wanted.
+        staged: at least a byte for each byte of the chunk; for use here.
+        unshuffled: likewise.
         zstd: address of this thread's decoder.
 
     Returns:
