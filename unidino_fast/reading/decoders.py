@@ -5,8 +5,7 @@ the last step of decoding, which in blosc is that of undoing the shuffle, writes
 chunks it matters as much that one call does it all, without the interpreter.
 
 Chunks are untrusted, and compiled code checks no index by itself: each offset and size that a chunk
-declares is looked at here before it is used. The layout of blosc is that of c-blosc's
-README_CHUNK_FORMAT, version 2.
+declares is looked at here before it is used. (Blosc's: README_CHUNK_FORMAT of c-blosc, version 2.)
 """
 
 from __future__ import annotations
@@ -34,8 +33,7 @@ _BYTES_SHUFFLED, _COPIED, _BITS_SHUFFLED = 1, 2, 4
 """Flags. What is copied is not shuffled, whatever they say."""
 _SHUFFLED = 5
 """Flags that c-blosc2 sets together, where its own longer header follows."""
-_RESERVED = 8
-_UNSPLIT = 16
+_RESERVED, _UNSPLIT = 8, 16
 _CODEC_BITS = 5
 """The codec stands in the flags from this bit on."""
 _LZ4, _ZSTD = 1, 4
@@ -43,8 +41,6 @@ _LEAST_SPLIT = 128
 """Elements of a block that is split in streams, one for each byte of an element."""
 _GROUP = 8
 """Elements whose bits are shuffled together."""
-_ZSTD_MAGIC = -0x2D04AD8
-"""With which a frame of zstd begins, as a number of four bytes."""
 
 
 def _library(name: str) -> Any:
@@ -53,10 +49,7 @@ def _library(name: str) -> Any:
 
 
 def _linked(function: Any, result: Any, *arguments: Any) -> Any:
-    """A function of a library, by a name that compiled code is linked by: it may be kept on disk.
-
-    There it is `int f(...)` of numbers: addresses are as wide as sizes.
-    """
+    """A function of a library, by a name: code that is kept on disk is linked by that."""
     name = f"unidino_fast_{function.__name__}"
     add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
     return types.ExternalFunction(name, result(*arguments))
@@ -128,10 +121,14 @@ def place_blosc(
         return False
     if not _is_meant(stored, n_bytes):
         return False
+    if columns == width and width == pitch:  # rows without gaps are one
+        width, pitch, columns, rows = n_pixels, n_pixels, rows * columns, 1
     flags, element, block_bytes = np.int64(stored[2]), np.int64(stored[3]), _int32(stored, 8)
     if flags & _COPIED:
+        if 8 * unshuffled.size < n_bytes:
+            return False
         plain = stored[_HEADER_BYTES:]
-        _put_plain(plain, 0, width, memory, start, pitch, rows, columns)
+        _put_plain(plain, 0, width, memory, start, pitch, rows, columns, unshuffled)
         return True
     if block_bytes > min(staged.size, 8 * unshuffled.size):
         return False
@@ -172,7 +169,7 @@ def place_blosc(
             pixels = unshuffled.view(np.uint16)[:n]
             _put(pixels, first, width, memory, start, pitch, rows, columns)
         else:  # or bits of a number of pixels that c-blosc leaves as they are
-            _put_plain(whole, first, width, memory, start, pitch, rows, columns)
+            _put_plain(whole, first, width, memory, start, pitch, rows, columns, unshuffled)
     return True
 
 
@@ -194,16 +191,17 @@ def place_zstd(
     n_bytes = n_pixels * _PIXEL_BYTES
     if not _fits(n_pixels, width, memory.size, start, pitch, rows, columns):
         return False
-    if stored.size < 4 or _int32(stored, 0) != _ZSTD_MAGIC or staged.size < n_bytes:
+    if staged.size < n_bytes:
         return False
-    if _zstd_size(stored.ctypes.data, stored.size) != np.uint64(n_bytes):
+    if _zstd_size(stored.ctypes.data, stored.size) != np.uint64(n_bytes):  # or what is no frame
         return False
     is_dense = columns == width == pitch and rows * width == n_pixels
     out = memory.ctypes.data + _PIXEL_BYTES * start if is_dense else staged.ctypes.data
     if _zstd(zstd, out, n_bytes, stored.ctypes.data, stored.size) != np.uint64(n_bytes):
         return False
     if not is_dense:
-        _put_plain(staged[:n_bytes], 0, width, memory, start, pitch, rows, columns)
+        pixels = staged[:n_bytes].view(np.uint16)
+        _put(pixels, 0, width, memory, start, pitch, rows, columns)
     return True
 
 
@@ -271,6 +269,21 @@ def _pixel(low: np.uint8, high: np.uint8) -> np.uint16:
 
 
 @compiled
+def _line(
+    first: int, n_left: int, width: int, start: int, pitch: int, rows: int, columns: int
+) -> Any:
+    """Of a row from pixel `first` of a chunk on: its place, how many are wanted, and how many are.
+
+    Where none is wanted a slice is empty: behind a condition no loop is made of vectors.
+    """
+    y = first // width
+    x = first - y * width
+    n = min(width - x, n_left)
+    n_wanted = max(min(n, columns - x), 0) if y < rows else 0
+    return start + y * pitch + x, n_wanted, n
+
+
+@compiled
 def _put_bytes(
     low: Bytes,
     high: Bytes,
@@ -285,12 +298,7 @@ def _put_bytes(
     """Writes pixels from the `first` of a chunk on, whose bytes stand apart: see `place_blosc`."""
     done = 0
     while done < low.size:
-        y = (first + done) // width
-        x = first + done - y * width
-        n = min(width - x, low.size - done)
-        # a slice of nothing, not a condition: behind one the loop is not made of vectors
-        n_wanted = max(min(n, columns - x), 0) if y < rows else 0
-        at = start + y * pitch + x
+        at, n_wanted, n = _line(first + done, low.size - done, width, start, pitch, rows, columns)
         to = memory[at : at + n_wanted]
         from_low, from_high = low[done : done + n_wanted], high[done : done + n_wanted]
         for i in range(n_wanted):
@@ -308,23 +316,17 @@ def _put_plain(
     pitch: int,
     rows: int,
     columns: int,
+    unshuffled: NDArray[np.uint64],
 ) -> None:
     """Writes pixels from the `first` on, whose bytes stand together: see `place_blosc`."""
+    n = plain.size // _PIXEL_BYTES
     if plain.ctypes.data % _PIXEL_BYTES == 0:
-        _put(plain.view(np.uint16), first, width, memory, start, pitch, rows, columns)
-        return
-    done = 0
-    size = plain.size // _PIXEL_BYTES
-    while done < size:
-        y = (first + done) // width
-        x = first + done - y * width
-        n = min(width - x, size - done)
-        n_wanted = max(min(n, columns - x), 0) if y < rows else 0
-        at = start + y * pitch + x
-        to, source = memory[at : at + n_wanted], plain[2 * done : 2 * (done + n_wanted)]
-        for i in range(n_wanted):
-            to[i] = _pixel(source[2 * i], source[2 * i + 1])
-        done += n
+        pixels = plain.view(np.uint16)
+    else:
+        pixels = unshuffled.view(np.uint16)[:n]
+        for i in range(n):
+            pixels[i] = _pixel(plain[2 * i], plain[2 * i + 1])
+    _put(pixels, first, width, memory, start, pitch, rows, columns)
 
 
 @compiled
@@ -341,11 +343,9 @@ def _put(
     """Writes pixels from the `first` of a chunk on: see `place_blosc`."""
     done = 0
     while done < pixels.size:
-        y = (first + done) // width
-        x = first + done - y * width
-        n = min(width - x, pixels.size - done)
-        n_wanted = max(min(n, columns - x), 0) if y < rows else 0
-        at = start + y * pitch + x
+        at, n_wanted, n = _line(
+            first + done, pixels.size - done, width, start, pitch, rows, columns
+        )
         to, source = memory[at : at + n_wanted], pixels[done : done + n_wanted]
         for i in range(n_wanted):
             to[i] = source[i]
