@@ -35,6 +35,7 @@ OPS = (
     "tile_signal",
     "segment_mean",
     "quantize_rows",
+    "add_norm",
     "norm_linear",
     "attention",
     "mlp",

@@ -17,6 +17,7 @@ from unidino_fast.engines import load_backbone
 from unidino_fast.engines.choose import lacks_fp8
 from unidino_fast.engines.selfcheck import LIMITS
 from unidino_fast.errors import EngineError
+from unidino_fast.kernels.add_norm import STREAM_DTYPES
 from unidino_fast.kernels.attention import ATTENTION_DTYPES
 from unidino_fast.kernels.intensity_range import COUNTED_DTYPES
 from unidino_fast.kernels.mlp import MLP_DTYPES
@@ -61,6 +62,8 @@ def kernel_checks(device: torch.device, seed: int) -> Iterator[Check]:
         yield f"intensity_range {_short(pixel)}", partial(_check_percentiles, device, seed, pixel)
     for feature in FEATURE_DTYPES:
         yield f"segment_mean {_short(feature)}", partial(_check_mean, device, seed, feature)
+    for stream in STREAM_DTYPES:
+        yield f"add_norm {_short(stream)}", partial(_check_add_norm, device, seed, stream)
     if not lacks_fp8(device):
         for row in ROW_DTYPES:
             yield f"quantize_rows {_short(row)}", partial(_check_quantize_rows, device, seed, row)
@@ -178,6 +181,23 @@ def _check_mean(device: torch.device, seed: int, feature: torch.dtype) -> None:
         _poison(device)
         found = kernels.segment_mean(features.to(device), keep.to(device))
         _compare(found, expected, 2e-7, f"{features.shape}")
+
+
+def _check_add_norm(device: torch.device, seed: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for n_rows, dim in ((1, 1), (131, 64), (591, 384), (7, 101), (67, 1536)):
+        stream = torch.randn(n_rows, dim, generator=generator).to(dtype)
+        weight, bias = torch.randn(2, dim, generator=generator)
+        for kind in STREAM_DTYPES:
+            branch = torch.randn(n_rows, dim, generator=generator).to(kind)
+            sums, found_sums = stream.clone(), stream.to(device)
+            expected = kernels.add_norm_reference(sums, branch, weight, bias, 1e-6)
+            moved = (one.to(device) for one in (branch, weight, bias))
+            _poison(device)
+            found = kernels.add_norm(found_sums, *moved, 1e-6)
+            where = f"{_short(kind)} {n_rows} x {dim}"
+            _compare(found_sums, sums, 0.0, f"sums of {where}")
+            _compare_sums(found, expected, where)
 
 
 def _check_quantize_rows(device: torch.device, seed: int, dtype: torch.dtype) -> None:

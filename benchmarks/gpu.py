@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 TOTAL_SECONDS = 470.0
 """All steps together; a step that would begin later is left out, and named."""
 WEIGHTS = "random:0"
-BATCH = 256
+BATCH = 512
 SEED = 20_261
 _TAIL_LINES = 25
 _LEAST_SECONDS = 15.0
@@ -71,7 +71,10 @@ def check_kernels(device: torch.device, out: Path) -> bool:
 
 def check_engines(device: torch.device, out: Path) -> bool:
     """Engines against timm; compiled ones in the batch shape that is timed, which is cached."""
-    pairs = (("eager", "fp32"), ("eager", "bf16"), ("eager", "fp16"), ("compile", "bf16"))
+    pairs = (
+        *(("eager", "fp32"), ("eager", "bf16"), ("eager", "fp16"), ("compile", "bf16")),
+        *(("fused", "bf16"), ("fused", "fp16")),
+    )
     return _all_pass(engine_checks(WEIGHTS, device, pairs))  # type: ignore[arg-type]
 
 
@@ -81,7 +84,7 @@ def measure_planes(device: torch.device, out: Path) -> bool:
     effort = model_effort(device, quick=True)
     rows = bench_planes(
         setting,
-        ("compile", "eager"),
+        ("fused", "compile", "eager"),
         effort,
         describe_environment(device),
         say,
@@ -113,7 +116,7 @@ def _measured(
     out: Path,
     precision: Precision,
     *,
-    engines: tuple[EngineName, ...] = ("compile", "eager"),
+    engines: tuple[EngineName, ...] = ("fused", "compile", "eager"),
     kernels: tuple[tuple[str, ...], ...] = (),
 ) -> bool:
     job = ModelJob(
@@ -142,7 +145,7 @@ def measure_fp8(device: torch.device, out: Path) -> bool:
     if lack := lacks_fp8(device):
         print(f"left out: {lack}")
         return True
-    return _measured(device, out, "fp8")
+    return _measured(device, out, "fp8", engines=("compile", "eager"))
 
 
 STEPS = {

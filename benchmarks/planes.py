@@ -199,6 +199,6 @@ def _own(job: PlanesJob, name: EngineName) -> Callable[[], Tensor]:
     graph = InferenceGraph(copied(setting.backbone)).eval()
     engine = build_engine(name, graph, setting.device, setting.precision, step=setting.step)
     # exported graphs read float32, and so do the variances of tiles that are standardised
-    narrow = name in ("eager", "compile") and setting.backbone.input_norm == "identity"
+    narrow = name in ("eager", "compile", "fused") and setting.backbone.input_norm == "identity"
     dtype = DTYPES[setting.precision] if narrow else torch.float32
     return lambda: own_means(job, engine, dtype).flatten(0, 1)

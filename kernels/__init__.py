@@ -5,6 +5,7 @@ then its Triton kernel, then the launcher, which has the op's name. `unidino_fas
 This package imports torch and triton alone, nothing of the rest.
 """
 
+from unidino_fast.kernels.add_norm import add_norm, add_norm_reference
 from unidino_fast.kernels.attention import attention, attention_reference
 from unidino_fast.kernels.intensity_range import (
     IntensityStatistics,
@@ -29,6 +30,8 @@ __all__ = [
     "IntensityStatistics",
     "MlpWeights",
     "NormLinearWeights",
+    "add_norm",
+    "add_norm_reference",
     "attention",
     "attention_reference",
     "fold_mlp",

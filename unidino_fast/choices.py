@@ -6,6 +6,6 @@ from typing import Literal
 
 Intensity = Literal["dtype", "percentile", "none"]
 OnError = Literal["fail", "skip"]
-EngineName = Literal["auto", "eager", "compile", "onnx", "tensorrt"]
+EngineName = Literal["auto", "eager", "compile", "fused", "onnx", "tensorrt"]
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16", "fp8"]
 Precision = Literal["fp32", "bf16", "fp16", "fp8"]

@@ -21,6 +21,7 @@ from unidino_fast.cpu_ops import (
     tile_normalize_by_table,
     tile_signal_by_count,
 )
+from unidino_fast.kernels.add_norm import STREAM_DTYPES
 from unidino_fast.kernels.intensity_range import COUNTED_DTYPES
 from unidino_fast.kernels.quantize_rows import ROW_DTYPES
 from unidino_fast.kernels.segment_mean import FEATURE_DTYPES
@@ -33,6 +34,7 @@ Implementation = Literal["triton", "table", "count", "numpy", "reference"]
 
 _LOG = logging.getLogger(__name__)
 _DTYPES = {
+    "add_norm": STREAM_DTYPES,
     "intensity_range": COUNTED_DTYPES,
     "quantize_rows": ROW_DTYPES,
     "segment_mean": FEATURE_DTYPES,
@@ -56,6 +58,15 @@ def implementation(op: str, tensor: Tensor) -> Implementation:
     if tensor.dtype not in _DTYPES[op]:
         return _chosen(op, "reference", f"no kernel for {tensor.dtype}")
     return _chosen(op, "triton", f"{tensor.dtype} on CUDA")
+
+
+def add_norm(
+    stream: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, epsilon: float
+) -> Tensor:
+    """Stream (M, D) += branch, and its norm. See `kernels.add_norm_reference`."""
+    if implementation("add_norm", stream) == "triton":
+        return kernels.add_norm(stream, branch, weight, bias, epsilon)
+    return kernels.add_norm_reference(stream, branch, weight, bias, epsilon)
 
 
 def intensity_range(planes: Tensor, percentiles: tuple[float, ...]) -> Tensor:

@@ -145,7 +145,7 @@ def embed(
         str | None, typer.Option(help="Channels to embed, such as DNA,ER.", show_default="all")
     ] = None,
     engine: Annotated[
-        Literal["auto", "eager", "compile", "onnx", "tensorrt"],
+        Literal["auto", "eager", "compile", "fused", "onnx", "tensorrt"],
         typer.Option(help="How the network is run; auto goes by device and size of the job."),
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -160,7 +160,7 @@ def embed(
         int | None,
         typer.Option(
             help="Tiles handed to the engine at once; results do not depend on it.",
-            show_default="64 on the CPU, 256 on CUDA",
+            show_default="64 on the CPU, 512 on CUDA",
         ),
     ] = None,
     workers: Annotated[

@@ -20,22 +20,22 @@ PRECISIONS = get_args(PrecisionName)
 FP8_ENGINES = ("eager", "compile")
 FP8_CAPABILITY = (8, 9)
 """The first GPUs (Ada, Hopper) whose tensor cores multiply float8, with a scale for each row."""
-BATCH_TILES = {"cpu": 64, "cuda": 256}
+BATCH_TILES = {"cpu": 64, "cuda": 512}
 """Tiles handed to an engine at once, by device: enough to keep all cores busy."""
-_STEP_TILES = {"cpu": 8, "cuda": 256}
+_STEP_TILES = {"cpu": 8, "cuda": 512}
 _STEP_FEATURES = 384
 """Features of the backbone (ViT-S) that the steps are meant for; wider ones take fewer tiles."""
 _FAST: dict[tuple[str, Precision], EngineName] = {
     ("cpu", "fp32"): "onnx",
     ("cuda", "fp32"): "compile",
-    ("cuda", "bf16"): "compile",
-    ("cuda", "fp16"): "compile",
+    ("cuda", "bf16"): "fused",
+    ("cuda", "fp16"): "fused",
     ("cuda", "fp8"): "compile",
 }
 """What is faster than eager; on the CPU in bf16 nothing was (see benchmarks/results)."""
-PAYS_FROM_TILES = {"onnx": 2_000, "compile": 200_000}
-"""Jobs of which size pay for an engine's start: a few seconds to write an ONNX model and hold it
-against the reference, a minute to tune kernels."""
+PAYS_FROM_TILES = {"onnx": 2_000, "compile": 200_000, "fused": 2_000}
+"""Jobs of which size pay for an engine's start: a few seconds to write an ONNX model or to make one
+kernel, and to hold it against the reference; more to compile."""
 
 _log = logging.getLogger(__name__)
 
@@ -131,6 +131,10 @@ def build_engine(
         from unidino_fast.engines.compiled import CompiledEngine
 
         return CompiledEngine(graph, device, precision, step=step)
+    if name == "fused":
+        from unidino_fast.engines.fused import FusedEngine
+
+        return FusedEngine(graph, device, precision, step=step)
     if name == "onnx":
         from unidino_fast.engines.onnx_runtime import OnnxEngine
 
@@ -157,6 +161,10 @@ def check_available(name: str, device: torch.device, precision: Precision) -> No
         from unidino_fast.engines import onnx_runtime
 
         onnx_runtime.check_available(device, precision)
+    elif chosen == "fused":
+        from unidino_fast.engines import fused
+
+        fused.check_available(device, precision)
     elif chosen == "tensorrt":
         from unidino_fast.engines import tensorrt
 

@@ -1,7 +1,8 @@
 """The graph through torch.compile, once for one batch shape.
 
 On the CPU the weights are frozen into the code and laid out for the matrix products beforehand; on
-CUDA the kernels are tuned for the shape and replayed as one CUDA graph. The compiled code is kept
+CUDA the kernels are replayed as one CUDA graph; tuning them for the shape took a minute longer and
+gained nothing on an H200 (33,800 tiles/s, 34,200 without). The compiled code is kept
 in torch's cache folder, so a second run of the same weights and machine starts in seconds.
 """
 
@@ -70,4 +71,4 @@ class CompiledEngine:
 def _options(device: torch.device) -> dict[str, Any]:
     if device.type == "cpu":
         return {"freezing": True}
-    return {"max_autotune": True, "triton.cudagraphs": True, "coordinate_descent_tuning": True}
+    return {"triton.cudagraphs": True}

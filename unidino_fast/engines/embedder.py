@@ -216,7 +216,9 @@ class Embedder:
 
         Exported graphs read float32, and so do the variances of tiles that are standardised.
         """
-        narrow = self._name in ("eager", "compile") and self.backbone.input_norm == "identity"
+        narrow = (
+            self._name in ("eager", "compile", "fused") and self.backbone.input_norm == "identity"
+        )
         return AUTOCAST_DTYPES.get(self.precision, torch.float32) if narrow else torch.float32
 
     @cached_property
