@@ -26,7 +26,6 @@ from unidino_fast.benchmarks.candidates import OURS, Setting
 from unidino_fast.benchmarks.checks import engine_checks, kernel_checks
 from unidino_fast.benchmarks.command import draw, say
 from unidino_fast.benchmarks.environment import describe_environment
-from unidino_fast.benchmarks.kernel_graph import fitting_candidates
 from unidino_fast.benchmarks.model import ModelJob, bench_model, model_effort
 from unidino_fast.benchmarks.planes import bench_planes
 from unidino_fast.benchmarks.rows import append_rows, read_rows, render
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
     from unidino_fast.benchmarks.checks import Check
     from unidino_fast.benchmarks.rows import Row
-    from unidino_fast.choices import EngineName, Precision
+    from unidino_fast.choices import Precision
 
 TOTAL_SECONDS = 470.0
 """All steps together; a step that would begin later is left out, and named."""
@@ -102,29 +101,15 @@ def measure_model(device: torch.device, out: Path) -> bool:
     return _measured(device, out, "bf16")
 
 
-def measure_candidates(device: torch.device, out: Path) -> bool:
-    """The same with kernels that no engine uses yet, all and none: whether the network gains."""
-    fitting = fitting_candidates(open_backbone(WEIGHTS))
-    return _measured(device, out, "bf16", engines=("compile",), kernels=(fitting, ()))
-
-
-def _measured(
-    device: torch.device,
-    out: Path,
-    precision: Precision,
-    *,
-    engines: tuple[EngineName, ...] = ("compile", "eager"),
-    kernels: tuple[tuple[str, ...], ...] = (),
-) -> bool:
+def _measured(device: torch.device, out: Path, precision: Precision) -> bool:
     job = ModelJob(
         open_backbone(WEIGHTS),
         device,
-        engines,
+        ("compile", "eager"),
         (precision,),
         (BATCH,),
         model_effort(device, quick=True),
         prepare_seconds=_PREPARE_SECONDS,
-        kernels=kernels,
     )
     return _kept(bench_model(job, describe_environment(device), say), out)
 
@@ -151,7 +136,6 @@ STEPS = {
     "measure_kernels": Step(measure_kernels, 120),
     "check_engines": Step(check_engines, 120),
     "measure_model": Step(measure_model, 200),
-    "measure_candidates": Step(measure_candidates, 150),
     "check_fp8": Step(check_fp8, 100),
     "measure_fp8": Step(measure_fp8, 150),
 }
@@ -212,7 +196,7 @@ def run_steps(
         print(render(rows) + "\n")
         draw(rows, out / "gpu.png")
     for name, outcome in outcomes.items():
-        print(f"{name:<18} {outcome}")
+        print(f"{name:<16} {outcome}")
     return 0 if all(outcome.startswith("passed") for outcome in outcomes.values()) else 1
 
 
