@@ -1,7 +1,5 @@
 """`bench kernels`: bytes a second of every kernel, against plain torch and a copy.
 
-Kernels of matrix products are measured in operations a second, against a large matrix product.
-
 On the CPU the kernels do not run (their interpreter is for tests): the rows hold the references,
 and what the package runs there in their place where that is something else.
 """
@@ -17,7 +15,7 @@ from triton.errors import TritonError
 
 from unidino_fast.benchmarks.measure import Candidate, Effort, measure, paired, stopwatch
 from unidino_fast.benchmarks.noise import Neighbours, describe_noise
-from unidino_fast.benchmarks.roofline import copy, matrix_product
+from unidino_fast.benchmarks.roofline import copy
 from unidino_fast.benchmarks.rows import Row, rate_figures, ratio_figures
 from unidino_fast.errors import first_line
 
@@ -36,13 +34,10 @@ OPS = (
     "segment_mean",
     "quantize_rows",
     "add_norm",
-    "norm_linear",
-    "attention",
-    "mlp",
 )
 KERNEL, REFERENCE, ON_CPU = "kernel", "torch reference", "unidino_fast on the CPU"
 _FAULTS = (RuntimeError, ValueError, TypeError, TritonError)
-_GIGA, _TERA = 1e9, 1e12
+_GIGA = 1e9
 
 
 def kernel_effort(device: torch.device, *, quick: bool) -> Effort:
@@ -74,31 +69,28 @@ def bench_kernels(
 def case_rows(
     case: OpCase, device: torch.device, environment: Environment, *, effort: Effort
 ) -> list[Row]:
-    """Measures one case, and beside it a copy or, of matrix products, a large one."""
+    """Measures one case, and a copy beside it."""
     common: dict[str, Any] = {
         "benchmark": f"kernels/{case.op}",
         "shape": case.shape,
         "precision": case.dtypes,
         "environment": environment,
     }
-    if case.flops is None:
-        work, unit, per, limit = case.n_bytes, "GB/s", _GIGA, copy(device)
-    else:
-        work, unit, per, limit = case.flops, "TFLOP/s", _TERA, matrix_product(device, "bf16")
+    limit = copy(device)
     expected = case.reference().double()
     facts: dict[str, dict[str, Any]] = {}
     running = []
     for name, run in _ways(case, device).items():
         facts[name] = _tried(run, expected, case.tolerance)
         if "error" in facts[name]:
-            running.append(Candidate(name, run, work))
+            running.append(Candidate(name, run, case.n_bytes))
     neighbours = Neighbours()
     taken = measure([*running, limit], stopwatch(device), effort)
     others = neighbours.busy_cores()
     rows = [Row(candidate=n, **common, **about) for n, about in facts.items() if n not in taken]
     for name, samples in taken.items():
-        figures: dict[str, Any] = {"unit": unit, "noise": describe_noise(samples, others)}
-        figures |= rate_figures(samples, per=per) | facts.get(name, {})
+        figures: dict[str, Any] = {"unit": "GB/s", "noise": describe_noise(samples, others)}
+        figures |= rate_figures(samples, per=_GIGA) | facts.get(name, {})
         if name != limit.name:
             figures |= {"limit": limit.name, "limit_share": paired(samples, taken[limit.name])}
             figures |= ratio_figures(samples, taken[REFERENCE], REFERENCE)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from unidino_fast.benchmarks.kernel_graph import KernelGraph
 from unidino_fast.benchmarks.roofline import DTYPES
 from unidino_fast.engines.choose import build_engine
 from unidino_fast.engines.eager import autocast
@@ -184,35 +183,6 @@ def own_engine(setting: Setting, *, name: EngineName) -> Network:
     engine = build_engine(name, graph, setting.device, setting.precision, step=setting.step)
     patch = setting.backbone.patch_size
     return lambda tiles: engine(patches_of(tiles[:, 0], patch))
-
-
-def kernel_builders(setting: Setting, sets: Sequence[tuple[str, ...]]) -> dict[str, Builder]:
-    """Our graph in reduced precision with each set of candidate kernels, through torch.compile.
-
-    None in precisions that they do not compute in.
-    """
-    if setting.precision not in ("bf16", "fp16"):
-        return {}
-    return {
-        f"{OURS} graph with {' + '.join(used) or 'no candidate kernel'}": partial(
-            own_graph, used=used
-        )
-        for used in sets
-    }
-
-
-def own_graph(setting: Setting, *, used: tuple[str, ...]) -> Network:
-    """A `KernelGraph`, compiled with the options that our engine has."""
-    graph = KernelGraph(setting.backbone, DTYPES[setting.precision], used).eval()
-    compiled = _compiled(graph.to(setting.device), setting.device)
-    patch = setting.backbone.patch_size
-
-    def run(tiles: Tensor) -> Tensor:
-        with torch.no_grad():
-            features: Tensor = compiled(patches_of(tiles[:, 0], patch))
-        return features
-
-    return run
 
 
 def _engine_of(setting: Setting, name: EngineName, _: Setting) -> Network:

@@ -18,10 +18,7 @@ from unidino_fast.engines.choose import lacks_fp8
 from unidino_fast.engines.selfcheck import LIMITS
 from unidino_fast.errors import EngineError
 from unidino_fast.kernels.add_norm import STREAM_DTYPES
-from unidino_fast.kernels.attention import ATTENTION_DTYPES
 from unidino_fast.kernels.intensity_range import COUNTED_DTYPES
-from unidino_fast.kernels.mlp import MLP_DTYPES
-from unidino_fast.kernels.norm_linear import NORM_LINEAR_DTYPES
 from unidino_fast.kernels.quantize_rows import ROW_DTYPES
 from unidino_fast.kernels.segment_mean import FEATURE_DTYPES
 from unidino_fast.kernels.tile_normalize import PIXEL_DTYPES, VALUE_DTYPES
@@ -67,15 +64,6 @@ def kernel_checks(device: torch.device, seed: int) -> Iterator[Check]:
     if not lacks_fp8(device):
         for row in ROW_DTYPES:
             yield f"quantize_rows {_short(row)}", partial(_check_quantize_rows, device, seed, row)
-    products = (
-        ("norm_linear", NORM_LINEAR_DTYPES, _check_norm_linear),
-        ("attention", ATTENTION_DTYPES, _check_attention),
-        ("mlp", MLP_DTYPES, _check_mlp),
-    )
-    for name, dtypes, check in products:
-        for row in dtypes:
-            if device.type == "cuda" or row == torch.float16:  # the interpreter lacks the other
-                yield f"{name} {_short(row)}", partial(check, device, seed, row)
     yield "views are read in place", partial(_check_views, device, seed)
     if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > _LARGE_MEMORY:
         yield "tile_normalize of more than 2**31 pixels", partial(_check_large, device, seed)
@@ -197,7 +185,9 @@ def _check_add_norm(device: torch.device, seed: int, dtype: torch.dtype) -> None
             found = kernels.add_norm(found_sums, *moved, 1e-6)
             where = f"{_short(kind)} {n_rows} x {dim}"
             _compare(found_sums, sums, 0.0, f"sums of {where}")
-            _compare_sums(found, expected, where)
+            # sums over a row, in another order: what counts is the row's largest value
+            off = (found.cpu().double() - expected.double()) / expected.double().abs().max()
+            _compare(off + 1, torch.ones_like(off), 4 * torch.finfo(kind).eps, where)
 
 
 def _check_quantize_rows(device: torch.device, seed: int, dtype: torch.dtype) -> None:
@@ -213,61 +203,13 @@ def _check_quantize_rows(device: torch.device, seed: int, dtype: torch.dtype) ->
         _compare(found, values, 2.0**-3, f"{shape}")
 
 
-def _check_norm_linear(device: torch.device, seed: int, dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    sizes = ((1, 64, 64), (131, 192, 576), (4_099, 320, 128), (197, 384, 1152), (67, 768, 2304))
-    for index, (n_rows, dim, outputs) in enumerate(sizes):
-        shapes = (dim,), (dim,), (outputs, dim), (outputs,)
-        weights = [torch.randn(shape, generator=generator) / shape[-1] ** 0.5 for shape in shapes]
-        x = torch.randn(n_rows, dim, generator=generator).to(dtype)
-        gelu = index % 2 == 1
-        expected = kernels.norm_linear_reference(x, *weights, epsilon=1e-6, gelu=gelu)
-        moved = (weight.to(device) for weight in weights)
-        folded = kernels.fold_norm_linear(*moved, epsilon=1e-6, dtype=dtype)
-        _poison(device)
-        found = kernels.norm_linear(x.to(device), folded, gelu=gelu)
-        _compare_sums(found, expected, f"{x.shape} to {outputs}")
-
-
-def _check_attention(device: torch.device, seed: int, dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for n_tiles, tokens, heads, head_dim in ((2, 5, 3, 64), (3, 197, 6, 64), (1, 257, 2, 32)):
-        qkv = torch.randn(n_tiles, tokens, 3 * heads * head_dim, generator=generator).to(dtype)
-        expected = kernels.attention_reference(qkv, heads)
-        _poison(device)
-        found = kernels.attention(qkv.to(device), heads)
-        _compare_sums(found, expected, f"{qkv.shape}, {heads} heads")
-
-
-def _check_mlp(device: torch.device, seed: int, dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for n_rows, dim, hidden in ((1, 64, 64), (131, 192, 128), (257, 320, 64), (197, 384, 1536)):
-        sizes = (dim,), (dim,), (hidden, dim), (hidden,), (dim, hidden), (dim,)
-        weights = [torch.randn(size, generator=generator) / size[-1] ** 0.5 for size in sizes]
-        x = torch.randn(n_rows, dim, generator=generator).to(dtype)
-        expected = kernels.mlp_reference(x, *weights, epsilon=1e-6)
-        folded = kernels.fold_mlp(
-            *(weight.to(device) for weight in weights), epsilon=1e-6, dtype=dtype
-        )
-        _poison(device)
-        found = kernels.mlp(x.to(device), folded)
-        # weights, hidden features and the result are rounded
-        _compare_sums(found, expected, f"{x.shape}")
-
-
 def _check_views(device: torch.device, seed: int) -> None:
     """Rows apart, and not from where memory is aligned: the bits of the same numbers in a row."""
     planes = _pixels((5, 61, 83), torch.uint16, seed).to(device)[1::2, 3:, 5:]
     low = torch.zeros(len(planes), dtype=torch.float64, device=device)
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(62, 205, generator=generator).to(device, torch.float16)[1::3, 7:199]
     features = torch.randn(4, 33, 70, generator=generator).to(device)[1::2, :, 3:]
     keep = torch.ones(33, dtype=torch.bool, device=device)
-    sizes = (64,), (64,), (192, 64), (192,), (64, 192), (64,)
-    weights = [torch.randn(size, generator=generator).to(device) for size in sizes]
-    options: dict[str, Any] = {"epsilon": 1e-6, "dtype": rows.dtype}
-    linear = kernels.fold_norm_linear(*weights[:4], **options)
-    mlp = kernels.fold_mlp(*weights, **options)
     grid: dict[str, Any] = {"tile": 16, "stride": 7}
     jobs: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
         "tile_normalize": (
@@ -276,9 +218,6 @@ def _check_views(device: torch.device, seed: int) -> None:
         ),
         "tile_signal": (lambda x: kernels.tile_signal(x, **grid), planes),
         "segment_mean": (lambda x: kernels.segment_mean(x, keep), features),
-        "norm_linear": (lambda x: kernels.norm_linear(x, linear), rows[:, 5:69]),
-        "attention": (lambda x: kernels.attention(x, 1), rows.view(3, 7, 192)[::2, 1:]),
-        "mlp": (lambda x: kernels.mlp(x, mlp), rows[:, 5:69]),
     }
     for name, (run, view) in jobs.items():
         _compare(run(view), run(view.contiguous()).cpu(), 0.0, name)
@@ -296,12 +235,6 @@ def _check_large(device: torch.device, seed: int) -> None:
     allowed = torch.finfo(torch.bfloat16).eps
     for index in (0, _LARGE_PLANES - 1):
         _compare(found[index : index + 1], expected, allowed, f"plane {index}")
-
-
-def _compare_sums(found: Tensor, expected: Tensor, where: str) -> None:
-    """`_compare` with four units in the last place of the largest value: sums may cancel."""
-    scale = float(expected.abs().max())
-    _compare(found / scale + 1, expected / scale + 1, 4 * torch.finfo(found.dtype).eps, where)
 
 
 def _compare(found: Tensor, expected: Tensor, allowed: float, where: str) -> None:

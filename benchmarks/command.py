@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import redirect_stdout
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, cast
 
 import torch
@@ -13,7 +12,6 @@ import torch
 from unidino_fast.backbones import open_backbone
 from unidino_fast.benchmarks.bandwidth import bench_kernels, kernel_effort
 from unidino_fast.benchmarks.environment import describe_environment
-from unidino_fast.benchmarks.kernel_graph import fitting_candidates
 from unidino_fast.benchmarks.model import ModelJob, bench_model, model_effort
 from unidino_fast.benchmarks.plot import plot_rows
 from unidino_fast.benchmarks.rows import LINES, TABLE, append_rows, check_folder, render
@@ -47,7 +45,6 @@ def run_bench(
     precisions: Sequence[str] = (),
     batch_sizes: Sequence[int] = (),
     device: str = "auto",
-    candidates: bool = False,
     quick: bool = False,
     out: Path | None = None,
     as_json: bool = False,
@@ -62,7 +59,6 @@ def run_bench(
         precisions: for `model`; those that are usual on the device by default.
         batch_sizes: for `model`; two or three by default.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        candidates: for `model`: our graph with kernels that no engine uses yet, all and one by one.
         quick: few rounds, one precision, one batch size.
         out: folder that rows and a picture are added to; nothing is kept by default.
         as_json: one JSON object on standard output instead of the table.
@@ -75,8 +71,8 @@ def run_bench(
         OutputError: `out` cannot be written.
     """
     place = choose_device(device)
-    if what != "model" and (engines or precisions or batch_sizes or candidates):
-        raise UsageError("engines, precisions, batch sizes and candidates belong to bench model")
+    if what != "model" and (engines or precisions or batch_sizes):
+        raise UsageError("engines, precisions and batch sizes belong to bench model")
     rows: list[Row] = []
     with redirect_stdout(sys.stderr):  # exporters and compilers print
         if what == "kernels":
@@ -85,8 +81,6 @@ def run_bench(
             stream = _io_rows(quick=quick)
         else:
             job = _model_job(weights, engines, precisions, batch_sizes, place, quick=quick)
-            if candidates:
-                job = _with_candidates(job)
             stream = bench_model(job, describe_environment(place), say)
         if out is not None:
             check_folder(out)
@@ -136,14 +130,6 @@ def _io_rows(*, quick: bool) -> Iterator[Row]:
 
     environment = describe_environment(torch.device("cpu"))
     return bench_io(environment, say, effort=io_effort(quick=quick), n_fields=3 if quick else 24)
-
-
-def _with_candidates(job: ModelJob) -> ModelJob:
-    """The job with candidate kernels as well: all that fit together, none, and each alone."""
-    if job.device.type != "cuda" or not {"bf16", "fp16"} & set(job.precisions):
-        raise UsageError("candidate kernels run on CUDA in bf16 and fp16: leave out --candidates")
-    fitting = fitting_candidates(job.backbone)
-    return replace(job, kernels=(fitting, (), *((name,) for name in fitting)))
 
 
 def _model_job(

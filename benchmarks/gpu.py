@@ -26,7 +26,6 @@ from unidino_fast.benchmarks.candidates import OURS, Setting
 from unidino_fast.benchmarks.checks import engine_checks, kernel_checks
 from unidino_fast.benchmarks.command import draw, say
 from unidino_fast.benchmarks.environment import describe_environment
-from unidino_fast.benchmarks.kernel_graph import fitting_candidates
 from unidino_fast.benchmarks.model import ModelJob, bench_model, model_effort
 from unidino_fast.benchmarks.planes import bench_planes
 from unidino_fast.benchmarks.rows import append_rows, read_rows, render
@@ -105,19 +104,11 @@ def measure_model(device: torch.device, out: Path) -> bool:
     return _measured(device, out, "bf16")
 
 
-def measure_candidates(device: torch.device, out: Path) -> bool:
-    """The same with kernels that no engine uses yet, all and none: whether the network gains."""
-    fitting = fitting_candidates(open_backbone(WEIGHTS))
-    return _measured(device, out, "bf16", engines=("compile",), kernels=(fitting, ()))
-
-
 def _measured(
     device: torch.device,
     out: Path,
     precision: Precision,
-    *,
     engines: tuple[EngineName, ...] = ("fused", "compile", "eager"),
-    kernels: tuple[tuple[str, ...], ...] = (),
 ) -> bool:
     job = ModelJob(
         open_backbone(WEIGHTS),
@@ -127,7 +118,6 @@ def _measured(
         (BATCH,),
         model_effort(device, quick=True),
         prepare_seconds=_PREPARE_SECONDS,
-        kernels=kernels,
     )
     return _kept(bench_model(job, describe_environment(device), say), out)
 
@@ -154,7 +144,6 @@ STEPS = {
     "measure_kernels": Step(measure_kernels, 120),
     "check_engines": Step(check_engines, 120),
     "measure_model": Step(measure_model, 200),
-    "measure_candidates": Step(measure_candidates, 150),
     "check_fp8": Step(check_fp8, 100),
     "measure_fp8": Step(measure_fp8, 150),
 }
@@ -215,7 +204,7 @@ def run_steps(
         print(render(rows) + "\n")
         draw(rows, out / "gpu.png")
     for name, outcome in outcomes.items():
-        print(f"{name:<18} {outcome}")
+        print(f"{name:<16} {outcome}")
     return 0 if all(outcome.startswith("passed") for outcome in outcomes.values()) else 1
 
 

@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from unidino_fast.benchmarks.candidates import (
-    BASELINE,
-    OURS,
-    PlainModel,
-    Setting,
-    builders,
-    kernel_builders,
-)
+from unidino_fast.benchmarks.candidates import BASELINE, PlainModel, Setting, builders
 from unidino_fast.benchmarks.flops import VitSize, size_of, tile_flops
 from unidino_fast.benchmarks.measure import Candidate, Effort, measure, paired, stopwatch
 from unidino_fast.benchmarks.noise import Neighbours, describe_noise
@@ -44,8 +37,6 @@ class ModelJob:
 
     Attributes:
         prepare_seconds: candidates of a setting that would be begun later are left out.
-        kernels: sets of candidate kernels that our graph is measured with besides, in bf16 and
-            fp16, on CUDA alone.
     """
 
     backbone: Backbone
@@ -55,7 +46,6 @@ class ModelJob:
     batches: tuple[int, ...]
     effort: Effort
     prepare_seconds: float = math.inf
-    kernels: tuple[tuple[str, ...], ...] = ()
 
 
 def model_effort(device: torch.device, *, quick: bool) -> Effort:
@@ -92,11 +82,11 @@ def _setting_rows(
     tiles = torch.rand(setting.batch, 1, edge, edge, generator=generator).to(setting.device)
     expected = reference_features(setting, tiles)
     say(f"model in {setting.precision}, batch {setting.batch}")
-    builds = builders(setting, job.engines)
-    first = [name for name in builds if name == BASELINE or name.startswith(OURS)]
-    ours = {name: builds[name] for name in first} | kernel_builders(setting, job.kernels)
     ready = prepare_all(
-        {name: partial(_bound, build, setting, tiles) for name, build in (ours | builds).items()},
+        {
+            name: partial(_bound, build, setting, tiles)
+            for name, build in builders(setting, job.engines).items()
+        },
         expected,
         limit=LIMITS[setting.precision],
         say=say,

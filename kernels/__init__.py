@@ -6,20 +6,12 @@ This package imports torch and triton alone, nothing of the rest.
 """
 
 from unidino_fast.kernels.add_norm import add_norm, add_norm_reference
-from unidino_fast.kernels.attention import attention, attention_reference
 from unidino_fast.kernels.intensity_range import (
     IntensityStatistics,
     intensity_range,
     intensity_range_reference,
     intensity_statistics,
     intensity_statistics_reference,
-)
-from unidino_fast.kernels.mlp import MlpWeights, fold_mlp, mlp, mlp_reference
-from unidino_fast.kernels.norm_linear import (
-    NormLinearWeights,
-    fold_norm_linear,
-    norm_linear,
-    norm_linear_reference,
 )
 from unidino_fast.kernels.quantize_rows import quantize_rows, quantize_rows_reference
 from unidino_fast.kernels.segment_mean import segment_mean, segment_mean_reference
@@ -28,22 +20,12 @@ from unidino_fast.kernels.tile_signal import tile_signal, tile_signal_reference
 
 __all__ = [
     "IntensityStatistics",
-    "MlpWeights",
-    "NormLinearWeights",
     "add_norm",
     "add_norm_reference",
-    "attention",
-    "attention_reference",
-    "fold_mlp",
-    "fold_norm_linear",
     "intensity_range",
     "intensity_range_reference",
     "intensity_statistics",
     "intensity_statistics_reference",
-    "mlp",
-    "mlp_reference",
-    "norm_linear",
-    "norm_linear_reference",
     "quantize_rows",
     "quantize_rows_reference",
     "segment_mean",

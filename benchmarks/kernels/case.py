@@ -26,7 +26,6 @@ class OpCase:
         reference: what the kernel must equal.
         expression: what one would write in torch for speed; None where that is the reference.
         tolerance: of the relative error to the reference.
-        flops: operations of its matrix products; where there are some, it is measured by them.
         on_cpu: what the package runs on the CPU; None where that is the reference or nothing.
     """
 
@@ -38,7 +37,6 @@ class OpCase:
     reference: Callable[[], Tensor]
     expression: Callable[[], Tensor] | None
     tolerance: float
-    flops: int | None = None
     on_cpu: Callable[[], Tensor] | None = None
 
 

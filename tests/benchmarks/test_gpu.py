@@ -70,10 +70,10 @@ def test_one_step_does_not_cost_the_others(
         code = gpu.run_steps(list(calls), tmp_path, calls.__getitem__)
     shown = capsys.readouterr()
     assert code == 1
-    assert "check_kernels      FAILED with exit code -6" in shown.out
-    assert "measure_planes     passed" in shown.out
-    assert "check_engines      stopped after its 5 s" in shown.out
-    assert "measure_model      passed" in shown.out
+    assert "check_kernels    FAILED with exit code -6" in shown.out
+    assert "measure_planes   passed" in shown.out
+    assert "check_engines    stopped after its 5 s" in shown.out
+    assert "measure_model    passed" in shown.out
     assert "hello" in shown.err
     assert "new" in shown.out
     assert "old" not in shown.out
@@ -85,7 +85,7 @@ def test_steps_without_time_are_left_out(
 ) -> None:
     code = gpu.run_steps(["check_kernels"], tmp_path, lambda _: script("1 / 0"), total=1.0)
     assert code == 1
-    assert "check_kernels      left out: no time" in capsys.readouterr().out
+    assert "check_kernels    left out: no time" in capsys.readouterr().out
 
 
 def test_failing_checks_do_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:

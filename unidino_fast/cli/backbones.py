@@ -54,10 +54,6 @@ def bench(
         typer.Option(help="Tiles a step; again for several.", show_default="usual"),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    candidates: Annotated[
-        bool,
-        typer.Option("--candidates", help="Also our network with kernels no engine uses yet."),
-    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A minute or two.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for rows and a picture.", show_default="none")
@@ -74,7 +70,6 @@ def bench(
         precisions=precision or (),
         batch_sizes=batch_size or (),
         device=device,
-        candidates=candidates,
         quick=quick,
         out=out,
         as_json=as_json,

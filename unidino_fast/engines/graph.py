@@ -76,16 +76,12 @@ class InferenceGraph(nn.Module):
         first = self.prefix.expand(tokens.shape[0], -1, -1)
         x = torch.cat([first, tokens], dim=1)  # (N, T, D)
         for block in self.blocks[:-1]:
-            x = self._block(block, x)
+            x = x + self._attention(block.attn, block.norm1(x))
+            x = x + self._mlp(block.mlp, block.norm2(x))
         last = self.blocks[-1]
         y = x[:, :1] + self._class_attention(last.attn, last.norm1(x))  # (N, 1, D)
         y = y + self._mlp(last.mlp, last.norm2(y))
         return self.norm(y)[:, 0]  # type: ignore[no-any-return]
-
-    def _block(self, block: Any, x: Tensor) -> Tensor:
-        """A whole block, (N, T, D) -> (N, T, D)."""
-        x = x + self._attention(block.attn, block.norm1(x))
-        return x + self._mlp(block.mlp, block.norm2(x))
 
     def _attention(self, attention: Any, x: Tensor) -> Tensor:
         q, k, v = self._split(attention.qkv(x), 3)

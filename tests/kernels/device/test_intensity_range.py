@@ -97,13 +97,15 @@ def test_no_planes(device):
 
 
 @pytest.mark.parametrize(
-    ("planes", "error", "message"),
+    ("shape", "dtype", "step", "error", "message"),
     [
-        (torch.zeros(1, 2, 2), TypeError, "no kernel counts torch.float32: use the reference"),
-        (torch.zeros(1, 4, 4).byte()[:, ::2], ValueError, "not contiguous: call .contiguous"),
-        (torch.zeros(1, 0, 4).byte(), ValueError, "planes of 0 pixels"),
+        ((1, 2, 2), torch.float32, 1, TypeError, "no kernel counts torch.float32: use the refer"),
+        ((1, 4, 4), torch.uint8, 2, ValueError, "not contiguous: call .contiguous"),
+        ((1, 0, 4), torch.uint8, 1, ValueError, "planes of 0 pixels"),
     ],
 )
-def test_what_does_not_fit_is_refused(planes, error, message, device):
+def test_what_does_not_fit_is_refused(shape, dtype, step, error, message, device):
+    # sliced on the device: moved there, the rows would lie side by side
+    planes = torch.zeros(shape, dtype=dtype, device=device)[:, ::step]
     with pytest.raises(error, match=message):
-        intensity_range(planes.to(device), (50.0,))
+        intensity_range(planes, (50.0,))
