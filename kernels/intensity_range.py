@@ -1,11 +1,16 @@
 """Exact percentiles and moments of planes, from counts of their values.
 
-Letters: P planes, H x W pixels, Q percentiles, K ranks, V values that the dtype has.
+Letters: P planes, H x W pixels, Q percentiles, K ranks (two a percentile).
+
+A histogram costs in proportion to its bins, and additions to one address wait for each other. So no
+kernel counts more than 256 values at once: first high bytes, then the low bytes of those pixels
+whose high byte is that of a wanted rank, its *bucket*. A value of 8 bits is its own bucket.
 """
 
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -19,11 +24,12 @@ if TYPE_CHECKING:
 
 COUNTED_DTYPES = (torch.uint8, torch.int16, torch.uint16)
 """Dtypes of so few values that counting them is some 20 times faster than sorting the pixels."""
-_WINDOW = 2048
-"""Values counted in shared memory; the background and the dim half of most planes."""
 _BLOCK = 4096
-_STEPS = 4
-_SEARCH = 4096
+"""Pixels of a program: a plane of 1080 x 1080 makes 285, two for each processor of an H200."""
+_BINS = tl.constexpr(256)
+_CROWDED = tl.constexpr(256)
+"""Buckets with more than 1/256 of the plane are counted by a histogram. Estimated, not measured: as
+many additions to one address, at one a nanosecond, take as long as it does."""
 
 
 class IntensityStatistics(NamedTuple):
@@ -123,113 +129,167 @@ def interpolated(ordered: Tensor, shares: Sequence[float]) -> Tensor:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def histogram_kernel(  # type: ignore[no-untyped-def]
+def _block(planes_ptr, n_pixels, LOWEST: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Values of one block of one plane, from the dtype's lowest, and which of them exist."""
+    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    source = planes_ptr + tl.program_id(1).to(tl.int64) * n_pixels
+    value = tl.load(source + index, mask=index < n_pixels, other=LOWEST)
+    return value.to(tl.int32) - LOWEST, index < n_pixels
+
+
+@triton.jit
+def _row(counts_ptr, row):  # type: ignore[no-untyped-def]
+    """The 256 counts of this program's plane in one row of (1 + K, P, 256)."""
+    plane = tl.program_id(1).to(tl.int64)
+    return counts_ptr + (row * tl.num_programs(1) + plane) * _BINS
+
+
+@triton.jit
+def _add_histogram(counts, value, mask):  # type: ignore[no-untyped-def]
+    found = tl.histogram(value, _BINS, mask=mask)
+    tl.atomic_add(counts + tl.arange(0, _BINS), found, mask=found > 0, sem="relaxed")
+
+
+@triton.jit
+def _located(counts, rank):  # type: ignore[no-untyped-def]
+    """Which of 256 counts holds a rank, and what ranks it has: from `first` to before `end`."""
+    cumulated = tl.cumsum(tl.load(counts + tl.arange(0, _BINS)), axis=0)
+    before = cumulated <= rank
+    place = tl.sum(before.to(tl.int32), axis=0)
+    first = tl.max(tl.where(before, cumulated, 0), axis=0)
+    end = tl.min(tl.where(before, 2**31 - 1, cumulated), axis=0)
+    return place, first, end
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def count_kernel(  # type: ignore[no-untyped-def]
     planes_ptr,  # (P, H * W), contiguous
-    counts_ptr,  # (P, V) int32, zero before
+    counts_ptr,  # (1, P, 256) int32, zero before
     pixel_units,  # H * W in units of ALIGN pixels, so that alignment is known
     LOWEST: tl.constexpr,
-    HIGHEST: tl.constexpr,
-    VALUES: tl.constexpr,
+    SHIFT: tl.constexpr,
     ALIGN: tl.constexpr,
-    WINDOW: tl.constexpr,
     BLOCK: tl.constexpr,
-    STEPS: tl.constexpr,
 ):
-    """One program: STEPS blocks of pixels of one plane.
+    """One program: counts the buckets of one block of one plane."""
+    value, exists = _block(planes_ptr, pixel_units * ALIGN, LOWEST, BLOCK)
+    _add_histogram(_row(counts_ptr, 0), value >> SHIFT, exists)
 
-    Values in a window above the first block's smallest are counted by the program itself, and added
-    to the plane's counts once: background, which most pixels are, would otherwise have all
-    programs add to the same few addresses. The other pixels are added one by one.
-    """
-    n_pixels = pixel_units * ALIGN
+
+@triton.jit  # type: ignore[untyped-decorator]
+def find_kernel(  # type: ignore[no-untyped-def]
+    counts_ptr,  # (1, P, 256) int32
+    found_ptr,  # (P, K, 3) int32: bucket, rank within it, first of the K ranks with this bucket
+    ranks_ptr,  # (K,) int32
+    LANES: tl.constexpr,
+):
+    """One program: finds the bucket of one rank of one plane."""
+    rank = tl.load(ranks_ptr + tl.program_id(0))
+    bucket, first, end = _located(_row(counts_ptr, 0), rank)
+
+    lane = tl.arange(0, LANES)
+    ranks = tl.load(ranks_ptr + lane, mask=lane < tl.num_programs(0), other=-1)
+    owner = tl.min(tl.where((ranks >= first) & (ranks < end), lane, LANES), axis=0)
+
     plane = tl.program_id(1).to(tl.int64)
-    source = planes_ptr + plane * n_pixels
-    target = counts_ptr + plane * VALUES
-    first = tl.program_id(0) * (BLOCK * STEPS)
-    window = tl.arange(0, WINDOW)
-    counts = tl.zeros((WINDOW,), tl.int32)
-
-    index = first + tl.arange(0, BLOCK)
-    start = 0
-    if WINDOW < VALUES:
-        start = tl.min(tl.load(source + index, mask=index < n_pixels, other=HIGHEST), axis=0)
-        start = start.to(tl.int32) - LOWEST
-    for _ in range(STEPS):
-        mask = index < n_pixels
-        value = tl.load(source + index, mask=mask, other=LOWEST).to(tl.int32) - LOWEST
-
-        place = value - start
-        within = mask & (place >= 0) & (place < WINDOW)
-        counts += tl.histogram(tl.where(within, place, 0), WINDOW, mask=within)
-        tl.atomic_add(target + value, 1, mask=mask & ~within, sem="relaxed")
-        index += BLOCK
-
-    found = (counts > 0) & (start + window < VALUES)
-    tl.atomic_add(target + start + window, counts, mask=found, sem="relaxed")
+    found = found_ptr + (plane * tl.num_programs(0) + tl.program_id(0)) * 3
+    tl.store(found, bucket)
+    tl.store(found + 1, rank - first)
+    tl.store(found + 2, owner)
 
 
-@triton.jit(do_not_specialize=["rank", "last", "column"])  # type: ignore[untyped-decorator]
-def order_statistics_kernel(  # type: ignore[no-untyped-def]
-    counts_ptr,  # (P, V) int32
-    out_ptr,  # (P, K) float64
-    rank,
-    last,
-    column,
-    n_columns,
+@triton.jit  # type: ignore[untyped-decorator]
+def refine_kernel(  # type: ignore[no-untyped-def]
+    planes_ptr,  # (P, H * W), contiguous
+    counts_ptr,  # (1 + K, P, 256) int32: of buckets; then zero before, low bytes in each rank's
+    found_ptr,  # (P, K, 3) int32
+    pixel_units,
     LOWEST: tl.constexpr,
-    VALUES: tl.constexpr,
+    SHIFT: tl.constexpr,
+    ALIGN: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program: one plane's value at `rank` or the next. Finds the block of counts, then it."""
+    """One program: counts the low bytes of one rank's bucket in one block of one plane."""
+    n_pixels = pixel_units * ALIGN
+    rank = tl.program_id(2)
     plane = tl.program_id(1).to(tl.int64)
-    counts = counts_ptr + plane * VALUES
-    rank = tl.minimum(rank + tl.program_id(0), last)
-    lane = tl.arange(0, BLOCK)
-
-    upto = 0
-    below = 0  # pixels in the blocks before the one that holds the rank
-    start = 0
-    for block in range(0, VALUES, BLOCK):
-        upto += tl.sum(tl.load(counts + block + lane), axis=0)
-        start = tl.where(upto <= rank, block + BLOCK, start)
-        below = tl.where(upto <= rank, upto, below)
-
-    cumulated = below + tl.cumsum(tl.load(counts + start + lane), axis=0)
-    value = start + tl.sum((cumulated <= rank).to(tl.int32), axis=0) + LOWEST
-
-    out = out_ptr + plane * n_columns + column + tl.program_id(0)
-    tl.store(out, value.to(tl.float64))
+    found = found_ptr + (plane * tl.num_programs(2) + rank) * 3
+    if tl.load(found + 2) == rank:  # ranks of one bucket share its counts; neighbours mostly do
+        bucket = tl.load(found)
+        crowd = tl.load(_row(counts_ptr, 0) + bucket)
+        value, exists = _block(planes_ptr, n_pixels, LOWEST, BLOCK)
+        within = exists & (value >> SHIFT == bucket)
+        counts = _row(counts_ptr, 1 + rank)
+        if crowd > n_pixels // _CROWDED:
+            _add_histogram(counts, value & 255, within)
+        else:
+            tl.atomic_add(counts + (value & 255), 1, mask=within, sem="relaxed")
 
 
-def plan_histogram(dtype: torch.dtype, *, n_pixels: int) -> dict[str, Any]:
-    """Compile-time constants of `histogram_kernel`."""
-    limits = torch.iinfo(dtype)
+@triton.jit  # type: ignore[untyped-decorator]
+def _value_at(counts_ptr, found, LOWEST: tl.constexpr, SHIFT: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The value at a rank, as float64."""
+    value = tl.load(found)
+    if SHIFT:
+        low, _, _ = _located(_row(counts_ptr, 1 + tl.load(found + 2)), tl.load(found + 1))
+        value = (value << SHIFT) + low
+    return (value + LOWEST).to(tl.float64)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def percentile_kernel(  # type: ignore[no-untyped-def]
+    counts_ptr,  # (1 + K, P, 256) int32
+    found_ptr,  # (P, K, 3) int32
+    shares_ptr,  # (Q,) float64
+    out_ptr,  # (P, Q) float64
+    LOWEST: tl.constexpr,
+    SHIFT: tl.constexpr,
+):
+    """One program: one percentile of one plane, as `interpolated` has it."""
+    place = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+    low = _value_at(counts_ptr, found_ptr + place * 6, LOWEST, SHIFT)
+    high = _value_at(counts_ptr, found_ptr + place * 6 + 3, LOWEST, SHIFT)
+    step = high - low
+    share = tl.load(shares_ptr + tl.program_id(0))
+    result = tl.where(share < 0.5, low + step * share, high - step * (1 - share))
+    tl.store(out_ptr + place, result)
+
+
+def plan_pixels(dtype: torch.dtype, *, n_pixels: int) -> dict[str, Any]:
+    """Compile-time constants of `count_kernel` and `refine_kernel`."""
     return {
-        "LOWEST": limits.min,
-        "HIGHEST": limits.max,
-        "VALUES": limits.max - limits.min + 1,
+        "LOWEST": torch.iinfo(dtype).min,
+        "SHIFT": _shift(dtype),
         "ALIGN": math.gcd(16, n_pixels),
-        "WINDOW": min(limits.max - limits.min + 1, _WINDOW),
         "BLOCK": _BLOCK,
-        "STEPS": _STEPS,
         "num_warps": 8,
     }
 
 
-def plan_order_statistics(dtype: torch.dtype) -> dict[str, Any]:
-    """Compile-time constants of `order_statistics_kernel`."""
-    limits = torch.iinfo(dtype)
-    n_values = limits.max - limits.min + 1
+def plan_find(*, n_ranks: int) -> dict[str, Any]:
+    """Compile-time constants of `find_kernel`."""
+    return {"LANES": triton.next_power_of_2(n_ranks), "num_warps": 1}
+
+
+def plan_percentile(dtype: torch.dtype) -> dict[str, Any]:
+    """Compile-time constants of `percentile_kernel`."""
     return {
-        "LOWEST": limits.min,
-        "VALUES": n_values,
-        "BLOCK": min(n_values, _SEARCH),
-        "num_warps": 4,
+        "LOWEST": torch.iinfo(dtype).min,
+        "SHIFT": _shift(dtype),
+        "num_warps": 1,
+        "enable_fp_fusion": False,  # products are rounded before they are added, as in torch
     }
 
 
+def _shift(dtype: torch.dtype) -> int:
+    """Bits of a value below its bucket."""
+    return torch.iinfo(dtype).bits - 8
+
+
 def intensity_range(planes: Tensor, percentiles: tuple[float, ...]) -> Tensor:
-    """`intensity_range_reference`, bit for bit, in one read of the pixels.
+    """`intensity_range_reference`, bit for bit, in few reads of the pixels.
+
+    8-bit pixels are read once, 16-bit ones once more for each different high byte at the ranks.
 
     Args:
         planes: (P, H, W) uint8, int16 or uint16, contiguous. The values of wider dtypes are too
@@ -243,14 +303,52 @@ def intensity_range(planes: Tensor, percentiles: tuple[float, ...]) -> Tensor:
         TypeError: another dtype.
         ValueError: planes that are not contiguous, or of no pixels, or of more than 2**30.
     """
-    return _percentiles(_histogram(planes), planes, percentiles)
+    if planes.dtype not in COUNTED_DTYPES:
+        raise TypeError(f"no kernel counts {planes.dtype}: use the reference")
+    if not planes.is_contiguous():
+        raise ValueError("planes are not contiguous: call .contiguous() first")
+    n_planes, n_pixels = len(planes), planes.shape[1:].numel()
+    if not 0 < n_pixels <= 2**30:  # places are int32
+        raise ValueError(f"planes of {n_pixels} pixels: give 1 to {2**30}")
+
+    device = planes.device
+    out = torch.empty((n_planes, len(percentiles)), dtype=torch.float64, device=device)
+    if out.numel():
+        ranks, shares = _wanted(tuple(percentiles), n_pixels, device)
+        pixel_plan = plan_pixels(planes.dtype, n_pixels=n_pixels)
+        is_refined = pixel_plan["SHIFT"] > 0
+        n_ranks, n_rows = len(ranks), 1 + len(ranks) * is_refined
+        counts = torch.zeros((n_rows, n_planes, 256), dtype=torch.int32, device=device)
+        found = torch.empty((n_planes, n_ranks, 3), dtype=torch.int32, device=device)
+        n_blocks, units = triton.cdiv(n_pixels, _BLOCK), n_pixels // pixel_plan["ALIGN"]
+
+        count_kernel[(n_blocks, n_planes)](planes, counts, units, **pixel_plan)
+        find_kernel[(n_ranks, n_planes)](counts, found, ranks, **plan_find(n_ranks=n_ranks))
+        if is_refined:
+            refine_kernel[(n_blocks, n_planes, n_ranks)](planes, counts, found, units, **pixel_plan)
+        percentile_kernel[(len(shares), n_planes)](
+            counts, found, shares, out, **plan_percentile(planes.dtype)
+        )
+    return out
+
+
+@cache
+def _wanted(
+    percentiles: tuple[float, ...], n_pixels: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """`ranks_around` on a device. Kept, as the program waits for a list to be copied there."""
+    ranks, shares = ranks_around(percentiles, n_pixels)
+    return (
+        torch.tensor(ranks, dtype=torch.int32, device=device),
+        torch.tensor(shares, dtype=torch.float64, device=device),
+    )
 
 
 def intensity_statistics(planes: Tensor, percentiles: tuple[float, ...]) -> IntensityStatistics:
-    """`intensity_statistics_reference` in one read of the pixels.
+    """`intensity_statistics_reference`, its percentiles and extremes by `intensity_range`.
 
-    Percentiles and extremes are the same bit for bit; mean and standard deviation are sums of
-    float64 over values instead of pixels, and not rounded further.
+    These are the same bit for bit. The mean is a sum of whole numbers, exact in float64, the
+    standard deviation a sum of squares in float64. 16 bytes of memory a pixel of all planes.
 
     Args:
         planes: as for `intensity_range`.
@@ -259,48 +357,14 @@ def intensity_statistics(planes: Tensor, percentiles: tuple[float, ...]) -> Inte
     Raises:
         TypeError, ValueError: as `intensity_range`.
     """
-    counts = _histogram(planes)
-    bounds = _percentiles(counts, planes, (0.0, 100.0, *percentiles))
-    limits = torch.iinfo(planes.dtype)
-    values = torch.arange(limits.min, limits.max + 1, device=planes.device)
-    n_pixels = planes[0].numel()
-    mean = (counts * values).sum(dim=1).to(torch.float64) / n_pixels  # an exact sum: int64
-    deviation = values.to(torch.float64) - mean[:, None]
+    bounds = intensity_range(planes, (0.0, 100.0, *percentiles))
+    values = planes.flatten(1).to(torch.float64)
+    n_pixels = values.shape[1]
+    mean = values.sum(dim=1) / n_pixels
     return IntensityStatistics(
         percentiles=bounds[:, 2:],
         lowest=bounds[:, 0],
         highest=bounds[:, 1],
         mean=mean,
-        sd=((counts * deviation**2).sum(dim=1) / n_pixels).sqrt(),
+        sd=((values - mean[:, None]).square().sum(dim=1) / n_pixels).sqrt(),
     )
-
-
-def _histogram(planes: Tensor) -> Tensor:
-    """How many pixels of each plane have each value, from the dtype's lowest; (P, V) int32."""
-    if planes.dtype not in COUNTED_DTYPES:
-        raise TypeError(f"no kernel counts {planes.dtype}: use the reference")
-    if not planes.is_contiguous():
-        raise ValueError("planes are not contiguous: call .contiguous() first")
-    n_planes, n_pixels = len(planes), planes.shape[1:].numel()
-    if not 0 < n_pixels <= 2**30:  # places are int32
-        raise ValueError(f"planes of {n_pixels} pixels: give 1 to {2**30}")
-    constants = plan_histogram(planes.dtype, n_pixels=n_pixels)
-    counts = torch.zeros((n_planes, constants["VALUES"]), dtype=torch.int32, device=planes.device)
-    if n_planes:
-        grid = (triton.cdiv(n_pixels, constants["BLOCK"] * constants["STEPS"]), n_planes)
-        histogram_kernel[grid](planes, counts, n_pixels // constants["ALIGN"], **constants)
-    return counts
-
-
-def _percentiles(counts: Tensor, planes: Tensor, percentiles: tuple[float, ...]) -> Tensor:
-    n_planes, n_pixels = len(planes), planes.shape[1:].numel()
-    places = [_place(percentile, n_pixels) for percentile in percentiles]
-    ordered = torch.empty((n_planes, 2 * len(places)), dtype=torch.float64, device=planes.device)
-    constants = plan_order_statistics(planes.dtype)
-    if n_planes:
-        for index, (rank, _) in enumerate(places):
-            # ranks go as arguments: a tensor of them would make the program wait for its copy
-            order_statistics_kernel[(2, n_planes)](
-                counts, ordered, rank, n_pixels - 1, 2 * index, 2 * len(places), **constants
-            )
-    return interpolated(ordered, [share for _, share in places])

@@ -105,7 +105,7 @@ def test_imports_point_down(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "kernels").glob("*.py")), ids=lambda p: p.name)
 def test_kernels_import_torch_and_triton_alone(path: Path) -> None:
-    allowed = {"__future__", "collections", "math", "typing", "torch", "triton"}
+    allowed = {"__future__", "collections", "functools", "math", "typing", "torch", "triton"}
     for name in imported(path):
         assert name.split(".")[0] in allowed or name.startswith("unidino_fast.kernels")
 

@@ -17,10 +17,13 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from unidino_fast.kernels.intensity_range import (
-    histogram_kernel,
-    order_statistics_kernel,
-    plan_histogram,
-    plan_order_statistics,
+    count_kernel,
+    find_kernel,
+    percentile_kernel,
+    plan_find,
+    plan_percentile,
+    plan_pixels,
+    refine_kernel,
 )
 from unidino_fast.kernels.quantize_rows import plan_quantize_rows, quantize_rows_kernel
 from unidino_fast.kernels.segment_mean import plan_segment_mean, segment_mean_kernel
@@ -124,10 +127,15 @@ ONES = {
         plan_tile_signal(plane_stride=16, row_stride=4, **TILES),
         {"planes_ptr": "*u16", "counts_ptr": "*i32"},
     ),
-    "histogram": (
-        histogram_kernel,
-        plan_histogram(torch.uint16, n_pixels=16),
+    "count": (
+        count_kernel,
+        plan_pixels(torch.uint16, n_pixels=16),
         {"planes_ptr": "*u16", "counts_ptr": "*i32"},
+    ),
+    "refine": (
+        refine_kernel,
+        plan_pixels(torch.uint16, n_pixels=16),
+        {"planes_ptr": "*u16", "counts_ptr": "*i32", "found_ptr": "*i32"},
     ),
     "quantize_rows": (
         quantize_rows_kernel,
@@ -178,30 +186,49 @@ class TestCompiled:
         if value == torch.bfloat16:
             assert "cvt.rn.bf16x2.f32" in ptx
 
-    @pytest.mark.parametrize("pixel", [torch.uint8, torch.uint16], ids=TYPES.get)
-    def test_intensity_range(self, pixel, capability, tmp_path):
+    @pytest.mark.parametrize(
+        ("kernel", "pixel"),
+        [
+            (count_kernel, torch.uint8),
+            (count_kernel, torch.uint16),
+            (refine_kernel, torch.uint16),
+            (refine_kernel, torch.int16),
+        ],
+        ids=["count-u8", "count-u16", "refine-u16", "refine-i16"],
+    )
+    def test_counting(self, kernel, pixel, capability, tmp_path):
+        pointers = {"counts_ptr": "*i32", "found_ptr": "*i32"}
         ptx = compiled(
-            histogram_kernel,
-            plan_histogram(pixel, n_pixels=EDGE * EDGE),
+            kernel,
+            plan_pixels(pixel, n_pixels=EDGE * EDGE),
             capability,
             planes_ptr=f"*{TYPES[pixel]}",
-            counts_ptr="*i32",
             pixel_units="i32",
+            **{name: kind for name, kind in pointers.items() if name in kernel.arg_names},
         )
         assert spilled(ptx, capability, tmp_path) == [0, 0]
         assert re.search(LOAD_16, ptx)
-        assert not re.search(NARROW_LOAD, ptx)
+        pixels = ptx if kernel is count_kernel else ptx[re.search(LOAD_16, ptx).start() :]
+        assert not re.search(NARROW_LOAD, pixels)  # before them, what was found
         assert re.search(r"(atom|red)[.\w:]*shared", ptx)  # counted near by, not in memory
 
+    @pytest.mark.parametrize("pixel", [torch.uint8, torch.uint16, torch.int16], ids=TYPES.get)
+    def test_search(self, pixel, capability, tmp_path):
+        pointers = {"counts_ptr": "*i32", "found_ptr": "*i32"}
+        ptx = compiled(find_kernel, plan_find(n_ranks=4), capability, ranks_ptr="*i32", **pointers)
+        assert spilled(ptx, capability, tmp_path) == [0, 0]
         ptx = compiled(
-            order_statistics_kernel,
-            plan_order_statistics(pixel),
+            percentile_kernel,
+            plan_percentile(pixel),
             capability,
-            counts_ptr="*i32",
+            shares_ptr="*fp64",
             out_ptr="*fp64",
-            **dict.fromkeys(("rank", "last", "column", "n_columns"), "i32"),
+            **pointers,
         )
         assert spilled(ptx, capability, tmp_path) == [0, 0]
+        # the interpreter cannot show it: a product that is not rounded would be another number
+        assert "mul.rn.f64" in ptx
+        assert "fma.rn.f64" not in ptx
 
     @pytest.mark.parametrize(
         ("pixel", "load"), [(torch.uint8, LOAD_8), (torch.uint16, LOAD_16)], ids=["u8", "u16"]
