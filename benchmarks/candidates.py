@@ -212,13 +212,9 @@ def plain_onnx(setting: Setting) -> bytes:
 
 
 def _compiled(model: nn.Module, device: torch.device) -> Any:
-    options: dict[str, Any] = {"freezing": True}
-    if device.type == "cuda":
-        options = {
-            "max_autotune": True,
-            "triton.cudagraphs": True,
-            "coordinate_descent_tuning": True,
-        }
+    options: dict[str, Any] = (
+        {"triton.cudagraphs": True} if device.type == "cuda" else {"freezing": True}
+    )
     return torch.compile(model, dynamic=False, fullgraph=True, options=options)
 
 

@@ -180,9 +180,9 @@ def _check_add_norm(device: torch.device, seed: int, dtype: torch.dtype) -> None
             branch = torch.randn(n_rows, dim, generator=generator).to(kind)
             sums, found_sums = stream.clone(), stream.to(device)
             expected = kernels.add_norm_reference(sums, branch, weight, bias, 1e-6)
-            moved = (one.to(device) for one in (branch, weight, bias))
+            rest = branch.to(device), weight.to(device), bias.to(device)
             _poison(device)
-            found = kernels.add_norm(found_sums, *moved, 1e-6)
+            found = kernels.add_norm(found_sums, *rest, 1e-6)
             where = f"{_short(kind)} {n_rows} x {dim}"
             _compare(found_sums, sums, 0.0, f"sums of {where}")
             # sums over a row, in another order: what counts is the row's largest value

@@ -1,9 +1,10 @@
 """What surrounds the network: `python -m unidino_fast.benchmarks.pipeline [--out DIR]`.
 
-Three questions, on this machine's CPU. How close does a whole run come to the network alone? How
-close to reading alone, where the network, or all that a device would do, costs nothing (doubles,
-named so): with wells as screens have them, and with small ones? And what does the scheduler cost
-for each well of a campaign, measured by jobs that do nothing?
+Three questions. How close does a whole run come to the network alone, on this machine's CPU or on
+a GPU (`--only network --device cuda`)? How close to reading alone, where the network, or all that a
+device would do, costs nothing (doubles, named so): with wells as screens have them, and with small
+ones? And what does the scheduler cost for each well of a campaign, measured by jobs that do
+nothing?
 """
 
 from __future__ import annotations
@@ -57,13 +58,15 @@ PARTS = ("network", "small", "screen", "scheduler")
 
 
 def bench_network(
-    spec: ModelSpec, n_wells: int, given: Path | None, effort: Effort
+    spec: ModelSpec, shape: PlateShape, given: Path | None, effort: Effort
 ) -> Iterator[Row]:
-    """Whole runs against the network alone, on a plate that is given or on a simulated one."""
+    """Whole runs against the network alone, on a plate that is given or on a simulated one.
+
+    On a GPU, which may wait for the rest, also runs with less to do, and reading alone.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if given is None:
-            shape = PlateShape(n_wells)
             plate, text = noise_plate(folder / "p.zarr", shape), _stored(shape)
         else:
             plate = open_plate(given)
@@ -72,13 +75,17 @@ def bench_network(
         first = noise_plate(folder / "warm.zarr", PlateShape(1))
         _whole_run(first, model, folder / "warm")()
         n_tiles = _n_embedded(plate)
+        runs = {
+            "network alone": _network_alone(model, n_tiles),
+            "whole run": _whole_run(plate, model, folder / "out"),
+        }
+        if model.device.type == "cuda":
+            runs["whole run, --no-qc"] = _whole_run(plate, model, folder / "bare", qc=False)
+            runs["reading alone"] = lambda: _read_all(plate)
         yield from _compared(
-            [
-                Candidate("network alone", _network_alone(model, n_tiles), n_tiles),
-                Candidate("whole run", _whole_run(plate, model, folder / "out"), n_tiles),
-            ],
+            [Candidate(name, run, n_tiles) for name, run in runs.items()],
             replace(effort, warm_calls=0),
-            _common("pipeline", text, "tiles/s"),
+            _common("pipeline", text, "tiles/s", model),
         )
 
 
@@ -111,13 +118,13 @@ def _stored(shape: PlateShape) -> str:
     return f"{shape}, uint16, blosc-zstd"
 
 
-def _common(benchmark: str, shape: str, unit: str) -> dict[str, Any]:
+def _common(benchmark: str, shape: str, unit: str, model: Embedder | None = None) -> dict[str, Any]:
     return {
         "benchmark": benchmark,
         "shape": shape,
-        "precision": "fp32",
+        "precision": "fp32" if model is None else model.precision,
         "unit": unit,
-        "environment": describe_environment(torch.device("cpu")),
+        "environment": describe_environment(torch.device("cpu") if model is None else model.device),
     }
 
 
@@ -203,7 +210,8 @@ def _network_alone(model: Embedder, n_tiles: int) -> Callable[[], None]:
     """The network's work, on patches that are there."""
     chosen = model.for_job(n_tiles)
     side = chosen.tile // chosen.backbone.patch_size
-    patches = torch.rand(16, side * side, chosen.backbone.patch_size**2)
+    patches = torch.rand(80, side * side, chosen.backbone.patch_size**2)
+    patches = patches.to(chosen.device, chosen.packer().dtype)
 
     def run() -> None:
         packer = chosen.packer()
@@ -254,25 +262,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="folder that rows are added to")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS, help="what to measure")
     parser.add_argument("--wells", type=int, default=12, help="of the plate for the network")
+    parser.add_argument("--device", default="cpu", help="of the network: cpu, or cuda")
     parser.add_argument("--plate", type=Path, help="a plate of yours, in place of that one")
     parser.add_argument("--screen", type=int, default=200, help="wells of 9 fields, 5 channels")
     parser.add_argument("--edge", type=int, default=EDGE, help="of their fields, in pixels")
     parser.add_argument("--small", type=int, default=300, help="wells of 1 field, 2 channels")
     parser.add_argument("--plates", type=int, nargs="*", default=[10, 100], help="of campaigns")
     options = parser.parse_args(arguments)
-    spec = ModelSpec.load(
+    free = ModelSpec.load(
         "random:0", engine="auto", device="cpu", precision="fp32", tile=None, batch_size=None
     )
+    spec = ModelSpec.load(
+        "random:0",
+        engine="auto",
+        device=options.device,
+        precision="auto",
+        tile=None,
+        batch_size=None,
+    )
+    shape = PlateShape(options.wells, *((9, 5) if options.device != "cpu" else ()))
     effort = Effort((3, 5), 100.0, sample_seconds=0.0, settle_seconds=0.1)
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     parts: dict[str, Callable[[], Iterator[Row]]] = {
-        "network": lambda: bench_network(spec, options.wells, options.plate, effort),
-        "small": lambda: bench_free(spec, PlateShape(options.small), effort),
-        "screen": lambda: bench_free(spec, PlateShape(options.screen, 9, 5, options.edge), effort),
-        "scheduler": lambda: bench_scheduler(spec, options.plates, say),
+        "network": lambda: bench_network(spec, shape, options.plate, effort),
+        "small": lambda: bench_free(free, PlateShape(options.small), effort),
+        "screen": lambda: bench_free(free, PlateShape(options.screen, 9, 5, options.edge), effort),
+        "scheduler": lambda: bench_scheduler(free, options.plates, say),
     }
     rows = []
     for part in options.only:

@@ -77,7 +77,7 @@ def embed_wells(
         tasks,
         storage,
         options,
-        keeps=not options.keep_empty and model.device.type == "cpu",
+        keeps=not options.keep_empty,
         measures=measures,
         allocate=uploader.allocate,
     )
@@ -169,13 +169,9 @@ def sample_patches(
         try:
             planes = reader.read(task.field, time=task.time, channels=task.channels, z=options.z)
             pixels = torch.from_numpy(planes).to(model.device)
-            found = [
-                _patches("", task, label, plane, options, patch)
-                for label, plane in zip(task.labels, pixels, strict=True)
-            ]
+            everything = _patches("", task, task.labels, pixels, options, patch).flatten(0, 1)
         except PixelError:
             continue  # said in its place, when the well is embedded
-        everything = torch.cat(found)
         varied = everything.amax(dim=(1, 2)) > everything.amin(dim=(1, 2))
         if bool(varied.any()):
             return _spread_over(everything, varied.nonzero()[:, 0])
@@ -211,7 +207,7 @@ class _BegunField:
     quality: NDArray[np.float32] | None
     n_dropped: int
     tickets: list[Ticket]
-    """One a channel."""
+    """Of tiles of all channels, one channel after the other."""
 
 
 def _begin_well(
@@ -250,24 +246,43 @@ def _begin_field(
     options: EmbedOptions,
     clock: StageClock,
 ) -> _BegunField:
-    keep = noted.keep
-    with clock.stage("preprocess"), uploader.beside_the_network():
-        pixels = uploader.upload(planes)
-        if keep is None and not options.keep_empty:
-            keep = _tiles_to_keep(pixels, options)
-    n_dropped = 0 if keep is None else len(keep) - int(keep.sum())
+    n_dropped, kept = 0, None
+    with clock.stage("preprocess"):
+        pixels = _embedded_planes(uploader.upload(planes), task, options)
+        if noted.keep is not None:
+            n_dropped = len(noted.keep) - int(noted.keep.sum())
+            kept = uploader.upload(noted.keep.nonzero()[:, 0]) if n_dropped else None
     tickets = []
-    read = _read_channels(task, options)
-    for label, channel in zip(task.labels, task.channels, strict=True):
-        plane = pixels[read.index(channel)]
+    # a GPU takes all planes in the time of one; what a core makes of one stays in its caches
+    together = len(pixels) if pixels.is_cuda else 1
+    for first in range(0, len(pixels), together):
+        part = slice(first, first + together)
         with clock.stage("preprocess"):
-            patches = _patches(well.name, task, label, plane, options, packer.patch, packer.dtype)
-            if n_dropped:
-                patches = patches[keep]
+            patches = _patches(
+                well.name,
+                task,
+                task.labels[part],
+                pixels[part],
+                options,
+                packer.patch,
+                packer.dtype,
+            )
+            if kept is not None:
+                patches = patches[:, kept]
         with clock.stage("embed"):
-            tickets.append(packer.add(patches))
+            tickets.append(packer.add(patches.flatten(0, 1)))
     quality = noted.quality_of(task, options)
     return _BegunField(task, noted.checksum, quality, n_dropped, tickets)
+
+
+def _embedded_planes(pixels: Tensor, task: FieldTask, options: EmbedOptions) -> Tensor:
+    """Of the planes that were read those to embed (C, H, W): mostly all, without a copy."""
+    read = _read_channels(task, options)
+    places = [read.index(channel) for channel in task.channels]
+    first = places[0]
+    if places == list(range(first, first + len(places))):
+        return pixels[first : first + len(places)]
+    return torch.stack([pixels[place] for place in places])
 
 
 def _read_channels(task: FieldTask, options: EmbedOptions) -> tuple[int, ...]:
@@ -292,16 +307,16 @@ def _tiles_to_keep(pixels: Tensor, options: EmbedOptions) -> Tensor:
 def _patches(
     well: str,
     field: FieldTask,
-    label: str,
-    plane: Tensor,
+    labels: Sequence[str],
+    planes: Tensor,
     options: EmbedOptions,
     patch: int,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Scaled tiles of one plane as patches (N, T, P * P)."""
+    """Scaled tiles of planes (C, H, W) as patches (C, N, T, P * P)."""
     try:
-        patches = tiles_of(
-            plane[None],
+        return tiles_of(
+            planes,
             options.intensity,
             tile=options.tile,
             stride=options.step,
@@ -309,13 +324,18 @@ def _patches(
             dtype=dtype,
         )
     except PixelError as error:
-        raise PixelError(f"field {well}/{field.field.site}, channel {label}: {error}") from None
-    return patches[0]
+        if len(labels) == 1:
+            where = f"field {well}/{field.field.site}, channel {labels[0]}"
+            raise PixelError(f"{where}: {error}") from None
+        for label, plane in zip(labels, planes, strict=True):  # which of them is it
+            _patches(well, field, (label,), plane[None], options, patch, dtype)
+        raise
 
 
 def _field_result(begun: _BegunField) -> FieldResult:
     """Means over the tiles of one field."""
-    of_tiles = np.stack([ticket.features for ticket in begun.tickets])  # (C, N, D)
+    of_tiles = np.concatenate([ticket.features for ticket in begun.tickets])
+    of_tiles = of_tiles.reshape(len(begun.task.channels), -1, of_tiles.shape[1])  # (C, N, D)
     return FieldResult(
         site=begun.task.field.site,
         time=begun.task.time,

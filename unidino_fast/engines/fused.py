@@ -71,7 +71,7 @@ class FusedEngine:
 
     def _captured(self, patches: Tensor) -> torch.cuda.CUDAGraph:
         self._input = patches.to(self._network.patch_dtype, copy=True)
-        side = torch.cuda.Stream(self._device)
+        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(side):  # what libraries and Triton do at a first call
             self._network(self._input)
@@ -181,8 +181,9 @@ class FusedNetwork:
 
     def _attention(self, qkv: Tensor, n: int) -> Tensor:
         """Packed queries, keys and values (M, 3 D) -> (M, D)."""
-        q, k, v = qkv.view(n, -1, 3, self._heads, self.dim // self._heads).unbind(2)
-        mixed = functional.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)))
+        packed = qkv.view(n, -1, 3, self._heads, self.dim // self._heads)
+        q, k, v = packed.permute(2, 0, 3, 1, 4).unbind(0)  # (N, H, T, D / H) each
+        mixed = functional.scaled_dot_product_attention(q, k, v)
         return mixed.transpose(1, 2).reshape(-1, self.dim)
 
 
@@ -226,10 +227,8 @@ def _added(stream: Tensor, branch: Tensor, norm: Norm) -> Tensor:
 
 def _start(graph: InferenceGraph, dtype: torch.dtype) -> Tensor:
     """What the stream is before patches are added: prefix, positions and the patches' bias."""
-    positions = graph.positions
-    if graph.patch_bias is not None:
-        positions = positions + graph.patch_bias
-    return torch.cat([graph.prefix, positions], dim=1)[0].detach().to(dtype)
+    shift = 0 if graph.patch_bias is None else graph.patch_bias.detach()
+    return torch.cat([graph.prefix, graph.positions + shift], dim=1)[0].to(dtype)
 
 
 def _layer(block: Any, dtype: torch.dtype) -> Layer:
@@ -245,9 +244,9 @@ def _layer(block: Any, dtype: torch.dtype) -> Layer:
 
 
 def _product(linear: nn.Linear, dtype: torch.dtype) -> Product:
-    weight, bias = linear.weight.detach(), linear.bias
-    bias = weight.new_zeros(len(weight)) if bias is None else bias.detach()
-    return Product(weight.to(dtype).T, bias.to(dtype))
+    weight = linear.weight.detach().to(dtype)
+    bias = weight.new_zeros(len(weight)) if linear.bias is None else linear.bias.detach().to(dtype)
+    return Product(weight.T, bias)
 
 
 def _norm(norm: Any) -> Norm:
