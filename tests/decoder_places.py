@@ -33,22 +33,26 @@ class Place:
 
     def take(self, stored: bytes, place: Any = decoders.place_blosc) -> bool:
         """Decodes a chunk; what reads a byte behind it crashes."""
-        address = self.zstd.address
-        assert address is not None
-        found: bool = place(
+        found: int = place(
             at_the_end_of_memory(stored),
+            np.array([0, len(stored)]),
             self.height * self.width,
             self.width,
-            self.memory,
-            MARGIN,
-            self.pitch,
-            self.rows,
-            self.columns,
-            self.staged[: 2 * self.height * self.width],
-            self.unshuffled,
-            address,
+            self.to,
+            self.work,
         )
-        return found
+        assert found in (0, 1)
+        return found == 1
+
+    @property
+    def to(self) -> tuple[np.ndarray, int, int, int, int]:
+        return self.memory, MARGIN, self.pitch, self.rows, self.columns
+
+    @property
+    def work(self) -> tuple[np.ndarray, np.ndarray, int]:
+        address = self.zstd.address
+        assert address is not None
+        return self.staged[: 2 * self.height * self.width], self.unshuffled, address
 
     @property
     def pixels(self) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -232,9 +232,8 @@ def test_memory_that_ends_before(start: int, fits: bool) -> None:
     place = Place(LARGE, LARGE, 300)
     stored = np.frombuffer(bytearray(edited()), np.uint8)
     memory = np.zeros(200 * 300 + 2, np.uint16)
-    address: Any = place.zstd.address
-    arguments = memory, start, 300, 200, 300, place.staged, place.unshuffled, address
-    assert decoders.place_blosc(stored, 200 * 300, 300, *arguments) == fits
+    bounds, to = np.array([0, stored.size]), (memory, start, 300, 200, 300)
+    assert decoders.place_blosc(stored, bounds, 200 * 300, 300, to, place.work) == fits
 
 
 def frames(pixels: np.ndarray) -> dict[str, bytes]:

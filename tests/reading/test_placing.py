@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from placed_pixels import read_into_used_memory, said, used
 
 from unidino_fast.compiled import Compiled
 from unidino_fast.errors import PixelError
 from unidino_fast.plate import open_plate
 from unidino_fast.plate_model import Region
 from unidino_fast.reading import FieldReader, FieldRequest, decoders, placing
-from unidino_fast.reading.codecs import blosc_into, zstd_into
+from unidino_fast.reading.codecs import blosc_into
 from unidino_fast.storage import FolderStorage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import ModuleType
 
     from plate_server import Server
 
-    from unidino_fast.plate_model import Plate
+    Steps = list[tuple[int, int]]
 
 READ: dict[str, dict[str, Any]] = {
     "whole": {},
@@ -41,44 +41,10 @@ READ: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Has compiled code decode from the first chunk on; what it says of each."""
-    found: list[bool] = []
-
-    def noting(make: Callable[[], Any]) -> Compiled[Any]:
-        place = make()
-
-        def noted(*arguments: Any) -> bool:
-            found.append(place(*arguments))
-            return found[-1]
-
-        choice = Compiled(lambda: noted, after=-1, lack="")
-        choice.for_more(1)  # other threads would do without until it is made
-        return choice
-
-    monkeypatch.setitem(placing._COMPILED, blosc_into, noting(placing._blosc))
-    monkeypatch.setitem(placing._COMPILED, zstd_into, noting(placing._zstd))
-    return found
-
-
-def used(n_bytes: int) -> memoryview:
-    """Memory in which what is not written to is seen."""
-    return memoryview(bytearray(b"\xa5" * n_bytes))
-
-
-def read_into_used_memory(plate: Plate, n_threads: int = 2) -> Iterator[tuple[str, np.ndarray]]:
-    """Pixels by the path of each field."""
-    reader = FieldReader(plate.storage, n_threads=n_threads, allocate=used)
-    for field in plate.fields:
-        pixels = reader.read(field, time=0, channels=range(3), z="max")
-        yield field.array_path.removesuffix("/0"), pixels
-
-
 @pytest.mark.parametrize("codec", ["blosc-lz4-shuffle", "blosc-zstd-bitshuffle", "zstd"])
 @pytest.mark.parametrize("name", READ)
 def test_plates_are_read_by_it(
-    name: str, codec: str, said: list[bool], plates: ModuleType, tmp_path: Path
+    name: str, codec: str, steps: Steps, plates: ModuleType, tmp_path: Path
 ) -> None:
     layout = plates.Layout(codec=codec, **READ[name])
     written = plates.write_plate(tmp_path / "p", layout=layout)
@@ -87,12 +53,12 @@ def test_plates_are_read_by_it(
         np.testing.assert_array_equal(read, pixels.max(axis=1) if name == "max" else pixels)
     assert not written
     n_chunks = {"whole": 3, "signed": 3, "all-channels": 1, "absent": 25}.get(name, 27)
-    assert said == [True] * 2 * n_chunks  # and of a stack the first of the layers alone
+    assert said(steps) == [True] * 2 * n_chunks  # and of a stack the first of the layers alone
 
 
 @pytest.mark.parametrize("codec", ["blosc-lz4-shuffle", "blosc-zstd-bitshuffle", "zstd"])
 def test_pixels_that_it_cannot_put(
-    codec: str, said: list[bool], plates: ModuleType, tmp_path: Path
+    codec: str, steps: Steps, plates: ModuleType, tmp_path: Path
 ) -> None:
     """Of some channels of a chunk, and of regions that share chunks or begin within one."""
     written = plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, codec=codec, chunks=(2, 16, 20))
@@ -106,7 +72,7 @@ def test_pixels_that_it_cannot_put(
     for channels in ((1,), (2, 0), (0, 1)):
         read = reader.read(field, time=0, channels=channels, z="max")
         np.testing.assert_array_equal(read, whole["A/1/0"][list(channels)])
-    assert said == []
+    assert said(steps) == []
     shared = plates.write_plate(tmp_path / "r", {"A/1": ["0"]}, codec=codec, chunks=(1, 16, 20))
     [field] = open_plate(tmp_path / "r").fields
     regions = [Region(0, 0, 20, 30), Region(20, 30, 20, 21), Region(5, 7, 20, 30)]
@@ -120,7 +86,7 @@ def test_pixels_that_it_cannot_put(
 
 
 def test_each_chunk_of_a_stack_is_fetched_once(
-    said: list[bool], plates: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: Steps, plates: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched: list[str] = []
     grab = FolderStorage.grab
@@ -131,7 +97,7 @@ def test_each_chunk_of_a_stack_is_fetched_once(
     for _ in read_into_used_memory(open_plate(tmp_path / "p")):
         pass
     assert len(fetched) == len(set(fetched)) == 3 * 4 * 9
-    assert len(said) == 3 * 9
+    assert len(said(steps)) == 3 * 9
 
 
 @pytest.mark.parametrize("codec", ["blosc-lz4-shuffle", "zstd"])
@@ -139,7 +105,7 @@ def test_each_chunk_of_a_stack_is_fetched_once(
 def test_plates_in_zips_and_on_servers(
     is_remote: bool,
     codec: str,
-    said: list[bool],
+    steps: Steps,
     plates: ModuleType,
     tmp_path: Path,
     server: Server,
@@ -149,31 +115,31 @@ def test_plates_in_zips_and_on_servers(
     n_compiled = len(place.signatures)
     where = f"{server.url}/p" if is_remote else plates.make_zip(tmp_path / "p", tmp_path / "p.zip")
     plates.check_pixels(open_plate(where), written)
-    assert said == [True] * 54
+    assert said(steps) == [True] * 54
     assert len(place.signatures) == n_compiled
 
 
 @pytest.mark.parametrize("change", [{"dtype": ">u2"}, {"dtype": "|u1"}, {"dtype": "<u4"}])
 def test_other_pixels_are_not_tried(
-    change: dict[str, Any], said: list[bool], plates: ModuleType, tmp_path: Path
+    change: dict[str, Any], steps: Steps, plates: ModuleType, tmp_path: Path
 ) -> None:
     written = plates.write_plate(tmp_path / "p", **change)
     plates.check_pixels(open_plate(tmp_path / "p"), written)
-    assert said == []
+    assert said(steps) == []
 
 
-def test_other_kinds_are_tried_once(said: list[bool], plates: ModuleType, tmp_path: Path) -> None:
+def test_other_kinds_are_tried_once(steps: Steps, plates: ModuleType, tmp_path: Path) -> None:
     written = plates.write_plate(tmp_path / "p", chunks=(1, 16, 20), codec="blosc-zlib-shuffle")
     plate = open_plate(tmp_path / "p")
     for path, read in read_into_used_memory(plate, n_threads=1):
         np.testing.assert_array_equal(read, written[path])
     # noise is stored as it is, by any codec; zeros behind the edge of a field are not
-    assert said == [True, True, False]
+    assert said(steps) == [True, True, False]
 
 
 @pytest.mark.parametrize("sharded", [False, True])
 def test_a_damaged_chunk_is_named(
-    sharded: bool, said: list[bool], plates: ModuleType, tmp_path: Path
+    sharded: bool, steps: Steps, plates: ModuleType, tmp_path: Path
 ) -> None:
     name = "shards" if sharded else "v3"
     plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, **READ[name])
@@ -186,7 +152,7 @@ def test_a_damaged_chunk_is_named(
     reader = FieldReader(plate.storage)
     with pytest.raises(PixelError, match=f"^chunk {place} cannot be read"):
         reader.read(plate.fields[0], time=0, channels=(0,), z="max")
-    assert False in said
+    assert False in said(steps)
 
 
 def test_without_a_compiler_it_is_said_once(
@@ -246,6 +212,6 @@ def test_each_thread_has_a_decoder_which_ends_with_it(monkeypatch: pytest.Monkey
 
 def test_compiled_code_is_tried_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     for make, name in ((placing._blosc, "lz4"), (placing._zstd, "zstd")):
-        monkeypatch.setattr(decoders, f"place{make.__name__}", lambda *_: True)  # and puts nothing
+        monkeypatch.setattr(decoders, f"place{make.__name__}", lambda *_: 1)  # and puts nothing
         with pytest.raises(RuntimeError, match=f"^{name} as compiled does not decode a chunk$"):
             make()

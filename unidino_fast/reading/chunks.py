@@ -14,11 +14,11 @@ from unidino_fast.reading.codecs import checked
 from unidino_fast.reading.faults import chunk_error, refuse_page
 from unidino_fast.reading.placing import is_placed, placing
 from unidino_fast.reading.plan import AXES, chunk
-from unidino_fast.reading.shards import Indices, is_meant, parse_index, span_of
+from unidino_fast.reading.shards import Indices, cut, grabs, is_meant, parse_index, span_of
 from unidino_fast.storage import StorageFault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -26,19 +26,15 @@ if TYPE_CHECKING:
     from unidino_fast.reading.buffers import Scratch
     from unidino_fast.reading.codecs import Bytes
     from unidino_fast.reading.formats import ArrayFormat, ShardFormat
-    from unidino_fast.reading.placing import Windows
+    from unidino_fast.reading.placing import Placer, Windows
     from unidino_fast.reading.shards import Index
-    from unidino_fast.storage import Grab, Storage
+    from unidino_fast.storage import Storage
 
     Pixels = NDArray[Any]
-    Decode = Callable[[memoryview, Any], None]
-    """Takes the stored bytes of a chunk, and what it is decoded to."""
 
 EMPTY = "it is empty: its writing was interrupted"
 _BEYOND = memoryview(bytearray(1))
 """Takes a byte that should not be there; nobody looks at it."""
-_MOST_VIEWS = 256
-"""That a system fills in one step; Linux takes 1,024."""
 
 
 class ChunkReader:
@@ -121,21 +117,21 @@ class ChunkReader:
         width = self.block_shape[-1]
         form = self._form
         n_pixels = self.n_bytes // form.dtype.itemsize
-        put = placing(form.encoding.decompress, windows, n_pixels, width, scratch)
-        if put is None:
+
+        def otherwise(found: memoryview, start: int) -> None:
+            out = scratch.bytes("pixels", self.n_bytes)
+            self._unpack(found, out)  # says so where it is damaged
+            windows.fill(start, out.view(form.dtype).reshape(-1, width))
+            self.is_placed = False  # as it is, so are the others
+
+        decompress = form.encoding.decompress
+        placer = placing(decompress, windows, n_pixels, width, scratch, otherwise)
+        if placer is None:
             return False
-
-        def decode(found: memoryview, start: int) -> None:
-            if not put(found, start):
-                out = scratch.bytes("pixels", self.n_bytes)
-                self._unpack(found, out)  # says so where it is damaged
-                windows.fill(start, out.view(form.dtype).reshape(-1, width))
-                self.is_placed = False  # as it is, so are the others
-
         own = self._own(first)
-        for number in self._missed(array, own, windows.starts, scratch, decode):
+        for number in self._missed(array, own, windows.starts, scratch, placer):
             start = windows.starts[number]
-            if not self._filled(array, _along(own, number), start, scratch, decode):
+            if not self._filled(array, _along(own, number), start, scratch, placer):
                 windows.fill(start, form.fill)
         return True
 
@@ -145,18 +141,18 @@ class ChunkReader:
         own: tuple[int, ...],
         outs: Sequence[Any],
         scratch: Scratch,
-        decode: Decode | None = None,
+        placer: Placer | None = None,
     ) -> list[int]:
         """Decodes the sound ones of some chunks, each to one of `outs`; which of them are not."""
         shard = self._form.shard
         if shard is not None:
-            return self._missed_in_shards(array, own, shard, outs, scratch, decode)
+            return self._missed_in_shards(array, own, shard, outs, scratch, placer)
         if len(outs) == 1:
             keys = [self._key(array, own)]
         else:
             start = self._key(array, (*own[:-1], ""))
             keys = [f"{start}{number}" for number in range(own[-1], own[-1] + len(outs))]
-        return self._missed_of(keys, outs, scratch, decode)
+        return self._missed_of(keys, outs, scratch, placer)
 
     def _missed_in_shards(
         self,
@@ -165,7 +161,7 @@ class ChunkReader:
         shard: ShardFormat,
         outs: Sequence[Any],
         scratch: Scratch,
-        decode: Decode | None,
+        placer: Placer | None,
     ) -> list[int]:
         """As `_missed`, for chunks of shards."""
         missed: list[int] = []
@@ -174,7 +170,7 @@ class ChunkReader:
             first = (*own[:-1], own[-1] + start)
             stop = start + shard.grid[-1] - first[-1] % shard.grid[-1]
             part = outs[start:stop]
-            if not self._grab_inner(array, first, shard, part, scratch, decode):
+            if not self._grab_inner(array, first, shard, part, scratch, placer):
                 missed += range(start, start + len(part))
             start = stop
         return missed
@@ -189,15 +185,15 @@ class ChunkReader:
         own: tuple[int, ...],
         out: Any,
         scratch: Scratch,
-        decode: Decode | None = None,
+        placer: Placer | None = None,
     ) -> bool:
         """Decodes a chunk to `out`, or says what is wrong; False where it is absent."""
         shard = self._form.shard
         key = self._key(array, own if shard is None else map(floordiv, own, shard.grid))
         try:
             if shard is not None:
-                return self._decode_inner(key, own, shard, out, scratch, decode)
-            return self._decode(key, None, None, out, scratch, decode)
+                return self._decode_inner(key, own, shard, out, scratch, placer)
+            return self._decode(key, None, None, out, scratch, placer)
         except MemoryError:
             raise
         except Exception as error:  # codecs raise whatever they like
@@ -208,7 +204,7 @@ class ChunkReader:
         keys: Sequence[str],
         outs: Sequence[Any],
         scratch: Scratch,
-        decode: Decode | None,
+        placer: Placer | None,
     ) -> list[int]:
         """Fills each of `outs` from an object that is a chunk, in the fewest steps, if it is sound.
 
@@ -219,20 +215,23 @@ class ChunkReader:
             what other threads wait for: it calls no more than it must.
         """
         grab, most = self._storage.grab, self._most
-        decode = decode or self._decode_all or self._unpack
+        decode = self._decode_all or self._unpack
         missed = []
         if self._is_raw:
             for number, (key, out) in enumerate(zip(keys, outs, strict=True)):
                 if grab(key, ((0, (out.data, _BEYOND)),)) != out.size:
                     missed.append(number)
             return missed
-        buffer = scratch.view("stored", most + 1)
+        stored, buffer = scratch.bytes("stored", most + 1), scratch.view("stored", most + 1)
         all_of_it = ((0, (buffer,)),)
         for number, (key, out) in enumerate(zip(keys, outs, strict=True)):
             n_bytes = grab(key, all_of_it) or 0
             try:
                 if 0 < n_bytes <= most:
-                    decode(buffer[:n_bytes], out)
+                    if placer:
+                        placer.put(stored, n_bytes, out)
+                    else:
+                        decode(buffer[:n_bytes], out)
                     continue
             except MemoryError:
                 raise
@@ -248,7 +247,7 @@ class ChunkReader:
         shard: ShardFormat,
         outs: Sequence[Any],
         scratch: Scratch,
-        decode: Decode | None,
+        placer: Placer | None,
     ) -> bool:
         """Fills all of `outs` from chunks of one row of a shard, likewise, if all are sound."""
         key = self._key(array, map(floordiv, own, shard.grid))
@@ -262,26 +261,32 @@ class ChunkReader:
         if table is None:
             return False
         row = table[(*inner[:-1], slice(inner[-1], inner[-1] + len(outs)))].tolist()
-        n_bytes = sum(length for _, length in row)
         if not all(is_meant(offset, length, self._most) for offset, length in row):
             return False
+        lengths = [length for _, length in row]
+        n_bytes = sum(lengths)
         if self._is_raw:
-            if any(length != out.size for (_, length), out in zip(row, outs, strict=True)):
+            if any(length != out.size for length, out in zip(lengths, outs, strict=True)):
                 return False
             views = [out.data for out in outs]
         else:
-            views = _cut(scratch.bytes("stored", n_bytes).data, [length for _, length in row])
-        if self._storage.grab(key, _grabs([offset for offset, _ in row], views)) != n_bytes:
+            stored = scratch.bytes("stored", n_bytes)
+            views = cut(stored.data, lengths)
+        if self._storage.grab(key, grabs([offset for offset, _ in row], views)) != n_bytes:
             return False
-        if not self._is_raw:
-            decode = decode or self._decode_all or self._unpack
-            try:
+        if self._is_raw:
+            return True
+        try:
+            if placer:
+                placer.put_row(stored, lengths, outs)
+            else:
+                decode = self._decode_all or self._unpack
                 for view, out in zip(views, outs, strict=True):
                     decode(view, out)
-            except MemoryError:
-                raise
-            except Exception:
-                return False  # fetched once more, the chunk says why
+        except MemoryError:
+            raise
+        except Exception:
+            return False  # fetched once more, the chunk says why
         return True
 
     def _decode_inner(
@@ -291,7 +296,7 @@ class ChunkReader:
         shard: ShardFormat,
         out: Any,
         scratch: Scratch,
-        decode: Decode | None,
+        placer: Placer | None,
     ) -> bool:
         """As `_decode`, of a chunk in a shard."""
         table = self._table(key, shard)
@@ -299,7 +304,7 @@ class ChunkReader:
             return False
         inner = tuple(map(mod, own, shard.grid))
         span = span_of(table, inner, self._most)
-        return span is not None and self._decode(key, *span, out, scratch, decode)
+        return span is not None and self._decode(key, *span, out, scratch, placer)
 
     def _decode(
         self,
@@ -308,7 +313,7 @@ class ChunkReader:
         stop: int | None,
         out: Any,
         scratch: Scratch,
-        decode: Decode | None,
+        placer: Placer | None,
     ) -> bool:
         """Decodes a chunk to `out`; False where the chunk is absent."""
 
@@ -329,7 +334,11 @@ class ChunkReader:
         if start is not None and stop is not None and len(found) != stop - start:
             raise ValueError(f"it ends before byte {stop}: it is truncated")
         try:
-            (decode or self._unpack)(found, out)
+            if placer:
+                held = bytearray(found) if found.readonly else found
+                placer.put(np.frombuffer(held, np.uint8), len(found), out)
+            else:
+                self._unpack(found, out)
         except Exception:  # codecs raise whatever they like
             refuse_page(found, is_remote=self._storage.is_remote)
             raise
@@ -371,25 +380,3 @@ class ChunkReader:
 def _along(own: tuple[int, ...], number: int) -> tuple[int, ...]:
     """So many chunks further along the last axis."""
     return (*own[:-1], own[-1] + number)
-
-
-def _cut(buffer: memoryview, lengths: Sequence[int]) -> list[memoryview]:
-    """Parts of a buffer, one after another."""
-    found, start = [], 0
-    for length in lengths:
-        found.append(buffer[start : start + length])
-        start += length
-    return found
-
-
-def _grabs(offsets: Sequence[int], views: Sequence[memoryview]) -> list[Grab]:
-    """What to read for each view; what stands side by side is read in one step."""
-    found: list[tuple[int, list[memoryview]]] = []
-    end = -1
-    for offset, view in zip(offsets, views, strict=True):
-        if offset == end and len(found[-1][1]) < _MOST_VIEWS:
-            found[-1][1].append(view)
-        else:
-            found.append((offset, [view]))
-        end = offset + len(view)
-    return list(found)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from llvmlite.binding import add_symbol
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Bytes = NDArray[np.uint8]
+    Bounds = NDArray[np.int64]
+    To = tuple[NDArray[np.uint16], int, int, int, int]
+    Work = tuple[Bytes, NDArray[np.uint64], int]
 
 _PIXEL_BYTES, _HEADER_BYTES = 2, 16
 _VERSION = 2
@@ -83,52 +86,91 @@ class ZstdDecoder:
             free(self.address)
 
 
-@compiled
-def place_blosc(
-    stored: Bytes,
-    n_pixels: int,
-    width: int,
-    memory: NDArray[np.uint16],
-    start: int,
-    pitch: int,
-    rows: int,
-    columns: int,
-    staged: Bytes,
-    unshuffled: NDArray[np.uint64],
-    zstd: int,
-) -> bool:
-    """Decodes a chunk, and writes its first rows and columns into memory.
+class Window(NamedTuple):
+    """Where pixels of a chunk go: so many rows and columns of memory.
 
-    Args:
-        stored: the chunk.
-        n_pixels: that it must hold, of rows `width` wide.
-        width: of the chunk.
-        memory: that the pixels go to.
+    Attributes:
+        memory: of a field, or more.
         start: the first pixel's place there.
         pitch: from row to row there, in pixels.
         rows: that are wanted.
         columns: that are wanted.
-        staged: at least a byte for each byte of the chunk; for use here.
-        unshuffled: likewise.
-        zstd: address of this thread's decoder.
+    """
+
+    memory: NDArray[np.uint16]
+    start: int
+    pitch: int
+    rows: int
+    columns: int
+
+
+@compiled
+def place_blosc(
+    stored: Bytes, bounds: Bounds, n_pixels: int, width: int, to: To, work: Work
+) -> int:
+    """Decodes chunks that lie side by side, and writes the first rows and columns of each.
+
+    Args:
+        stored: the chunks, one behind another.
+        bounds: where each begins, and the last ends.
+        n_pixels: that each must hold, of rows `width` wide.
+        width: of a chunk, and from the place of each to that of the next.
+        to: the `Window` of the first as a plain tuple: to recognise any other takes numba 1 us.
+        work: at least a byte for each byte of a chunk, for use here; likewise words; and the
+            address of this thread's decoder of zstd.
 
     Returns:
-        Whether the chunk is sound, and of the kind that is decoded here: elements of two bytes,
-        either shuffle or none, lz4 or zstd. If not, there may be anything where its pixels belong.
+        How many chunks there are before the first that is not sound, or not of the kind that is
+        decoded here: elements of two bytes, either shuffle or none, lz4 or zstd. Where its pixels
+        belong there may be anything.
     """
+    for number in range(bounds.size - 1):
+        chunk, window = _part(stored, bounds, number), _window(to, number, width)
+        if not _fits(n_pixels, width, window):
+            return number
+        if not _place_blosc(chunk, n_pixels, width, window, work):
+            return number
+    return bounds.size - 1
+
+
+@compiled
+def place_zstd(stored: Bytes, bounds: Bounds, n_pixels: int, width: int, to: To, work: Work) -> int:
+    """As `place_blosc`, of chunks that are frames of zstd which declare their size."""
+    for number in range(bounds.size - 1):
+        chunk, window = _part(stored, bounds, number), _window(to, number, width)
+        if not _fits(n_pixels, width, window):
+            return number
+        if not _place_zstd(chunk, n_pixels, width, window, work):
+            return number
+    return bounds.size - 1
+
+
+@compiled
+def _part(stored: Bytes, bounds: Bounds, number: int) -> Any:
+    """One of the chunks; nothing where it ends before it begins, or behind what is stored."""
+    begin, end = bounds[number], bounds[number + 1]
+    return stored[begin:end] if 0 <= begin <= end <= stored.size else stored[:0]
+
+
+@compiled
+def _window(to: To, number: int, width: int) -> Any:
+    memory, start, pitch, rows, columns = to
+    return Window(memory, start + number * width, pitch, rows, columns)
+
+
+@compiled
+def _place_blosc(stored: Bytes, n_pixels: int, width: int, to: Window, work: Work) -> Any:
+    staged, unshuffled, zstd = work
     n_stored, n_bytes = stored.size, n_pixels * _PIXEL_BYTES
-    if not _fits(n_pixels, width, memory.size, start, pitch, rows, columns):
-        return False
     if not _is_meant(stored, n_bytes):
         return False
-    if columns == width and width == pitch:  # rows without gaps are one
-        width, pitch, columns, rows = n_pixels, n_pixels, rows * columns, 1
+    if to.columns == width == to.pitch:  # rows without gaps are one
+        width, to = n_pixels, Window(to.memory, to.start, n_pixels, 1, to.rows * to.columns)
     flags, element, block_bytes = np.int64(stored[2]), np.int64(stored[3]), _int32(stored, 8)
     if flags & _COPIED:
         if 8 * unshuffled.size < n_bytes:
             return False
-        plain = stored[_HEADER_BYTES:]
-        _put_plain(plain, 0, width, memory, start, pitch, rows, columns, unshuffled)
+        _put_plain(stored[_HEADER_BYTES:], 0, width, to, unshuffled)
         return True
     if block_bytes > min(staged.size, 8 * unshuffled.size):
         return False
@@ -163,58 +205,40 @@ def place_blosc(
                 high = packed
         first = block * (block_bytes // _PIXEL_BYTES)
         if are_bytes_apart:
-            _put_bytes(low, high, first, width, memory, start, pitch, rows, columns)
+            _put_bytes(low, high, first, width, to)
         elif flags & _BITS_SHUFFLED and n % _GROUP == 0:
             _join_bits(whole, n, unshuffled)
-            pixels = unshuffled.view(np.uint16)[:n]
-            _put(pixels, first, width, memory, start, pitch, rows, columns)
+            _put(unshuffled.view(np.uint16)[:n], first, width, to)
         else:  # or bits of a number of pixels that c-blosc leaves as they are
-            _put_plain(whole, first, width, memory, start, pitch, rows, columns, unshuffled)
+            _put_plain(whole, first, width, to, unshuffled)
     return True
 
 
 @compiled
-def place_zstd(
-    stored: Bytes,
-    n_pixels: int,
-    width: int,
-    memory: NDArray[np.uint16],
-    start: int,
-    pitch: int,
-    rows: int,
-    columns: int,
-    staged: Bytes,
-    unshuffled: NDArray[np.uint64],
-    zstd: int,
-) -> bool:
-    """As `place_blosc`, of a chunk that is a frame of zstd which declares its size."""
+def _place_zstd(stored: Bytes, n_pixels: int, width: int, to: Window, work: Work) -> Any:
+    staged, _, zstd = work
     n_bytes = n_pixels * _PIXEL_BYTES
-    if not _fits(n_pixels, width, memory.size, start, pitch, rows, columns):
-        return False
     if staged.size < n_bytes:
         return False
     if _zstd_size(stored.ctypes.data, stored.size) != np.uint64(n_bytes):  # or what is no frame
         return False
-    is_dense = columns == width == pitch and rows * width == n_pixels
-    out = memory.ctypes.data + _PIXEL_BYTES * start if is_dense else staged.ctypes.data
+    is_dense = to.columns == width == to.pitch and to.rows * width == n_pixels
+    out = to.memory.ctypes.data + _PIXEL_BYTES * to.start if is_dense else staged.ctypes.data
     if _zstd(zstd, out, n_bytes, stored.ctypes.data, stored.size) != np.uint64(n_bytes):
         return False
     if not is_dense:
-        pixels = staged[:n_bytes].view(np.uint16)
-        _put(pixels, 0, width, memory, start, pitch, rows, columns)
+        _put(staged[:n_bytes].view(np.uint16), 0, width, to)
     return True
 
 
 @compiled
-def _fits(
-    n_pixels: int, width: int, size: int, start: int, pitch: int, rows: int, columns: int
-) -> Any:
-    """Whether what is wanted of a chunk is part of it, and its place part of memory of a size."""
+def _fits(n_pixels: int, width: int, to: Window) -> Any:
+    """Whether what is wanted of a chunk is part of it, and its place part of the memory."""
     if width < 1 or n_pixels < 1 or n_pixels % width:
         return False
-    if not (1 <= rows <= n_pixels // width and 1 <= columns <= min(width, pitch)):
+    if not (1 <= to.rows <= n_pixels // width and 1 <= to.columns <= min(width, to.pitch)):
         return False
-    return start >= 0 and start + (rows - 1) * pitch + columns <= size
+    return to.start >= 0 and to.start + (to.rows - 1) * to.pitch + to.columns <= to.memory.size
 
 
 @compiled
@@ -269,9 +293,7 @@ def _pixel(low: np.uint8, high: np.uint8) -> np.uint16:
 
 
 @compiled
-def _line(
-    first: int, n_left: int, width: int, start: int, pitch: int, rows: int, columns: int
-) -> Any:
+def _line(first: int, n_left: int, width: int, to: Window) -> Any:
     """Of a row from pixel `first` of a chunk on: its place, how many are wanted, and how many are.
 
     Where none is wanted a slice is empty: behind a condition no loop is made of vectors.
@@ -279,46 +301,28 @@ def _line(
     y = first // width
     x = first - y * width
     n = min(width - x, n_left)
-    n_wanted = max(min(n, columns - x), 0) if y < rows else 0
-    return start + y * pitch + x, n_wanted, n
+    n_wanted = max(min(n, to.columns - x), 0) if y < to.rows else 0
+    return to.start + y * to.pitch + x, n_wanted, n
 
 
 @compiled
-def _put_bytes(
-    low: Bytes,
-    high: Bytes,
-    first: int,
-    width: int,
-    memory: NDArray[np.uint16],
-    start: int,
-    pitch: int,
-    rows: int,
-    columns: int,
-) -> None:
-    """Writes pixels from the `first` of a chunk on, whose bytes stand apart: see `place_blosc`."""
+def _put_bytes(low: Bytes, high: Bytes, first: int, width: int, to: Window) -> None:
+    """Writes pixels from the `first` of a chunk on, whose bytes stand apart."""
     done = 0
     while done < low.size:
-        at, n_wanted, n = _line(first + done, low.size - done, width, start, pitch, rows, columns)
-        to = memory[at : at + n_wanted]
+        at, n_wanted, n = _line(first + done, low.size - done, width, to)
+        out = to.memory[at : at + n_wanted]
         from_low, from_high = low[done : done + n_wanted], high[done : done + n_wanted]
         for i in range(n_wanted):
-            to[i] = _pixel(from_low[i], from_high[i])
+            out[i] = _pixel(from_low[i], from_high[i])
         done += n
 
 
 @compiled
 def _put_plain(
-    plain: Bytes,
-    first: int,
-    width: int,
-    memory: NDArray[np.uint16],
-    start: int,
-    pitch: int,
-    rows: int,
-    columns: int,
-    unshuffled: NDArray[np.uint64],
+    plain: Bytes, first: int, width: int, to: Window, unshuffled: NDArray[np.uint64]
 ) -> None:
-    """Writes pixels from the `first` on, whose bytes stand together: see `place_blosc`."""
+    """Writes pixels from the `first` on, whose bytes stand together."""
     n = plain.size // _PIXEL_BYTES
     if plain.ctypes.data % _PIXEL_BYTES == 0:
         pixels = plain.view(np.uint16)
@@ -326,29 +330,18 @@ def _put_plain(
         pixels = unshuffled.view(np.uint16)[:n]
         for i in range(n):
             pixels[i] = _pixel(plain[2 * i], plain[2 * i + 1])
-    _put(pixels, first, width, memory, start, pitch, rows, columns)
+    _put(pixels, first, width, to)
 
 
 @compiled
-def _put(
-    pixels: NDArray[np.uint16],
-    first: int,
-    width: int,
-    memory: NDArray[np.uint16],
-    start: int,
-    pitch: int,
-    rows: int,
-    columns: int,
-) -> None:
-    """Writes pixels from the `first` of a chunk on: see `place_blosc`."""
+def _put(pixels: NDArray[np.uint16], first: int, width: int, to: Window) -> None:
+    """Writes pixels from the `first` of a chunk on."""
     done = 0
     while done < pixels.size:
-        at, n_wanted, n = _line(
-            first + done, pixels.size - done, width, start, pitch, rows, columns
-        )
-        to, source = memory[at : at + n_wanted], pixels[done : done + n_wanted]
+        at, n_wanted, n = _line(first + done, pixels.size - done, width, to)
+        out, source = to.memory[at : at + n_wanted], pixels[done : done + n_wanted]
         for i in range(n_wanted):
-            to[i] = source[i]
+            out[i] = source[i]
         done += n
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from unidino_fast.reading.buffers import Scratch
-    from unidino_fast.reading.codecs import Decompress
+    from unidino_fast.reading.codecs import Bytes, Decompress
     from unidino_fast.reading.formats import ArrayFormat
 
     Pixels = NDArray[Any]
-    Place = Callable[..., bool]
+    Place = Callable[..., int]
     """One of `decoders`."""
-    Put = Callable[[memoryview, int], bool]
+    Decode = Callable[[memoryview, Any], None]
+    """Takes the stored bytes of a chunk, and what it is decoded to."""
 
 _WORD_BYTES = 8
 _BYTES_WITHOUT = 32 << 20
@@ -60,40 +62,71 @@ def is_placed(form: ArrayFormat) -> bool:
     return encoding.decompress in _COMPILED and not encoding.has_crc and form.dtype.itemsize == 2
 
 
+class Placer(NamedTuple):
+    """Decodes chunks that lie side by side, and puts their pixels where they go.
+
+    Attributes:
+        put: decodes a chunk; takes memory that begins with its stored bytes and can be written
+            (to numba, other memory is of another type), their number, and where its first pixel
+            goes.
+        put_row: decodes chunks that are stored one behind another; takes their bytes, the length
+            of each, and where the first pixel of each goes. It is one step, where all are sound:
+            between two a thread may have to wait for the interpreter.
+    """
+
+    put: Callable[[Bytes, int, int], None]
+    put_row: Callable[[Bytes, Sequence[int], Sequence[int]], None]
+
+
 def placing(
-    decompress: Decompress | None, windows: Windows, n_pixels: int, width: int, scratch: Scratch
-) -> Put | None:
-    """What decodes one of the chunks, and puts its pixels where they go.
+    decompress: Decompress | None,
+    windows: Windows,
+    n_pixels: int,
+    width: int,
+    scratch: Scratch,
+    otherwise: Decode,
+) -> Placer | None:
+    """What decodes chunks, and puts their pixels where they go.
 
     Args:
-        decompress: what decodes it otherwise.
+        decompress: what decodes them otherwise.
         windows: where.
         n_pixels: of each chunk.
         width: of each chunk.
         scratch: of this thread.
+        otherwise: takes a chunk that is damaged, or of a kind that compiled code does not know,
+            and where its first pixel goes: it raises, or does the same.
 
     Returns:
-        Takes the stored bytes and the start; gives False where a chunk is damaged, or of a kind
-        that it does not know. None: there is nothing yet that does it.
+        None: there is nothing yet that does it.
     """
     place = _COMPILED[decompress].for_more(2 * n_pixels * len(windows.starts))
     if place is None:
         return None
     memory = windows.memory.view(np.uint16)
     _, _, pitch, rows, columns = windows
-    staged = scratch.bytes("staged", 2 * n_pixels)
     n_words = -(-2 * n_pixels // _WORD_BYTES)
     unshuffled = scratch.bytes("unshuffled", n_words * _WORD_BYTES).view(np.uint64)
-    zstd = _zstd_of_thread()
+    work = scratch.bytes("staged", 2 * n_pixels), unshuffled, _zstd_of_thread()
 
-    def put(stored: memoryview, start: int) -> bool:
-        # to numba, bytes that cannot be written are of another type
-        found = np.frombuffer(bytearray(stored) if stored.readonly else stored, np.uint8)
-        return place(
-            found, n_pixels, width, memory, start, pitch, rows, columns, staged, unshuffled, zstd
-        )
+    whole = np.zeros(2, np.int64)
 
-    return put
+    def put(stored: Bytes, n_bytes: int, start: int) -> None:
+        whole[1] = n_bytes
+        if not place(stored, whole, n_pixels, width, (memory, start, pitch, rows, columns), work):
+            otherwise(stored[:n_bytes].data, start)
+
+    def put_row(stored: Bytes, lengths: Sequence[int], starts: Sequence[int]) -> None:
+        bounds = np.array((0, *accumulate(lengths)), np.int64)
+        done = 0
+        while done < len(starts):
+            to = memory, starts[done], pitch, rows, columns
+            done += place(stored, bounds[done:], n_pixels, width, to, work)
+            if done < len(starts):
+                otherwise(stored[bounds[done] : bounds[done + 1]].data, starts[done])
+                done += 1
+
+    return Placer(put, put_row)
 
 
 def _tried(place: Place, *encoded: tuple[str, Callable[[Pixels], bytes]]) -> Place:
@@ -103,9 +136,10 @@ def _tried(place: Place, *encoded: tuple[str, Callable[[Pixels], bytes]]) -> Pla
     for codec, encode in encoded:
         stored = np.frombuffer(bytearray(encode(pixels)), np.uint8)
         found = np.zeros_like(pixels)
-        row = _TRIED, found, 0, _TRIED, 1, _TRIED
-        is_sound = place(stored, _TRIED, *row, staged, words, _zstd_of_thread())
-        if not is_sound or not np.array_equal(found, pixels):
+        bounds, to = np.array([0, stored.size]), (found, 0, _TRIED, 1, _TRIED)
+        work = staged, words, _zstd_of_thread()
+        n_sound = place(stored, bounds, _TRIED, _TRIED, to, work)
+        if n_sound != 1 or not np.array_equal(found, pixels):
             raise RuntimeError(f"{codec} as compiled does not decode a chunk")
     return place
 

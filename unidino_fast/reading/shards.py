@@ -11,17 +11,20 @@ import numpy as np
 from unidino_fast.reading.codecs import checked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from unidino_fast.reading.formats import ShardFormat
+    from unidino_fast.storage import Grab
 
     Index = NDArray[np.uint64]
 
 _ABSENT = 2**64 - 1
 _INDEX_BYTES = 2**26
 """Of indices that are kept."""
+_MOST_VIEWS = 256
+"""That a system fills in one step; Linux takes 1,024."""
 
 
 class Span(NamedTuple):
@@ -60,6 +63,28 @@ def span_of(index: Index, inner: tuple[int, ...], most: int) -> Span | None:
 def is_meant(offset: int, length: int, most: int) -> bool:
     """Whether a chunk of at most so many bytes can stand there."""
     return 0 < length <= most and offset < 2**62
+
+
+def cut(buffer: memoryview, lengths: Sequence[int]) -> list[memoryview]:
+    """Parts of a buffer, one after another."""
+    found, start = [], 0
+    for length in lengths:
+        found.append(buffer[start : start + length])
+        start += length
+    return found
+
+
+def grabs(offsets: Sequence[int], views: Sequence[memoryview]) -> list[Grab]:
+    """What to read for each view; what stands side by side is read in one step."""
+    found: list[tuple[int, list[memoryview]]] = []
+    end = -1
+    for offset, view in zip(offsets, views, strict=True):
+        if offset == end and len(found[-1][1]) < _MOST_VIEWS:
+            found[-1][1].append(view)
+        else:
+            found.append((offset, [view]))
+        end = offset + len(view)
+    return list(found)
 
 
 class Indices:

@@ -1,0 +1,308 @@
+"""Chunks of a row of a shard, which compiled code decodes in one step: as one by one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from decoder_places import UNTOUCHED, at_the_end_of_memory, planes
+from google_crc32c import value
+from numcodecs import Blosc, Zstd
+from placed_pixels import read_into_used_memory, said, used
+
+from unidino_fast.errors import PixelError
+from unidino_fast.plate import open_plate
+from unidino_fast.reading import FieldReader, FieldRequest, decoders
+from unidino_fast.storage import FolderStorage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from types import ModuleType
+
+    from unidino_fast.plate_model import Plate
+
+    Steps = list[tuple[int, int]]
+    Chunks = dict[tuple[int, ...], bytes | None]
+
+CODECS: dict[str, tuple[Any, Any]] = {
+    "blosc": (decoders.place_blosc, Blosc("lz4", 5, Blosc.SHUFFLE)),
+    "zstd": (decoders.place_zstd, Zstd(1)),
+}
+SHAPE = 24, 61
+WORK = np.zeros(2 * 24 * 61, np.uint8), np.zeros(24 * 61 // 4, np.uint64)
+LAYOUT: dict[str, Any] = {
+    "zarr_format": 3, "ngff": "0.5", "chunks": (1, 16, 10), "shards": (1, 48, 60),
+}  # fmt: skip
+"""Five chunks a row, and one that ends behind the field; the last of three rows does, too."""
+ABSENT = np.uint64(2**64 - 1)
+
+
+def row_of(codec: str, n_chunks: int) -> tuple[list[np.ndarray], list[bytes]]:
+    pixels = [planes("dim", SHAPE, seed) for seed in range(n_chunks)]
+    return pixels, [CODECS[codec][1].encode(part) for part in pixels]
+
+
+def bounds_of(chunks: list[bytes]) -> np.ndarray:
+    return np.cumsum([0, *map(len, chunks)])
+
+
+def placed(codec: str, stored: np.ndarray, bounds: np.ndarray, to: Any) -> int:
+    zstd = decoders.ZstdDecoder()
+    place, _ = CODECS[codec]
+    found: int = place(stored, bounds, 24 * 61, 61, to, (*WORK, zstd.address))
+    return found
+
+
+@pytest.mark.parametrize("rows", [24, 23])
+@pytest.mark.parametrize("n_chunks", [0, 1, 2, 5, 40])
+@pytest.mark.parametrize("codec", CODECS)
+def test_rows_of_chunks(codec: str, n_chunks: int, rows: int) -> None:
+    pixels, chunks = row_of(codec, n_chunks)
+    field = np.full((30, n_chunks * 61 + 11), UNTOUCHED, np.uint16)
+    expected = field.copy()
+    for number, part in enumerate(pixels):
+        expected[2 : 2 + rows, 4 + number * 61 :][:, :61] = part[:rows]
+    to = field.reshape(-1), 2 * field.shape[1] + 4, field.shape[1], rows, 61
+    stored = at_the_end_of_memory(b"".join(chunks))
+    assert placed(codec, stored, bounds_of(chunks), to) == n_chunks
+    np.testing.assert_array_equal(field, expected)
+
+
+@pytest.mark.parametrize("damaged", [0, 2, 4])
+@pytest.mark.parametrize("codec", CODECS)
+def test_it_ends_before_a_chunk_that_is_damaged(codec: str, damaged: int) -> None:
+    pixels, chunks = row_of(codec, 5)
+    chunks[damaged] = bytes(len(chunks[damaged]))
+    field = np.full((24, 5 * 61), UNTOUCHED, np.uint16)
+    to = field.reshape(-1), 0, 5 * 61, 24, 61
+    stored, bounds = at_the_end_of_memory(b"".join(chunks)), bounds_of(chunks)
+    assert placed(codec, stored, bounds, to) == damaged
+    np.testing.assert_array_equal(field[:, : damaged * 61], np.hstack(pixels)[:, : damaged * 61])
+    assert (field[:, damaged * 61 :] == UNTOUCHED).all()
+    rest = damaged + 1
+    to = field.reshape(-1), rest * 61, 5 * 61, 24, 61
+    assert placed(codec, stored, bounds[rest:], to) == 5 - rest
+    np.testing.assert_array_equal(field[:, rest * 61 :], np.hstack(pixels)[:, rest * 61 :])
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("lie", [-1, -(2**63), 2**63 - 1, 2**20, 0])
+@pytest.mark.parametrize("codec", CODECS)
+def test_bounds_that_lie(codec: str, lie: int, number: int) -> None:
+    """What comes before them is right, and nothing else is read or written."""
+    pixels, chunks = row_of(codec, 3)
+    field = np.full((24, 3 * 61), UNTOUCHED, np.uint16)
+    bounds = bounds_of(chunks)
+    bounds[number] = lie
+    to = field.reshape(-1), 0, 3 * 61, 24, 61
+    assert placed(codec, at_the_end_of_memory(b"".join(chunks)), bounds, to) == number - 1
+    n_right = (number - 1) * 61
+    np.testing.assert_array_equal(field[:, :n_right], np.hstack(pixels)[:, :n_right])
+    assert (field[:, n_right:] == UNTOUCHED).all()
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_bounds_from_the_end(codec: str) -> None:
+    _, chunks = row_of(codec, 1)
+    stored, field = at_the_end_of_memory(chunks[0]), np.full(SHAPE, UNTOUCHED, np.uint16)
+    to = field.reshape(-1), 0, 61, 24, 61
+    assert placed(codec, stored, np.array([-stored.size, stored.size]), to) == 0
+    assert placed(codec, stored, np.array([0, stored.size]), to) == 1
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_row_that_leaves_the_memory(codec: str) -> None:
+    _, chunks = row_of(codec, 3)
+    memory = np.full(24 * 183 + 64, UNTOUCHED, np.uint16)
+    to = memory[: 24 * 183 - 1], 0, 183, 24, 61
+    assert placed(codec, at_the_end_of_memory(b"".join(chunks)), bounds_of(chunks), to) == 2
+    assert (memory[24 * 183 - 61 :] == UNTOUCHED).all()
+
+
+def rewritten(shard: Path, change: Callable[[Chunks], Chunks], gap: int = 0) -> list[range]:
+    """Changes the chunks (1, 3, 6) of a shard, and writes them in their order; where they stand."""
+    stored = shard.read_bytes()
+    table = np.frombuffer(stored[-18 * 16 - 4 : -4], "<u8").reshape(1, 3, 6, 2)
+    spans = {index: table[index].tolist() for index in np.ndindex(1, 3, 6)}
+    chunks = change({index: stored[at : at + n] for index, (at, n) in spans.items()})
+    index = np.full((1, 3, 6, 2), ABSENT, "<u8")
+    body, found = b"", []
+    for place, chunk in chunks.items():
+        if chunk is not None:
+            body += b"\xff" * gap
+            index[place] = len(body), len(chunk)
+            found.append(range(len(body), len(body) + len(chunk)))
+            body += chunk
+    shard.write_bytes(body + index.tobytes() + value(index.tobytes()).to_bytes(4, "little"))
+    return found
+
+
+def with_chunk(place: tuple[int, ...], chunk: Any) -> Callable[[Chunks], Chunks]:
+    return lambda chunks: chunks | {place: chunk(chunks[place]) if callable(chunk) else chunk}
+
+
+@pytest.mark.parametrize("gap", [0, 7])
+@pytest.mark.parametrize("order", ["row by row", "backwards", "any"])
+@pytest.mark.parametrize("codec", ["blosc-lz4-shuffle", "blosc-zstd-bitshuffle", "zstd"])
+def test_a_row_is_one_step(
+    codec: str,
+    order: str,
+    gap: int,
+    steps: Steps,
+    plates: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However its chunks stand in the shard; and each byte of them is fetched once."""
+    written = plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, codec=codec, **LAYOUT)
+    rng = np.random.default_rng(0)
+
+    def ordered(chunks: Chunks) -> Chunks:
+        places = sorted(chunks, reverse=order == "backwards")
+        if order == "any":
+            rng.shuffle(places)
+        return {tuple(place): chunks[tuple(place)] for place in places}
+
+    shards = [f"A/1/0/0/c/{c}/0/0" for c in range(3)]
+    spans = {key: rewritten(tmp_path / "p" / key, ordered, gap) for key in shards}
+    fetched: dict[str, list[int]] = {key: [] for key in shards}
+    grab = FolderStorage.grab
+
+    def noted(storage: FolderStorage, key: str, grabs: Any) -> int | None:
+        for start, buffers in grabs:
+            fetched[key] += range(start, start + sum(map(len, buffers)))
+        return grab(storage, key, grabs)
+
+    monkeypatch.setattr(FolderStorage, "grab", noted)
+    for path, read in read_into_used_memory(open_plate(tmp_path / "p")):
+        np.testing.assert_array_equal(read, written[path])
+    assert sorted(steps) == [(1, 1)] * 9 + [(5, 5)] * 9
+    for key in shards:
+        assert sorted(fetched[key]) == sorted(byte for span in spans[key] for byte in span)
+
+
+@pytest.mark.parametrize("width", [4, 5, 10, 17, 25, 26, 51, 60])
+def test_rows_of_many_chunks_and_of_several_shards(
+    width: int, steps: Steps, plates: ModuleType, tmp_path: Path
+) -> None:
+    layout = {**LAYOUT, "chunks": (1, 7, width), "shards": (1, 21, 3 * width)}
+    written = plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, **layout)
+    for path, read in read_into_used_memory(open_plate(tmp_path / "p")):
+        np.testing.assert_array_equal(read, written[path])
+    n_whole, n_edge = 51 // width, 51 % width > 0
+    row = [3] * (n_whole // 3) + [n_whole % 3] * (n_whole % 3 > 0) + [1] * n_edge
+    assert sorted(steps) == sorted((n, n) for n in row * 7 * 3)
+
+
+def stream(plate: Plate, n_threads: int = 2) -> list[np.ndarray | PixelError]:
+    """Copies, since memory is used again."""
+    reader = FieldReader(plate.storage, n_threads=n_threads, allocate=used)
+    requests = [FieldRequest(field, 0, (0, 1, 2), "max") for field in plate.fields]
+    return [
+        found if isinstance(found, PixelError) else found.copy()
+        for found in reader.stream(requests)
+    ]
+
+
+DAMAGES: dict[str, Any] = {
+    "zeros": lambda chunk: bytes(len(chunk)),
+    "cut": lambda chunk: chunk[:-9],
+    "longer": lambda chunk: chunk + b"123",
+    "a byte": lambda chunk: chunk[:1],
+    "too long": lambda chunk: chunk + bytes(100_000),
+    "other size": lambda chunk: Blosc("lz4", 5, 1).encode(planes("dim", (16, 11), 0)),
+}
+
+
+@pytest.mark.parametrize("codec", ["blosc-lz4-shuffle", "zstd"])
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("x", [0, 2, 4])
+def test_a_damaged_chunk_is_named_as_one_by_one(
+    x: int,
+    damage: str,
+    codec: str,
+    plates: ModuleType,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    """And other fields are as they were."""
+    written = plates.write_plate(tmp_path / "p", {"A/1": ["0", "1"]}, codec=codec, **LAYOUT)
+    shard = "A/1/0/0/c/1/0/0"
+    rewritten(tmp_path / "p" / shard, with_chunk((0, 1, x), DAMAGES[damage]))
+    plate = open_plate(tmp_path / "p")
+    usual, other = stream(plate)
+    steps: Steps = request.getfixturevalue("steps")
+    found, pixels = stream(plate)
+    assert isinstance(usual, PixelError)
+    assert isinstance(found, PixelError)
+    assert str(found) == str(usual)
+    assert str(found).startswith(f"chunk {shard} cannot be read")
+    np.testing.assert_array_equal(pixels, written["A/1/1"])
+    np.testing.assert_array_equal(other, written["A/1/1"])
+    assert (5, x) in steps or damage == "too long"
+
+
+@pytest.mark.parametrize("x", [0, 2, 4])
+def test_a_chunk_of_another_kind_in_a_row(
+    x: int, steps: Steps, plates: ModuleType, tmp_path: Path
+) -> None:
+    """It is decoded otherwise, and the others as ever; no other row is tried."""
+    written = plates.write_plate(
+        tmp_path / "p", {"A/1": ["0"]}, codec="blosc-lz4-shuffle", **LAYOUT
+    )
+    pixels = planes("flat", (16, 10), 3)
+    chunk = Blosc("zlib", 5, Blosc.SHUFFLE).encode(pixels)
+    rewritten(tmp_path / "p/A/1/0/0/c/0/0/0", with_chunk((0, 0, x), chunk))
+    written["A/1/0"][0, :16, 10 * x : 10 * x + 10] = pixels
+    for path, read in read_into_used_memory(open_plate(tmp_path / "p"), n_threads=1):
+        np.testing.assert_array_equal(read, written[path])
+    rest = 4 - x
+    assert steps == [(5, x)] + [(rest, rest)] * (rest > 0)
+
+
+@pytest.mark.parametrize("codec", ["blosc-lz4-shuffle", "zstd"])
+@pytest.mark.parametrize("x", [0, 2, 4])
+def test_an_absent_chunk_in_a_row(
+    x: int, codec: str, steps: Steps, plates: ModuleType, tmp_path: Path
+) -> None:
+    written = plates.write_plate(
+        tmp_path / "p", {"A/1": ["0"]}, codec=codec, fill_value=7, **LAYOUT
+    )
+    rewritten(tmp_path / "p/A/1/0/0/c/2/0/0", with_chunk((0, 2, x), None))
+    written["A/1/0"][2, 32:, 10 * x : 10 * x + 10] = 7
+    for path, read in read_into_used_memory(open_plate(tmp_path / "p")):
+        np.testing.assert_array_equal(read, written[path])
+    assert sorted(steps) == [(1, 1)] * (9 + 4) + [(5, 5)] * 8
+
+
+def test_chunks_with_checksums_are_checked(
+    steps: Steps, plates: ModuleType, tmp_path: Path
+) -> None:
+    written = plates.write_plate(
+        tmp_path / "p", {"A/1": ["0"]}, codec="blosc-lz4-shuffle", crc32c=True, **LAYOUT
+    )
+    [(_, read)] = read_into_used_memory(open_plate(tmp_path / "p"))
+    np.testing.assert_array_equal(read, written["A/1/0"])
+    flipped = with_chunk((0, 1, 2), lambda chunk: chunk[:-6] + bytes([chunk[-6] ^ 1]) + chunk[-5:])
+    rewritten(tmp_path / "p/A/1/0/0/c/2/0/0", flipped)
+    [found] = stream(open_plate(tmp_path / "p"))
+    assert isinstance(found, PixelError)
+    assert "its checksum differs" in str(found)
+    assert steps == []
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_many_threads(n_threads: int, steps: Steps, plates: ModuleType, tmp_path: Path) -> None:
+    names = [str(number) for number in range(12)]
+    written = plates.write_plate(
+        tmp_path / "p", {"A/1": names, "A/2": names}, codec="zstd", **LAYOUT
+    )
+    plate = open_plate(tmp_path / "p")
+    for _ in range(3):
+        steps.clear()
+        for field, found in zip(plate.fields, stream(plate, n_threads), strict=True):
+            np.testing.assert_array_equal(found, written[field.array_path.removesuffix("/0")])
+        assert sorted(steps) == [(1, 1)] * 9 * 24 + [(5, 5)] * 9 * 24
+    assert set(said(steps)) == {True}
