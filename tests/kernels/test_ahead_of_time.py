@@ -16,6 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
+from unidino_fast.kernels.add_norm import add_norm_kernel, plan_add_norm
 from unidino_fast.kernels.intensity_range import (
     count_kernel,
     find_kernel,
@@ -34,6 +35,7 @@ CAPABILITIES = [80, 90, 100, 120]
 EDGE = 1080
 TYPES = {
     torch.bfloat16: "bf16",
+    torch.float16: "fp16",
     torch.float32: "fp32",
     torch.int16: "i16",
     torch.uint16: "u16",
@@ -146,6 +148,15 @@ ONES = {
         segment_mean_kernel,
         plan_segment_mean(n_tiles=1),
         {"features_ptr": "*bf16", "keep_ptr": "*u8", "out_ptr": "*fp32"},
+    ),
+    "add_norm": (
+        add_norm_kernel,
+        plan_add_norm(dim=1),
+        {
+            **dict.fromkeys(("stream_ptr", "branch_ptr", "out_ptr"), "*fp16"),
+            **dict.fromkeys(("weight_ptr", "bias_ptr"), "*fp32"),
+            "epsilon": "fp32",
+        },
     ),
 }
 
@@ -260,6 +271,25 @@ class TestCompiled:
             **dict.fromkeys(("channel_stride", "tile_stride", "n_tiles", "dim"), "i32"),
         )
         assert spilled(ptx, capability, tmp_path) == [0, 0]
+
+    @pytest.mark.parametrize("dim", [192, 384, 768, 1024, 1536])
+    @pytest.mark.parametrize("stream", [torch.float32, torch.float16], ids=TYPES.get)
+    def test_add_norm(self, stream, dim, capability, tmp_path):
+        ptx = compiled(
+            add_norm_kernel,
+            plan_add_norm(dim=dim),
+            capability,
+            stream_ptr=f"*{TYPES[stream]}",
+            **dict.fromkeys(("branch_ptr", "out_ptr"), "*bf16"),
+            **dict.fromkeys(("weight_ptr", "bias_ptr"), "*fp32"),
+            n_rows="i32",
+            epsilon="fp32",
+        )
+        assert spilled(ptx, capability, tmp_path) == [0, 0]
+        assert re.search(LOAD_16, ptx)
+        assert re.search(STORE_16, ptx)
+        assert not re.search(NARROW_LOAD, ptx)
+        assert not re.search(NARROW_STORE, ptx)
 
 
 @pytest.mark.parametrize("columns", [384, 1536])
