@@ -173,6 +173,8 @@ def _check_mean(device: torch.device, seed: int, feature: torch.dtype) -> None:
 
 def _check_add_norm(device: torch.device, seed: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(seed)
+    # the interpreter cuts off to bfloat16
+    allowed = torch.finfo(dtype).eps if device.type == "cpu" and dtype == torch.bfloat16 else 0.0
     for n_rows, dim in ((1, 1), (131, 64), (591, 384), (7, 101), (67, 1536)):
         stream = torch.randn(n_rows, dim, generator=generator).to(dtype)
         weight, bias = torch.randn(2, dim, generator=generator)
@@ -184,7 +186,7 @@ def _check_add_norm(device: torch.device, seed: int, dtype: torch.dtype) -> None
             _poison(device)
             found = kernels.add_norm(found_sums, *rest, 1e-6)
             where = f"{_short(kind)} {n_rows} x {dim}"
-            _compare(found_sums, sums, 0.0, f"sums of {where}")
+            _compare(found_sums, sums, allowed, f"sums of {where}")
             # sums over a row, in another order: what counts is the row's largest value
             off = (found.cpu().double() - expected.double()) / expected.double().abs().max()
             _compare(off + 1, torch.ones_like(off), 4 * torch.finfo(kind).eps, where)

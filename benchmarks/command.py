@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from unidino_fast.benchmarks.rows import Row
     from unidino_fast.choices import EngineName, Precision
 
-_BATCHES = {"cpu": (16, 64), "cuda": (64, 256, 1024)}
-_QUICK_BATCHES = {"cpu": (8,), "cuda": (256,)}
+_BATCHES = {"cpu": (16, 64), "cuda": (64, 512, 1024)}
+_QUICK_BATCHES = {"cpu": (8,), "cuda": (512,)}
 _PRECISIONS: dict[str, tuple[Precision, ...]] = {
     "cpu": ("fp32",),
     "cuda": ("bf16", "fp16", "fp8", "fp32"),
 }
 _ENGINES: dict[str, tuple[EngineName, ...]] = {
     "cpu": ("eager", "compile", "onnx"),
-    "cuda": ("eager", "compile", "onnx", "tensorrt"),
+    "cuda": ("fused", "eager", "compile", "onnx", "tensorrt"),
 }
 
 

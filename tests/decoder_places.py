@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import mmap
-from typing import Any
 
 import numpy as np
 
@@ -31,18 +30,11 @@ class Place:
         self.unshuffled = np.zeros(n_words, np.uint64)
         self.zstd = decoders.ZstdDecoder()
 
-    def take(self, stored: bytes, place: Any = decoders.place_blosc) -> bool:
+    def take(self, stored: bytes, *, is_blosc: bool = True) -> bool:
         """Decodes a chunk; what reads a byte behind it crashes."""
-        found: int = place(
-            at_the_end_of_memory(stored),
-            np.array([0, len(stored)]),
-            self.height * self.width,
-            self.width,
-            self.to,
-            self.work,
-        )
-        assert found in (0, 1)
-        return found == 1
+        chunk = is_blosc, self.height * self.width, self.width
+        found: bool = decoders.place(chunk, at_the_end_of_memory(stored), self.to, self.work)
+        return found
 
     @property
     def to(self) -> tuple[np.ndarray, int, int, int, int]:

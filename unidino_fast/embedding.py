@@ -44,6 +44,8 @@ SAMPLE_TILES = 16
 """Tiles that an engine is held against the reference on."""
 BLANK_FIELDS = 8
 """Readable fields in which they are looked for, while those are blank."""
+_BYTES_TOGETHER = 2**28
+"""Of tiles that are cut in one step on a GPU: overlapping ones are many times their planes."""
 
 
 def embed_wells(
@@ -253,8 +255,7 @@ def _begin_field(
             n_dropped = len(noted.keep) - int(noted.keep.sum())
             kept = uploader.upload(noted.keep.nonzero()[:, 0]) if n_dropped else None
     tickets = []
-    # a GPU takes all planes in the time of one; what a core makes of one stays in its caches
-    together = len(pixels) if pixels.is_cuda else 1
+    together = _together(task, options, packer)
     for first in range(0, len(pixels), together):
         part = slice(first, first + together)
         with clock.stage("preprocess"):
@@ -273,6 +274,17 @@ def _begin_field(
             tickets.append(packer.add(patches.flatten(0, 1)))
     quality = noted.quality_of(task, options)
     return _BegunField(task, noted.checksum, quality, n_dropped, tickets)
+
+
+def _together(task: FieldTask, options: EmbedOptions, packer: TilePacker) -> int:
+    """Channels whose tiles are cut in one step.
+
+    A GPU takes all in the time of one; what a core makes of one stays in its caches.
+    """
+    if packer.device.type != "cuda":
+        return 1
+    n_bytes = task.n_tiles * options.tile**2 * packer.dtype.itemsize
+    return max(1, _BYTES_TOGETHER // max(n_bytes, 1))
 
 
 def _embedded_planes(pixels: Tensor, task: FieldTask, options: EmbedOptions) -> Tensor:

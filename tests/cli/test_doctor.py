@@ -32,7 +32,8 @@ def test_this_machine_is_sound(run: Run) -> None:
     lines = told.out.splitlines()
     assert [line[7:].split("  ")[0] for line in lines] == [
         *("software", "packages", "machine", "device", "default weights"),
-        *("engine eager", "engine compile", "engine onnx", "engine tensorrt", "optional parts"),
+        *("engine eager", "engine compile", "engine fused", "engine onnx", "engine tensorrt"),
+        "optional parts",
     ]
     assert all(line.startswith(("ok", "note")) for line in lines)
     found = json.loads(run("doctor", "--json").out)

@@ -138,7 +138,9 @@ def test_cores_do_not_change_a_bit(request: pytest.FixtureRequest, engine: str) 
         ("cpu", "fp32", 10**4, "onnx"),
         ("cpu", "bf16", 10**4, "eager"),
         ("cpu", "bf16", 10**7, "eager"),
-        ("cuda", "bf16", 10**4, "eager"),
+        ("cuda", "bf16", 10**3, "eager"),
+        ("cuda", "bf16", 10**4, "fused"),
+        ("cuda", "fp8", 10**4, "eager"),
         ("cuda", "fp32", 10**7, "compile"),
     ],
 )
@@ -176,7 +178,7 @@ def test_an_unknown_engine_is_named() -> None:
         choose.choose_engine("warp", torch.device("cpu"), "fp32", 1)
 
 
-@pytest.mark.parametrize(("dim", "step"), [(64, 256), (384, 256), (768, 128), (1280, 64)])
+@pytest.mark.parametrize(("dim", "step"), [(64, 512), (384, 512), (768, 256), (1280, 128)])
 def test_steps_shrink_with_the_backbone(dim: int, step: int) -> None:
     assert choose.step_of(torch.device("cuda"), dim) == step
 

@@ -209,7 +209,7 @@ def test_compiles_in_one_piece(tiny_weights: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("engine", ["auto", "eager", "compile", "onnx", "tensorrt"])
+@pytest.mark.parametrize("engine", ["auto", "eager", "compile", "fused", "onnx", "tensorrt"])
 def test_refused_on_the_cpu(tiny_weights: Path, engine: str) -> None:
     with pytest.raises(
         UsageError, match=r"8\.9 or later, and cpu is none: use --precision bf16"

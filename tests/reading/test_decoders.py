@@ -232,8 +232,8 @@ def test_memory_that_ends_before(start: int, fits: bool) -> None:
     place = Place(LARGE, LARGE, 300)
     stored = np.frombuffer(bytearray(edited()), np.uint8)
     memory = np.zeros(200 * 300 + 2, np.uint16)
-    bounds, to = np.array([0, stored.size]), (memory, start, 300, 200, 300)
-    assert decoders.place_blosc(stored, bounds, 200 * 300, 300, to, place.work) == fits
+    to = memory, start, 300, 200, 300
+    assert decoders.place((True, 200 * 300, 300), stored, to, place.work) == fits
 
 
 def frames(pixels: np.ndarray) -> dict[str, bytes]:
@@ -258,7 +258,7 @@ def test_pixels_of_zstd(kind: str, kept: tuple[int, int], beyond: int) -> None:
     for name, stored in frames(pixels).items():
         place = Place((70, 90), kept, kept[1] + beyond)
         is_told = name in ("one", "checked")  # how much it holds
-        assert place.take(stored, decoders.place_zstd) == is_told, name
+        assert place.take(stored, is_blosc=False) == is_told, name
         if is_told:
             np.testing.assert_array_equal(place.pixels, pixels[: kept[0], : kept[1]])
 
@@ -281,7 +281,7 @@ def test_frames_that_are_no_chunk(kept: tuple[int, int]) -> None:
     }
     for name, stored in refused.items():
         place = Place((70, 90), kept, kept[1])
-        assert not place.take(stored, decoders.place_zstd), name
+        assert not place.take(stored, is_blosc=False), name
         assert place.pixels.shape == kept
 
 
@@ -294,7 +294,7 @@ def test_damaged_frames_touch_nothing_else_and_never_differ() -> None:
             for _ in range(1000):
                 broken = damaged(stored, rng)
                 place.memory[...] = UNTOUCHED
-                if place.take(broken, decoders.place_zstd):
+                if place.take(broken, is_blosc=False):
                     n_taken += 1
                     out = np.zeros(2 * shape[0] * shape[1], np.uint8)
                     zstd_into(memoryview(broken), out)

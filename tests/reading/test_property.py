@@ -23,7 +23,6 @@ from unidino_fast.compiled import Compiled
 from unidino_fast.ngff import parse_array
 from unidino_fast.plate_model import Field, Region
 from unidino_fast.reading import FieldReader, FieldRequest, placing
-from unidino_fast.reading.codecs import blosc_into, zstd_into
 from unidino_fast.reading.formats import UnsupportedError, format_of
 from unidino_fast.storage import FolderStorage
 
@@ -227,11 +226,8 @@ def test_pixels_are_those_of_zarr(
     usual = COMPILED[case.zarr_format - 2]
     if is_compiled and case.dtype in usual:  # what compiled code is for, more often than by chance
         case = replace(case, codec=usual[case.dtype])
-    choices = {
-        blosc_into: Compiled(placing._blosc, after=after, lack=""),
-        zstd_into: Compiled(placing._zstd, after=after, lack=""),
-    }
-    with patch.dict(placing._COMPILED, choices), tempfile.TemporaryDirectory() as folder:
+    choice = Compiled(placing._decoders, after=after, lack="")
+    with patch.object(placing, "_COMPILED", choice), tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         pixels = np.asarray(write(case, root)[...])
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))

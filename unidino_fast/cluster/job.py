@@ -21,6 +21,7 @@ from distributed.utils import sync
 
 from unidino_fast.clock import StageClock
 from unidino_fast.cluster.travel import for_travel
+from unidino_fast.cores import take_share
 from unidino_fast.embedding import embed_wells, sample_patches
 from unidino_fast.engines.selfcheck import self_check
 from unidino_fast.errors import ClusterError
@@ -63,6 +64,7 @@ class BackbonePlugin(WorkerPlugin):
     def setup(self, worker: Worker) -> None:
         """Runs on the worker."""
         torch.set_num_threads(worker.state.nthreads)
+        take_share(worker.state.nthreads)
         self.model = self.spec.build()
         self.facts = {
             "device": self.model.device.type,

@@ -247,10 +247,11 @@ class Embedder:
 
     def _check_finite(self, features: NDArray[np.float32]) -> None:
         if not np.isfinite(features).all():
-            is_exact = self.precision == "fp32"
-            remedy = (
-                "look for such values in tiles and weights" if is_exact else "use --precision fp32"
-            )
+            remedy = "use --precision fp32"
+            if self.precision == "fp32":
+                remedy = "look for such values in tiles and weights"
+            elif self._name == "fused" and self.precision == "bf16":  # its sums are float16
+                remedy = "use --engine compile, or --precision fp32"
             raise PixelError(
                 f"the backbone gave NaN or infinite features in {self.precision}: {remedy}"
             )

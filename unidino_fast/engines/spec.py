@@ -84,7 +84,8 @@ def load_backbone(
 
     Args:
         weights: `default`, a file, `FILE#student`, `timm:NAME`, `hf:REPO`, `random[:SEED]`.
-        engine: `auto` (by device and size of the job), `eager`, `compile`, `onnx` or `tensorrt`.
+        engine: `auto` (by device and size of the job), `eager`, `compile`, `fused`, `onnx` or
+            `tensorrt`.
         device: `auto` (the first CUDA device, else the CPU), `cpu`, `cuda` or `cuda:N`.
         precision: `auto` (bf16 on CUDA, fp32 on the CPU), `fp32`, `bf16`, `fp16` or, on
             GPUs from Ada and Hopper on, `fp8`.

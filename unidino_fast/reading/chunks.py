@@ -12,13 +12,14 @@ import numpy as np
 
 from unidino_fast.reading.codecs import checked
 from unidino_fast.reading.faults import chunk_error, refuse_page
+from unidino_fast.reading.files import parts_of_shards, whole_files
 from unidino_fast.reading.placing import is_placed, placing
 from unidino_fast.reading.plan import AXES, chunk
 from unidino_fast.reading.shards import Indices, cut, grabs, is_meant, parse_index, span_of
 from unidino_fast.storage import StorageFault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from unidino_fast.storage import Storage
 
     Pixels = NDArray[Any]
+    Decode = Callable[[memoryview, Any], None]
+    """Takes the stored bytes of a chunk, and what it is decoded to."""
 
 EMPTY = "it is empty: its writing was interrupted"
 _BEYOND = memoryview(bytearray(1))
@@ -116,24 +119,49 @@ class ChunkReader:
         """As `put`, where `is_placed`, to where the pixels belong; False: there is no way yet."""
         width = self.block_shape[-1]
         form = self._form
-        n_pixels = self.n_bytes // form.dtype.itemsize
-
-        def otherwise(found: memoryview, start: int) -> None:
-            out = scratch.bytes("pixels", self.n_bytes)
-            self._unpack(found, out)  # says so where it is damaged
-            windows.fill(start, out.view(form.dtype).reshape(-1, width))
-            self.is_placed = False  # as it is, so are the others
-
-        decompress = form.encoding.decompress
-        placer = placing(decompress, windows, n_pixels, width, scratch, otherwise)
+        placer = placing(form.encoding, windows, width, scratch)
         if placer is None:
             return False
+        put = placer.put
+
+        def decode(found: memoryview, start: int) -> None:
+            if not put(found, start):
+                out = scratch.bytes("pixels", self.n_bytes)
+                self._unpack(found, out)  # says so where it is damaged
+                windows.fill(start, out.view(form.dtype).reshape(-1, width))
+                self.is_placed = False  # as it is, so are the others
+
         own = self._own(first)
-        for number in self._missed(array, own, windows.starts, scratch, placer):
-            start = windows.starts[number]
-            if not self._filled(array, _along(own, number), start, scratch, placer):
+        starts = windows.starts
+        if self._storage.files is None:
+            missed = self._missed(array, own, starts, scratch, decode)
+        else:
+            missed = self._missed_in_files(array, own, len(starts), placer)
+        for number in missed:
+            start = starts[number]
+            if not self._filled(array, _along(own, number), start, scratch, decode):
                 windows.fill(start, form.fill)
         return True
+
+    def _missed_in_files(
+        self, array: str, own: tuple[int, ...], n_chunks: int, placer: Placer
+    ) -> list[int]:
+        """Places the sound ones of some chunks in one step; which of them are not."""
+        files, shard = self._storage.files, self._form.shard
+        try:
+            if shard is None:
+                start = self._key(array, (*own[:-1], ""))
+                numbers = range(own[-1], own[-1] + n_chunks)
+                return placer.fetch(*whole_files(f"{files}{start}", numbers, self._most))
+            rows = []
+            for first, number in shard.rows(own, n_chunks):
+                key = self._key(array, map(floordiv, first, shard.grid))
+                inner = tuple(map(mod, first, shard.grid))
+                row = (*inner[:-1], slice(inner[-1], inner[-1] + number))
+                rows.append((f"{files}{key}", self._table_of(key, shard), row, number))
+            return placer.fetch(*parts_of_shards(rows, self._most))
+        except ValueError:  # of a name that no file has
+            return list(range(n_chunks))
 
     def _missed(
         self,
@@ -141,18 +169,18 @@ class ChunkReader:
         own: tuple[int, ...],
         outs: Sequence[Any],
         scratch: Scratch,
-        placer: Placer | None = None,
+        decode: Decode | None = None,
     ) -> list[int]:
         """Decodes the sound ones of some chunks, each to one of `outs`; which of them are not."""
         shard = self._form.shard
         if shard is not None:
-            return self._missed_in_shards(array, own, shard, outs, scratch, placer)
+            return self._missed_in_shards(array, own, shard, outs, scratch, decode)
         if len(outs) == 1:
             keys = [self._key(array, own)]
         else:
             start = self._key(array, (*own[:-1], ""))
             keys = [f"{start}{number}" for number in range(own[-1], own[-1] + len(outs))]
-        return self._missed_of(keys, outs, scratch, placer)
+        return self._missed_of(keys, outs, scratch, decode)
 
     def _missed_in_shards(
         self,
@@ -161,18 +189,16 @@ class ChunkReader:
         shard: ShardFormat,
         outs: Sequence[Any],
         scratch: Scratch,
-        placer: Placer | None,
+        decode: Decode | None,
     ) -> list[int]:
         """As `_missed`, for chunks of shards."""
         missed: list[int] = []
         start = 0
-        while start < len(outs):  # a shard at a time
-            first = (*own[:-1], own[-1] + start)
-            stop = start + shard.grid[-1] - first[-1] % shard.grid[-1]
-            part = outs[start:stop]
-            if not self._grab_inner(array, first, shard, part, scratch, placer):
-                missed += range(start, start + len(part))
-            start = stop
+        for first, number in shard.rows(own, len(outs)):
+            part = outs[start : start + number]
+            if not self._grab_inner(array, first, shard, part, scratch, decode):
+                missed += range(start, start + number)
+            start += number
         return missed
 
     def _key(self, array: str, stored: Iterable[int | str]) -> str:
@@ -185,15 +211,15 @@ class ChunkReader:
         own: tuple[int, ...],
         out: Any,
         scratch: Scratch,
-        placer: Placer | None = None,
+        decode: Decode | None = None,
     ) -> bool:
         """Decodes a chunk to `out`, or says what is wrong; False where it is absent."""
         shard = self._form.shard
         key = self._key(array, own if shard is None else map(floordiv, own, shard.grid))
         try:
             if shard is not None:
-                return self._decode_inner(key, own, shard, out, scratch, placer)
-            return self._decode(key, None, None, out, scratch, placer)
+                return self._decode_inner(key, own, shard, out, scratch, decode)
+            return self._decode(key, None, None, out, scratch, decode)
         except MemoryError:
             raise
         except Exception as error:  # codecs raise whatever they like
@@ -204,7 +230,7 @@ class ChunkReader:
         keys: Sequence[str],
         outs: Sequence[Any],
         scratch: Scratch,
-        placer: Placer | None,
+        decode: Decode | None,
     ) -> list[int]:
         """Fills each of `outs` from an object that is a chunk, in the fewest steps, if it is sound.
 
@@ -215,23 +241,20 @@ class ChunkReader:
             what other threads wait for: it calls no more than it must.
         """
         grab, most = self._storage.grab, self._most
-        decode = self._decode_all or self._unpack
+        decode = decode or self._decode_all or self._unpack
         missed = []
         if self._is_raw:
             for number, (key, out) in enumerate(zip(keys, outs, strict=True)):
                 if grab(key, ((0, (out.data, _BEYOND)),)) != out.size:
                     missed.append(number)
             return missed
-        stored, buffer = scratch.bytes("stored", most + 1), scratch.view("stored", most + 1)
+        buffer = scratch.view("stored", most + 1)
         all_of_it = ((0, (buffer,)),)
         for number, (key, out) in enumerate(zip(keys, outs, strict=True)):
             n_bytes = grab(key, all_of_it) or 0
             try:
                 if 0 < n_bytes <= most:
-                    if placer:
-                        placer.put(stored, n_bytes, out)
-                    else:
-                        decode(buffer[:n_bytes], out)
+                    decode(buffer[:n_bytes], out)
                     continue
             except MemoryError:
                 raise
@@ -247,46 +270,35 @@ class ChunkReader:
         shard: ShardFormat,
         outs: Sequence[Any],
         scratch: Scratch,
-        placer: Placer | None,
+        decode: Decode | None,
     ) -> bool:
         """Fills all of `outs` from chunks of one row of a shard, likewise, if all are sound."""
         key = self._key(array, map(floordiv, own, shard.grid))
         inner = tuple(map(mod, own, shard.grid))
-        try:
-            table = self._table(key, shard)
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise chunk_error(key, error) from error
+        table = self._table_of(key, shard)
         if table is None:
             return False
         row = table[(*inner[:-1], slice(inner[-1], inner[-1] + len(outs)))].tolist()
+        n_bytes = sum(length for _, length in row)
         if not all(is_meant(offset, length, self._most) for offset, length in row):
             return False
-        lengths = [length for _, length in row]
-        n_bytes = sum(lengths)
         if self._is_raw:
-            if any(length != out.size for length, out in zip(lengths, outs, strict=True)):
+            if any(length != out.size for (_, length), out in zip(row, outs, strict=True)):
                 return False
             views = [out.data for out in outs]
         else:
-            stored = scratch.bytes("stored", n_bytes)
-            views = cut(stored.data, lengths)
+            views = cut(scratch.bytes("stored", n_bytes).data, [length for _, length in row])
         if self._storage.grab(key, grabs([offset for offset, _ in row], views)) != n_bytes:
             return False
-        if self._is_raw:
-            return True
-        try:
-            if placer:
-                placer.put_row(stored, lengths, outs)
-            else:
-                decode = self._decode_all or self._unpack
+        if not self._is_raw:
+            decode = decode or self._decode_all or self._unpack
+            try:
                 for view, out in zip(views, outs, strict=True):
                     decode(view, out)
-        except MemoryError:
-            raise
-        except Exception:
-            return False  # fetched once more, the chunk says why
+            except MemoryError:
+                raise
+            except Exception:
+                return False  # fetched once more, the chunk says why
         return True
 
     def _decode_inner(
@@ -296,7 +308,7 @@ class ChunkReader:
         shard: ShardFormat,
         out: Any,
         scratch: Scratch,
-        placer: Placer | None,
+        decode: Decode | None,
     ) -> bool:
         """As `_decode`, of a chunk in a shard."""
         table = self._table(key, shard)
@@ -304,7 +316,7 @@ class ChunkReader:
             return False
         inner = tuple(map(mod, own, shard.grid))
         span = span_of(table, inner, self._most)
-        return span is not None and self._decode(key, *span, out, scratch, placer)
+        return span is not None and self._decode(key, *span, out, scratch, decode)
 
     def _decode(
         self,
@@ -313,7 +325,7 @@ class ChunkReader:
         stop: int | None,
         out: Any,
         scratch: Scratch,
-        placer: Placer | None,
+        decode: Decode | None,
     ) -> bool:
         """Decodes a chunk to `out`; False where the chunk is absent."""
 
@@ -334,11 +346,7 @@ class ChunkReader:
         if start is not None and stop is not None and len(found) != stop - start:
             raise ValueError(f"it ends before byte {stop}: it is truncated")
         try:
-            if placer:
-                held = bytearray(found) if found.readonly else found
-                placer.put(np.frombuffer(held, np.uint8), len(found), out)
-            else:
-                self._unpack(found, out)
+            (decode or self._unpack)(found, out)
         except Exception:  # codecs raise whatever they like
             refuse_page(found, is_remote=self._storage.is_remote)
             raise
@@ -355,6 +363,15 @@ class ChunkReader:
             raise ValueError(f"it holds {len(found)} bytes of pixels, not {out.size}")
         elif found.obj is not out.data.obj:
             out[:] = np.frombuffer(found, np.uint8)
+
+    def _table_of(self, key: str, shard: ShardFormat) -> Index | None:
+        """As `_table`, whose fault is that of the chunk."""
+        try:
+            return self._table(key, shard)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise chunk_error(key, error) from error
 
     def _table(self, key: str, shard: ShardFormat) -> Index | None:
         """The index of a shard, fetched where it is not at hand."""

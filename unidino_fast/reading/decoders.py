@@ -1,8 +1,9 @@
 """Chunks of pixels of two bytes, decoded to where they belong: compiled by numba.
 
 Elsewhere a chunk is decoded into a buffer, from which its rows are then copied into a field. Here
-the last step of decoding, which in blosc is that of undoing the shuffle, writes the rows. For small
-chunks it matters as much that one call does it all, without the interpreter.
+the last step of decoding, which in blosc is that of undoing the shuffle, writes the rows. And one
+call reads and decodes all chunks of a row: threads that want the interpreter between any two steps
+wait for each other.
 
 Chunks are untrusted, and compiled code checks no index by itself: each offset and size that a chunk
 declares is looked at here before it is used. (Blosc's: README_CHUNK_FORMAT of c-blosc, version 2.)
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,14 +26,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Bytes = NDArray[np.uint8]
-    Bounds = NDArray[np.int64]
+    Parts = NDArray[np.int64]
+    Chunk = tuple[bool, int, int]
     To = tuple[NDArray[np.uint16], int, int, int, int]
     Work = tuple[Bytes, NDArray[np.uint64], int]
 
 _PIXEL_BYTES, _HEADER_BYTES = 2, 16
-_VERSION = 2
-_CODEC_VERSION = 1
-"""Of how lz4 and zstd are written."""
+_VERSION, _CODEC_VERSION = 2, 1
+"""Of a chunk's header, and of how lz4 and zstd are written."""
 _BYTES_SHUFFLED, _COPIED, _BITS_SHUFFLED = 1, 2, 4
 """Flags. What is copied is not shuffled, whatever they say."""
 _SHUFFLED = 5
@@ -64,6 +66,12 @@ _lz4 = _linked(
 )
 _zstd = _linked(_zstd_library.ZSTD_decompressDCtx, types.uintp, *[types.intp] * 5)
 _zstd_size = _linked(_zstd_library.ZSTD_getFrameContentSize, types.uint64, *[types.intp] * 2)
+_files = ctypes.CDLL(None)
+_open = _linked(_files.open, types.intc, types.intp, types.intc)
+_pread = _linked(_files.pread, types.intp, types.intc, types.intp, types.intp, types.int64)
+_close = _linked(_files.close, types.intc, types.intc)
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+"""As `FolderStorage` opens files."""
 _new_zstd, _free_zstd = _zstd_library.ZSTD_createDCtx, _zstd_library.ZSTD_freeDCtx
 _new_zstd.restype, _free_zstd.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 
@@ -87,15 +95,7 @@ class ZstdDecoder:
 
 
 class Window(NamedTuple):
-    """Where pixels of a chunk go: so many rows and columns of memory.
-
-    Attributes:
-        memory: of a field, or more.
-        start: the first pixel's place there.
-        pitch: from row to row there, in pixels.
-        rows: that are wanted.
-        columns: that are wanted.
-    """
+    """Where pixels of a chunk go: the first in `start`, and each row `pitch` behind the last."""
 
     memory: NDArray[np.uint16]
     start: int
@@ -105,57 +105,65 @@ class Window(NamedTuple):
 
 
 @compiled
-def place_blosc(
-    stored: Bytes, bounds: Bounds, n_pixels: int, width: int, to: To, work: Work
-) -> int:
-    """Decodes chunks that lie side by side, and writes the first rows and columns of each.
+def place(chunk: Chunk, stored: Bytes, to: To, work: Work) -> Any:
+    """Decodes a chunk, and writes its first rows and columns where they belong.
 
     Args:
-        stored: the chunks, one behind another.
-        bounds: where each begins, and the last ends.
-        n_pixels: that each must hold, of rows `width` wide.
-        width: of a chunk, and from the place of each to that of the next.
-        to: the `Window` of the first as a plain tuple: to recognise any other takes numba 1 us.
+        chunk: whether it is one of blosc, else a frame of zstd that declares its size; the pixels
+            that it must hold; and their number in a row.
+        stored: all its bytes.
+        to: a `Window` as a plain tuple: to recognise any other takes numba 1 us.
         work: at least a byte for each byte of a chunk, for use here; likewise words; and the
             address of this thread's decoder of zstd.
 
     Returns:
-        How many chunks there are before the first that is not sound, or not of the kind that is
-        decoded here: elements of two bytes, either shuffle or none, lz4 or zstd. Where its pixels
-        belong there may be anything.
+        Whether the chunk is sound, and of a kind that is known here: elements of two bytes, either
+        shuffle or none, lz4 or zstd. Else there may be anything where its pixels belong.
     """
-    for number in range(bounds.size - 1):
-        chunk, window = _part(stored, bounds, number), _window(to, number, width)
-        if not _fits(n_pixels, width, window):
-            return number
-        if not _place_blosc(chunk, n_pixels, width, window, work):
-            return number
-    return bounds.size - 1
-
-
-@compiled
-def place_zstd(stored: Bytes, bounds: Bounds, n_pixels: int, width: int, to: To, work: Work) -> int:
-    """As `place_blosc`, of chunks that are frames of zstd which declare their size."""
-    for number in range(bounds.size - 1):
-        chunk, window = _part(stored, bounds, number), _window(to, number, width)
-        if not _fits(n_pixels, width, window):
-            return number
-        if not _place_zstd(chunk, n_pixels, width, window, work):
-            return number
-    return bounds.size - 1
-
-
-@compiled
-def _part(stored: Bytes, bounds: Bounds, number: int) -> Any:
-    """One of the chunks; nothing where it ends before it begins, or behind what is stored."""
-    begin, end = bounds[number], bounds[number + 1]
-    return stored[begin:end] if 0 <= begin <= end <= stored.size else stored[:0]
-
-
-@compiled
-def _window(to: To, number: int, width: int) -> Any:
+    is_blosc, n_pixels, width = chunk
     memory, start, pitch, rows, columns = to
-    return Window(memory, start + number * width, pitch, rows, columns)
+    window = Window(memory, start, pitch, rows, columns)
+    if not _fits(n_pixels, width, window):
+        return False
+    if is_blosc:
+        return _place_blosc(stored, n_pixels, width, window, work)
+    return _place_zstd(stored, n_pixels, width, window, work)
+
+
+@compiled
+def fetch(chunk: Chunk, paths: Bytes, parts: Parts, stored: Bytes, to: To, work: Work) -> int:
+    """Reads chunks that lie side by side from files, and places each as `place` does.
+
+    Args:
+        chunk: each of them.
+        paths: of files, each closed by a zero.
+        parts: (N, 3): where the path of a chunk begins, where the chunk begins in that file, and
+            how long it is: if negative, as long as the file, which is to be shorter than that.
+        stored: for use here.
+        to: the window of the first; the others follow at the width of a chunk.
+        work: as for `place`.
+
+    Returns:
+        How many there are before the first that cannot be read, or that `place` does not take.
+    """
+    memory, start, pitch, rows, columns = to
+    file, of, n_sound = -1, -1, 0
+    for path, offset, length in parts:
+        if path != of:
+            if file >= 0:
+                _close(file)
+            file, of = _open(paths.ctypes.data + path, _FLAGS), path
+        if file < 0 or abs(length) > stored.size:
+            break
+        n = _pread(file, stored.ctypes.data, abs(length), offset)
+        if n < 1 or (n == -length if length < 0 else n != length):
+            break
+        if not place(chunk, stored[:n], (memory, start, pitch, rows, columns), work):
+            break
+        n_sound, start = n_sound + 1, start + chunk[2]
+    if file >= 0:
+        _close(file)
+    return n_sound
 
 
 @compiled

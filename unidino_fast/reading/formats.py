@@ -15,6 +15,8 @@ import numpy as np
 from unidino_fast.reading.codecs import CRC_BYTES, decompressor, most_stored
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from unidino_fast.ngff import ArrayFacts
@@ -70,6 +72,14 @@ class ShardFormat:
     def n_bytes(self) -> int:
         """Of the index."""
         return 16 * math.prod(self.grid) + CRC_BYTES * self.has_crc
+
+    def rows(self, first: tuple[int, ...], n_chunks: int) -> Iterator[tuple[tuple[int, ...], int]]:
+        """Chunks side by side along the last axis, shard by shard: the first of each, how many."""
+        end = first[-1] + n_chunks
+        while first[-1] < end:
+            number = min(self.grid[-1] - first[-1] % self.grid[-1], end - first[-1])
+            yield first, number
+            first = (*first[:-1], first[-1] + number)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,16 +16,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from unidino_fast.reading.buffers import Scratch
-    from unidino_fast.reading.codecs import Bytes, Decompress
-    from unidino_fast.reading.formats import ArrayFormat
+    from unidino_fast.reading.formats import ArrayFormat, Encoding
 
     Pixels = NDArray[Any]
-    Place = Callable[..., int]
-    """One of `decoders`."""
-    Decode = Callable[[memoryview, Any], None]
-    """Takes the stored bytes of a chunk, and what it is decoded to."""
+    Put = Callable[[memoryview, int], bool]
 
-_WORD_BYTES = 8
+_PIXEL_BYTES, _WORD_BYTES = 2, 8
 _BYTES_WITHOUT = 32 << 20
 """Of pixels, before compiled code is taken: as `qc.passes.PIXELS_BY_NUMPY`."""
 
@@ -59,113 +54,99 @@ class Windows(NamedTuple):
 def is_placed(form: ArrayFormat) -> bool:
     """Whether chunks whose bytes are planes as they are wanted may be decoded into place."""
     encoding = form.encoding
-    return encoding.decompress in _COMPILED and not encoding.has_crc and form.dtype.itemsize == 2
+    is_known = encoding.decompress in (blosc_into, zstd_into) and not encoding.has_crc
+    return is_known and form.dtype.itemsize == _PIXEL_BYTES
 
 
 class Placer(NamedTuple):
-    """Decodes chunks that lie side by side, and puts their pixels where they go.
+    """Puts the pixels of chunks that lie side by side where they go.
 
     Attributes:
-        put: decodes a chunk; takes memory that begins with its stored bytes and can be written
-            (to numba, other memory is of another type), their number, and where its first pixel
-            goes.
-        put_row: decodes chunks that are stored one behind another; takes their bytes, the length
-            of each, and where the first pixel of each goes. It is one step, where all are sound:
-            between two a thread may have to wait for the interpreter.
+        put: takes the stored bytes of a chunk and where its first pixel goes; gives False where it
+            is damaged, or of a kind that is not known.
+        fetch: reads chunks from files, and does the same; see `decoders.fetch` for what it takes,
+            of which paths are bytes here. Gives which of them it did not take.
     """
 
-    put: Callable[[Bytes, int, int], None]
-    put_row: Callable[[Bytes, Sequence[int], Sequence[int]], None]
+    put: Callable[[memoryview, int], bool]
+    fetch: Callable[[bytes, Pixels], list[int]]
 
 
-def placing(
-    decompress: Decompress | None,
-    windows: Windows,
-    n_pixels: int,
-    width: int,
-    scratch: Scratch,
-    otherwise: Decode,
-) -> Placer | None:
-    """What decodes chunks, and puts their pixels where they go.
+def placing(encoding: Encoding, windows: Windows, width: int, scratch: Scratch) -> Placer | None:
+    """What decodes chunks, and puts their pixels where they go; None: there is nothing yet.
 
     Args:
-        decompress: what decodes them otherwise.
+        encoding: of the chunks.
         windows: where.
-        n_pixels: of each chunk.
         width: of each chunk.
         scratch: of this thread.
-        otherwise: takes a chunk that is damaged, or of a kind that compiled code does not know,
-            and where its first pixel goes: it raises, or does the same.
-
-    Returns:
-        None: there is nothing yet that does it.
     """
-    place = _COMPILED[decompress].for_more(2 * n_pixels * len(windows.starts))
-    if place is None:
+    n_pixels = encoding.n_bytes // _PIXEL_BYTES
+    compiled = _COMPILED.for_more(encoding.n_bytes * len(windows.starts))
+    if compiled is None:
         return None
+    chunk = encoding.decompress is blosc_into, n_pixels, width
     memory = windows.memory.view(np.uint16)
-    _, _, pitch, rows, columns = windows
-    n_words = -(-2 * n_pixels // _WORD_BYTES)
+    _, starts, pitch, rows, columns = windows
+    n_words = -(-encoding.n_bytes // _WORD_BYTES)
     unshuffled = scratch.bytes("unshuffled", n_words * _WORD_BYTES).view(np.uint64)
-    work = scratch.bytes("staged", 2 * n_pixels), unshuffled, _zstd_of_thread()
+    work = scratch.bytes("staged", encoding.n_bytes), unshuffled, _zstd_of_thread()
 
-    whole = np.zeros(2, np.int64)
+    def put(stored: memoryview, start: int) -> bool:
+        # to numba, bytes that cannot be written are of another type
+        found = np.frombuffer(bytearray(stored) if stored.readonly else stored, np.uint8)
+        return compiled.place(chunk, found, (memory, start, pitch, rows, columns), work)
 
-    def put(stored: Bytes, n_bytes: int, start: int) -> None:
-        whole[1] = n_bytes
-        if not place(stored, whole, n_pixels, width, (memory, start, pitch, rows, columns), work):
-            otherwise(stored[:n_bytes].data, start)
-
-    def put_row(stored: Bytes, lengths: Sequence[int], starts: Sequence[int]) -> None:
-        bounds = np.array((0, *accumulate(lengths)), np.int64)
+    def fetch(paths: bytes, parts: Pixels) -> list[int]:
+        names = np.frombuffer(paths, np.uint8)
+        stored = scratch.bytes("stored", encoding.most + 1)
+        missed = []
         done = 0
-        while done < len(starts):
+        while done < len(parts):
             to = memory, starts[done], pitch, rows, columns
-            done += place(stored, bounds[done:], n_pixels, width, to, work)
-            if done < len(starts):
-                otherwise(stored[bounds[done] : bounds[done + 1]].data, starts[done])
+            done += compiled.fetch(chunk, names, parts[done:], stored, to, work)
+            if done < len(parts):
+                missed.append(done)
                 done += 1
+        return missed
 
-    return Placer(put, put_row)
+    return Placer(put, fetch)
 
 
-def _tried(place: Place, *encoded: tuple[str, Callable[[Pixels], bytes]]) -> Place:
+class _Decoders(NamedTuple):
+    """Of the module `decoders`, where they do what they should."""
+
+    place: Callable[..., bool]
+    fetch: Callable[..., int]
+
+
+def _decoders() -> _Decoders:
     """Compiled code, once it has decoded what others encoded."""
+    from numcodecs import Blosc, Zstd
+
+    from unidino_fast.reading.decoders import fetch, place
+
     pixels = np.arange(_TRIED, dtype=np.uint16)
-    staged, words = np.zeros(2 * _TRIED, np.uint8), np.zeros(_TRIED // 4, np.uint64)
-    for codec, encode in encoded:
-        stored = np.frombuffer(bytearray(encode(pixels)), np.uint8)
+    work = np.zeros(2 * _TRIED, np.uint8), np.zeros(_TRIED // 4, np.uint64), _zstd_of_thread()
+    encoders = Blosc("lz4", 5, Blosc.SHUFFLE), Blosc("zstd", 5, Blosc.BITSHUFFLE), Zstd(1)
+    for encoder in encoders:
+        stored = np.frombuffer(bytearray(encoder.encode(pixels)), np.uint8)
         found = np.zeros_like(pixels)
-        bounds, to = np.array([0, stored.size]), (found, 0, _TRIED, 1, _TRIED)
-        work = staged, words, _zstd_of_thread()
-        n_sound = place(stored, bounds, _TRIED, _TRIED, to, work)
-        if n_sound != 1 or not np.array_equal(found, pixels):
-            raise RuntimeError(f"{codec} as compiled does not decode a chunk")
-    return place
+        chunk = not isinstance(encoder, Zstd), _TRIED, _TRIED
+        is_sound = place(chunk, stored, (found, 0, _TRIED, 1, _TRIED), work)
+        if not is_sound or not np.array_equal(found, pixels):
+            raise RuntimeError(f"{encoder} as compiled does not decode a chunk")
+    # of nothing: for it to be compiled
+    nothing = np.frombuffer(b"\0", np.uint8), np.zeros((0, 3), np.int64), stored
+    fetch(chunk, *nothing, (found, 0, _TRIED, 1, _TRIED), work)
+    return _Decoders(place, fetch)
 
 
-def _blosc() -> Place:
-    from numcodecs import Blosc
-
-    from unidino_fast.reading.decoders import place_blosc
-
-    lz4, zstd = Blosc("lz4", 5, Blosc.SHUFFLE), Blosc("zstd", 5, Blosc.BITSHUFFLE)
-    return _tried(place_blosc, ("lz4", lz4.encode), ("zstd", zstd.encode))
-
-
-def _zstd() -> Place:
-    from numcodecs import Zstd
-
-    from unidino_fast.reading.decoders import place_zstd
-
-    return _tried(place_zstd, ("zstd", Zstd(1).encode))
-
-
-_LACK = "chunks of {} are decoded and then put into place, which is slower"
-_COMPILED: dict[Decompress | None, Compiled[Place]] = {
-    blosc_into: Compiled(_blosc, after=_BYTES_WITHOUT, lack=_LACK.format("blosc")),
-    zstd_into: Compiled(_zstd, after=_BYTES_WITHOUT, lack=_LACK.format("zstd")),
-}
+_COMPILED = Compiled(
+    _decoders,
+    after=_BYTES_WITHOUT,
+    lack="chunks of blosc and zstd are decoded and then put into place, which is slower",
+)
 _TRIED = 4096
 """Pixels that compiled code is tried with."""
 _OF_THREAD = threading.local()

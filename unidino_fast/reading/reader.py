@@ -8,7 +8,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from unidino_fast.cores import usable_cores
+from unidino_fast.cores import reading_cores
 from unidino_fast.errors import PixelError
 from unidino_fast.reading.buffers import FieldBuffers, Scratch
 from unidino_fast.reading.fallback import read_into
@@ -55,7 +55,7 @@ class FieldReader:
     Args:
         storage: where the plate lies.
         n_threads: that fetch and decode, whoever waits for a field among them but where each read
-            is a trip; as many as there are cores (32 at most), 32 for trips, by default.
+            is a trip; as many as this process has cores (32 at most), 32 for trips, by default.
         max_in_flight: bytes of pixels and chunks that are read ahead; 256 MiB, or an eighth of the
             memory where that is less, by default.
         allocate: makes the memory of the arrays, of so many bytes; ordinary memory by default.
@@ -71,7 +71,7 @@ class FieldReader:
     ) -> None:
         self._storage = storage
         self._n_threads = n_threads or (
-            _REMOTE_THREADS if storage.is_remote else min(usable_cores(), _LOCAL_THREADS)
+            _REMOTE_THREADS if storage.is_remote else min(reading_cores(), _LOCAL_THREADS)
         )
         self._most = max_in_flight or min(_MOST_IN_FLIGHT, memory_bytes() // 8)
         self._indices = Indices()

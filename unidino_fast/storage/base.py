@@ -82,6 +82,8 @@ class Storage(Protocol):
     """As the user wrote it; for messages."""
     is_remote: bool
     """Whether each read costs a trip."""
+    files: str | None
+    """What makes a key the path of a file, if it stands before it; None: keys are no files."""
 
     def read(self, key: str, start: int | None = None, stop: int | None = None) -> ReadResult:
         """One document, or the span `[start:stop]` of its bytes as of a sequence.

@@ -39,7 +39,7 @@ class FolderStorage:
     def __init__(self, root: Path, *, location: str) -> None:
         self.root = root
         self.location = location
-        self._prefix = f"{root}/"  # for keys by the thousand
+        self.files: str | None = f"{root}/"
 
     def read(self, key: str, start: int | None = None, stop: int | None = None) -> ReadResult:
         """See `Storage`."""
@@ -50,7 +50,7 @@ class FolderStorage:
     ) -> FetchResult:
         """See `Storage`."""
         try:
-            file = os.open(self._prefix + key, _FLAGS)
+            file = os.open(f"{self.files}{key}", _FLAGS)
         except (FileNotFoundError, NotADirectoryError):
             return StorageFault(BROKEN_LINK) if has_broken_link(self.root, key) else None
         except (OSError, ValueError) as error:
@@ -80,7 +80,7 @@ class FolderStorage:
     def grab(self, key: str, grabs: Sequence[Grab]) -> int | None:
         """See `Storage`."""
         try:
-            file = os.open(self._prefix + key, _FLAGS)
+            file = os.open(f"{self.files}{key}", _FLAGS)
         except (OSError, ValueError):
             return None
         try:
@@ -144,6 +144,8 @@ class ZipStorage:
         location: as the user wrote it.
         is_remote: the file lies behind a URL.
     """
+
+    files: str | None = None
 
     def __init__(self, file: IO[bytes], *, location: str, is_remote: bool = False) -> None:
         self.location = location

@@ -68,6 +68,7 @@ class RemoteStorage:
     """
 
     is_remote = True
+    files: str | None = None
 
     def __init__(self, file_system: Any, root: str, *, location: str) -> None:
         self.location = location

@@ -1,0 +1,73 @@
+"""Where chunks stand in files, as `decoders.fetch` takes it.
+
+Letters: N chunks side by side.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from unidino_fast.reading.shards import is_meant
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from unidino_fast.reading.shards import Index
+
+
+class FileParts(NamedTuple):
+    """Paths, each closed by a zero, and the part (N, 3) of a file that each chunk is."""
+
+    paths: bytes
+    parts: NDArray[np.int64]
+
+
+def whole_files(start: str, numbers: range, most: int) -> FileParts:
+    """Chunks that are files of at most so many bytes; their paths are alike but for a number.
+
+    Raises:
+        ValueError: no file has such a name.
+    """
+    name = _path(start)
+    paths = [b"%b%d\0" % (name, number) for number in numbers]
+    parts = np.zeros((len(paths), 3), np.int64)
+    parts[:, 0] = list(accumulate(map(len, paths[:-1]), initial=0))
+    parts[:, 2] = -(most + 1)
+    return FileParts(b"".join(paths), parts)
+
+
+def parts_of_shards(
+    shards: list[tuple[str, Index | None, tuple[int | slice, ...], int]], most: int
+) -> FileParts:
+    """Chunks of at most so many bytes in shards; an absent one has none.
+
+    Args:
+        shards: for each its path, its index or None, the row of chunks, and their number.
+        most: bytes.
+
+    Raises:
+        ValueError: no file has such a name.
+    """
+    paths = b""
+    found: list[tuple[int, int, int]] = []
+    for path, index, row, n_chunks in shards:
+        begin = len(paths)
+        paths += _path(path) + b"\0"
+        if index is None:
+            found += [(begin, 0, 0)] * n_chunks
+            continue
+        for offset, length in index[row].tolist():
+            is_there = is_meant(offset, length, most)
+            found.append((begin, offset, length) if is_there else (begin, 0, 0))
+    return FileParts(paths, np.array(found, np.int64))
+
+
+def _path(path: str) -> bytes:
+    name = os.fsencode(path)
+    if b"\0" in name:
+        raise ValueError("a zero ends the name of a file")
+    return name
