@@ -216,8 +216,8 @@ def check_available(device: torch.device, precision: Precision) -> None:
     """Raises UsageError where the engine does not run."""
     if device.type != "cuda" or precision not in PRECISIONS:
         raise UsageError(
-            f"engine fused computes in bf16 and fp16 on CUDA, not in {precision} on {device.type}: use"
-            " --engine auto"
+            f"engine fused computes in bf16 and fp16 on CUDA, not in {precision} on {device.type}:"
+            " use --engine auto"
         )
 
 
