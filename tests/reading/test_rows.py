@@ -16,7 +16,7 @@ from placed_pixels import read_into_used_memory, said, used
 from unidino_fast.errors import PixelError
 from unidino_fast.plate import open_plate
 from unidino_fast.reading import FieldReader, FieldRequest, decoders
-from unidino_fast.reading.files import parts_of_shards, whole_files
+from unidino_fast.reading.files import ShardRow, parts_of_shards, whole_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -194,7 +194,7 @@ def test_names_that_no_file_has(steps: Steps, plates: ModuleType, tmp_path: Path
     with pytest.raises(ValueError, match="a zero ends"):
         whole_files("a\0b/", range(2), 9)
     with pytest.raises(ValueError, match="surrogates"):
-        parts_of_shards([("\ud800", None, (), 1)], 9)
+        parts_of_shards([ShardRow("\ud800", None, (), 1)], 9)
     written = plates.write_plate(tmp_path / "p")
     storage = open_plate(tmp_path / "p").storage
     plates.check_pixels(open_plate(tmp_path / "p"), written)

@@ -12,14 +12,14 @@ import numpy as np
 
 from unidino_fast.reading.codecs import checked
 from unidino_fast.reading.faults import chunk_error, refuse_page
-from unidino_fast.reading.files import parts_of_shards, whole_files
+from unidino_fast.reading.files import ShardRow, parts_of_shards, whole_files
 from unidino_fast.reading.placing import is_placed, placing
 from unidino_fast.reading.plan import AXES, chunk
 from unidino_fast.reading.shards import Indices, cut, grabs, is_meant, parse_index, span_of
 from unidino_fast.storage import StorageFault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -122,23 +122,21 @@ class ChunkReader:
         placer = placing(form.encoding, windows, width, scratch)
         if placer is None:
             return False
-        put = placer.put
 
         def decode(found: memoryview, start: int) -> None:
-            if not put(found, start):
+            if not placer.put(found, start):
                 out = scratch.bytes("pixels", self.n_bytes)
                 self._unpack(found, out)  # says so where it is damaged
                 windows.fill(start, out.view(form.dtype).reshape(-1, width))
                 self.is_placed = False  # as it is, so are the others
 
         own = self._own(first)
-        starts = windows.starts
         if self._storage.files is None:
-            missed = self._missed(array, own, starts, scratch, decode)
+            missed = self._missed(array, own, windows.starts, scratch, decode)
         else:
-            missed = self._missed_in_files(array, own, len(starts), placer)
+            missed = self._missed_in_files(array, own, len(windows.starts), placer)
         for number in missed:
-            start = starts[number]
+            start = windows.starts[number]
             if not self._filled(array, _along(own, number), start, scratch, decode):
                 windows.fill(start, form.fill)
         return True
@@ -147,21 +145,26 @@ class ChunkReader:
         self, array: str, own: tuple[int, ...], n_chunks: int, placer: Placer
     ) -> list[int]:
         """Places the sound ones of some chunks in one step; which of them are not."""
-        files, shard = self._storage.files, self._form.shard
+        shard = self._form.shard
         try:
             if shard is None:
-                start = self._key(array, (*own[:-1], ""))
-                numbers = range(own[-1], own[-1] + n_chunks)
-                return placer.fetch(*whole_files(f"{files}{start}", numbers, self._most))
-            rows = []
-            for first, number in shard.rows(own, n_chunks):
-                key = self._key(array, map(floordiv, first, shard.grid))
-                inner = tuple(map(mod, first, shard.grid))
-                row = (*inner[:-1], slice(inner[-1], inner[-1] + number))
-                rows.append((f"{files}{key}", self._table_of(key, shard), row, number))
-            return placer.fetch(*parts_of_shards(rows, self._most))
-        except ValueError:  # of a name that no file has
+                start = f"{self._storage.files}{self._key(array, (*own[:-1], ''))}"
+                parts = whole_files(start, range(own[-1], own[-1] + n_chunks), self._most)
+            else:
+                parts = parts_of_shards(self._rows(array, own, n_chunks, shard), self._most)
+        except ValueError:  # no file has such a name
             return list(range(n_chunks))
+        return placer.fetch(*parts)
+
+    def _rows(
+        self, array: str, own: tuple[int, ...], n_chunks: int, shard: ShardFormat
+    ) -> Iterator[ShardRow]:
+        """Chunks side by side, shard by shard."""
+        for first, number in shard.rows(own, n_chunks):
+            key = self._key(array, map(floordiv, first, shard.grid))
+            inner = tuple(map(mod, first, shard.grid))
+            row = (*inner[:-1], slice(inner[-1], inner[-1] + number))
+            yield ShardRow(f"{self._storage.files}{key}", self._table_of(key, shard), row, number)
 
     def _missed(
         self,
@@ -175,11 +178,8 @@ class ChunkReader:
         shard = self._form.shard
         if shard is not None:
             return self._missed_in_shards(array, own, shard, outs, scratch, decode)
-        if len(outs) == 1:
-            keys = [self._key(array, own)]
-        else:
-            start = self._key(array, (*own[:-1], ""))
-            keys = [f"{start}{number}" for number in range(own[-1], own[-1] + len(outs))]
+        start = self._key(array, (*own[:-1], ""))
+        keys = [f"{start}{number}" for number in range(own[-1], own[-1] + len(outs))]
         return self._missed_of(keys, outs, scratch, decode)
 
     def _missed_in_shards(

@@ -70,8 +70,7 @@ _files = ctypes.CDLL(None)
 _open = _linked(_files.open, types.intc, types.intp, types.intc)
 _pread = _linked(_files.pread, types.intp, types.intc, types.intp, types.intp, types.int64)
 _close = _linked(_files.close, types.intc, types.intc)
-_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-"""As `FolderStorage` opens files."""
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # as `FolderStorage` opens them
 _new_zstd, _free_zstd = _zstd_library.ZSTD_createDCtx, _zstd_library.ZSTD_freeDCtx
 _new_zstd.restype, _free_zstd.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 

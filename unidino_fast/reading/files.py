@@ -14,6 +14,8 @@ import numpy as np
 from unidino_fast.reading.shards import is_meant
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from unidino_fast.reading.shards import Index
@@ -40,21 +42,31 @@ def whole_files(start: str, numbers: range, most: int) -> FileParts:
     return FileParts(b"".join(paths), parts)
 
 
-def parts_of_shards(
-    shards: list[tuple[str, Index | None, tuple[int | slice, ...], int]], most: int
-) -> FileParts:
-    """Chunks of at most so many bytes in shards; an absent one has none.
+class ShardRow(NamedTuple):
+    """Chunks of a shard.
 
-    Args:
-        shards: for each its path, its index or None, the row of chunks, and their number.
-        most: bytes.
+    Attributes:
+        path: of the shard.
+        index: of the shard; None where that is absent.
+        row: which of them, in the index.
+        n_chunks: how many.
+    """
+
+    path: str
+    index: Index | None
+    row: tuple[int | slice, ...]
+    n_chunks: int
+
+
+def parts_of_shards(rows: Iterable[ShardRow], most: int) -> FileParts:
+    """Chunks of at most so many bytes in shards; an absent one has none.
 
     Raises:
         ValueError: no file has such a name.
     """
     paths = b""
     found: list[tuple[int, int, int]] = []
-    for path, index, row, n_chunks in shards:
+    for path, index, row, n_chunks in rows:
         begin = len(paths)
         paths += _path(path) + b"\0"
         if index is None:
