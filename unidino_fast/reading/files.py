@@ -47,13 +47,13 @@ class ShardRow(NamedTuple):
 
     Attributes:
         path: of the shard.
-        index: of the shard; None where that is absent.
-        row: which of them, in the index.
+        table: its index; None where the shard is absent.
+        row: which of them, in the table.
         n_chunks: how many.
     """
 
     path: str
-    index: Index | None
+    table: Index | None
     row: tuple[int | slice, ...]
     n_chunks: int
 
@@ -66,13 +66,13 @@ def parts_of_shards(rows: Iterable[ShardRow], most: int) -> FileParts:
     """
     paths = b""
     found: list[tuple[int, int, int]] = []
-    for path, index, row, n_chunks in rows:
+    for path, table, row, n_chunks in rows:
         begin = len(paths)
         paths += _path(path) + b"\0"
-        if index is None:
+        if table is None:
             found += [(begin, 0, 0)] * n_chunks
             continue
-        for offset, length in index[row].tolist():
+        for offset, length in table[row].tolist():
             is_there = is_meant(offset, length, most)
             found.append((begin, offset, length) if is_there else (begin, 0, 0))
     return FileParts(paths, np.array(found, np.int64))
