@@ -56,6 +56,38 @@ def test_plates_are_read_by_it(
     assert sorted(said(steps)) == [False] * n_absent + [True] * 2 * n_chunks
 
 
+@pytest.mark.parametrize("name", ["whole", "edges", "all-channels", "absent", "v3", "shards"])
+@pytest.mark.parametrize("is_one_by_one", [False, True])
+def test_each_chunk_is_read_once(
+    is_one_by_one: bool,
+    name: str,
+    steps: Steps,
+    plates: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By compiled code alone, but for indices of shards and chunks that are absent."""
+    others: list[str] = []
+    for way in ("grab", "fetch"):
+        usual = getattr(FolderStorage, way)
+
+        def noted(storage: FolderStorage, key: str, *given: Any, usual: Any = usual) -> Any:
+            others.append(key)
+            return usual(storage, key, *given)
+
+        monkeypatch.setattr(FolderStorage, way, noted)
+    plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, codec="blosc-lz4-shuffle", **READ[name])
+    plate = open_plate(tmp_path / "p")
+    others.clear()  # metadata
+    reader = FieldReader(plate.storage, allocate=used)
+    is_split = is_one_by_one and name != "all-channels"
+    for channels in ((0,), (1,), (2,)) if is_split else ((0, 1, 2),):
+        reader.read(plate.fields[0], time=0, channels=channels, z="max")
+    n_chunks = {"whole": 3, "all-channels": 1}.get(name, 27)
+    assert len(steps.parts) == len(set(steps.parts)) == n_chunks
+    assert len(others) == len(set(others)) == {"absent": 2, "shards": 6}.get(name, 0)
+
+
 @pytest.mark.parametrize("codec", ["blosc-lz4-shuffle", "blosc-zstd-bitshuffle", "zstd"])
 def test_pixels_that_it_cannot_put(
     codec: str, steps: Steps, plates: ModuleType, tmp_path: Path

@@ -217,6 +217,7 @@ def test_an_error_of_ours_is_not_hidden(plates: ModuleType, tmp_path: Path) -> N
 
     class Broken:
         is_remote = False
+        files = None
 
         def fetch(self, *_: object) -> None:
             raise MemoryError
