@@ -39,7 +39,8 @@ class FolderStorage:
     def __init__(self, root: Path, *, location: str) -> None:
         self.root = root
         self.location = location
-        self.files: str | None = f"{root}/"
+        self._prefix = f"{root}/"  # for keys by the thousand
+        self.files: str | None = self._prefix
 
     def read(self, key: str, start: int | None = None, stop: int | None = None) -> ReadResult:
         """See `Storage`."""
@@ -50,7 +51,7 @@ class FolderStorage:
     ) -> FetchResult:
         """See `Storage`."""
         try:
-            file = os.open(f"{self.files}{key}", _FLAGS)
+            file = os.open(self._prefix + key, _FLAGS)
         except (FileNotFoundError, NotADirectoryError):
             return StorageFault(BROKEN_LINK) if has_broken_link(self.root, key) else None
         except (OSError, ValueError) as error:
@@ -80,7 +81,7 @@ class FolderStorage:
     def grab(self, key: str, grabs: Sequence[Grab]) -> int | None:
         """See `Storage`."""
         try:
-            file = os.open(f"{self.files}{key}", _FLAGS)
+            file = os.open(self._prefix + key, _FLAGS)
         except (OSError, ValueError):
             return None
         try:
