@@ -49,6 +49,10 @@ def test_groups_of_channels(
     model = uf.load_backbone(tiny_weights, device="cpu")
     given: Any = {"intensity": intensity, "channels": channels, "keep_empty": keep_empty}
     one_by_one = uf.embed_plate(uf.open_plate(plate), model, **given)
+    everything = uf.embed_plate(uf.open_plate(plate), model, **given | {"channels": None})
+    own = uf.feature_columns(one_by_one)
+    assert one_by_one.select(own).equals(everything.select(own))
+    assert len(own) == 64 * len(channels or CHANNELS)
     monkeypatch.setattr(embedding, "_together", lambda *_: together)
     found = uf.embed_plate(uf.open_plate(plate), model, **given)
     assert found.equals(one_by_one)

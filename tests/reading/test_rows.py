@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from decoder_places import UNTOUCHED, at_the_end_of_memory, planes
+from decoder_places import planes
 from google_crc32c import value
-from numcodecs import Blosc, Zstd
+from numcodecs import Blosc
 from placed_pixels import read_into_used_memory, said, used
 
 from unidino_fast.errors import PixelError
 from unidino_fast.plate import open_plate
-from unidino_fast.reading import FieldReader, FieldRequest, decoders
-from unidino_fast.reading.files import ShardRow, parts_of_shards, whole_files
+from unidino_fast.reading import FieldReader, FieldRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
     from types import ModuleType
 
     from steps import Steps
@@ -28,178 +26,11 @@ if TYPE_CHECKING:
 
     Chunks = dict[tuple[int, ...], bytes | None]
 
-CODECS: dict[str, Any] = {"blosc": Blosc("lz4", 5, Blosc.SHUFFLE), "zstd": Zstd(1)}
-SHAPE = 24, 61
 LAYOUT: dict[str, Any] = {
     "zarr_format": 3, "ngff": "0.5", "chunks": (1, 16, 10), "shards": (1, 48, 60),
 }  # fmt: skip
 """Five chunks a row, and one that ends behind the field; the last of three rows does, too."""
 ABSENT = np.uint64(2**64 - 1)
-MOST = 2 * 24 * 61 + 100
-"""Bytes of a chunk."""
-Part = tuple[Path, int, int]
-
-
-def row_of(codec: str, n_chunks: int) -> tuple[list[np.ndarray], list[bytes]]:
-    pixels = [planes("dim", SHAPE, seed) for seed in range(n_chunks)]
-    return pixels, [CODECS[codec].encode(part) for part in pixels]
-
-
-def in_one_file(folder: Path, chunks: list[bytes]) -> list[Part]:
-    """With something between them."""
-    parts, body = [], b""
-    for chunk in chunks:
-        parts.append((folder / "shard", len(body) + 5, len(chunk)))
-        body += b"12345" + chunk
-    (folder / "shard").write_bytes(body)
-    return parts
-
-
-def in_files(folder: Path, chunks: list[bytes]) -> list[Part]:
-    for number, chunk in enumerate(chunks):
-        (folder / str(number)).write_bytes(chunk)
-    return [(folder / str(number), 0, -(MOST + 1)) for number in range(len(chunks))]
-
-
-WAYS = {"shard": in_one_file, "files": in_files}
-
-
-def placed(codec: str, found: list[Part], to: Any, n_bytes: int = MOST + 1) -> int:
-    """How many chunks are taken; what is written behind the bytes that are for use crashes."""
-    zstd = decoders.ZstdDecoder()
-    work = np.zeros(2 * 24 * 61, np.uint8), np.zeros(24 * 61 // 4, np.uint64), zstd.address
-    names = list(dict.fromkeys(bytes(path) + b"\0" for path, _, _ in found))
-    paths = b"".join(names) or b"\0"
-    parts = [(paths.index(bytes(path) + b"\0"), offset, n) for path, offset, n in found]
-    table = np.array(parts, np.int64).reshape(-1, 3)
-    chunk = codec == "blosc", 24 * 61, 61
-    stored = at_the_end_of_memory(bytes(n_bytes))
-    return decoders.fetch(chunk, np.frombuffer(paths, np.uint8), table, stored, to, work)
-
-
-def open_files() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
-
-
-@pytest.mark.parametrize("rows", [24, 23])
-@pytest.mark.parametrize("n_chunks", [0, 1, 2, 5, 40])
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("codec", CODECS)
-def test_rows_of_chunks(codec: str, way: str, n_chunks: int, rows: int, tmp_path: Path) -> None:
-    pixels, chunks = row_of(codec, n_chunks)
-    field = np.full((30, n_chunks * 61 + 11), UNTOUCHED, np.uint16)
-    expected = field.copy()
-    for number, part in enumerate(pixels):
-        expected[2 : 2 + rows, 4 + number * 61 :][:, :61] = part[:rows]
-    to = field.reshape(-1), 2 * field.shape[1] + 4, field.shape[1], rows, 61
-    before = open_files()
-    assert placed(codec, WAYS[way](tmp_path, chunks), to) == n_chunks
-    np.testing.assert_array_equal(field, expected)
-    assert open_files() == before
-
-
-@pytest.mark.parametrize("damaged", [0, 2, 4])
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("codec", CODECS)
-def test_it_ends_before_a_chunk_that_is_damaged(
-    codec: str, way: str, damaged: int, tmp_path: Path
-) -> None:
-    pixels, chunks = row_of(codec, 5)
-    chunks[damaged] = bytes(len(chunks[damaged]))
-    field = np.full((24, 5 * 61), UNTOUCHED, np.uint16)
-    parts, before = WAYS[way](tmp_path, chunks), open_files()
-    assert placed(codec, parts, (field.reshape(-1), 0, 5 * 61, 24, 61)) == damaged
-    np.testing.assert_array_equal(field[:, : damaged * 61], np.hstack(pixels)[:, : damaged * 61])
-    assert (field[:, damaged * 61 :] == UNTOUCHED).all()
-    assert open_files() == before
-    rest = damaged + 1
-    to = field.reshape(-1), rest * 61, 5 * 61, 24, 61
-    assert placed(codec, parts[rest:], to) == 5 - rest
-    np.testing.assert_array_equal(field[:, rest * 61 :], np.hstack(pixels)[:, rest * 61 :])
-
-
-def no_file(folder: Path) -> Path:
-    return folder / "nothing"
-
-
-def a_folder(folder: Path) -> Path:
-    (folder / "sub").mkdir()
-    return folder / "sub"
-
-
-def a_pipe(folder: Path) -> Path:
-    os.mkfifo(folder / "pipe")
-    return folder / "pipe"
-
-
-def an_empty_file(folder: Path) -> Path:
-    (folder / "empty").write_bytes(b"")
-    return folder / "empty"
-
-
-@pytest.mark.parametrize("make", [no_file, a_folder, a_pipe, an_empty_file, lambda _: "/dev/zero"])
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("codec", CODECS)
-def test_what_is_no_file(codec: str, way: str, make: Any, tmp_path: Path) -> None:
-    _, chunks = row_of(codec, 3)
-    parts = WAYS[way](tmp_path, chunks)
-    parts[1] = Path(make(tmp_path)), *parts[1][1:]
-    field = np.full((24, 3 * 61), UNTOUCHED, np.uint16)
-    before = open_files()
-    assert placed(codec, parts, (field.reshape(-1), 0, 3 * 61, 24, 61)) == 1
-    assert (field[:, 61:] == UNTOUCHED).all()
-    assert open_files() == before
-
-
-@pytest.mark.parametrize(
-    ("offset", "length"),
-    [(0, 0), (5, 1), (2**40, 100), (-1, 100), (-(2**63), 100), (5, MOST + 2), (5, 2**62),
-     (5, -(2**63)), (2**63 - 1, 2**63 - 1)],
-)  # fmt: skip
-@pytest.mark.parametrize("codec", CODECS)
-def test_parts_that_lie(codec: str, offset: int, length: int, tmp_path: Path) -> None:
-    """What comes before them is right, and nothing else is read or written."""
-    pixels, chunks = row_of(codec, 3)
-    parts = in_one_file(tmp_path, chunks)
-    parts[1] = tmp_path / "shard", offset, length
-    field = np.full((24, 3 * 61), UNTOUCHED, np.uint16)
-    assert placed(codec, parts, (field.reshape(-1), 0, 3 * 61, 24, 61)) == 1
-    np.testing.assert_array_equal(field[:, :61], pixels[0])
-    assert (field[:, 61:] == UNTOUCHED).all()
-
-
-@pytest.mark.parametrize("codec", CODECS)
-def test_files_that_are_longer_or_shorter_than_they_may_be(codec: str, tmp_path: Path) -> None:
-    _, [chunk] = row_of(codec, 1)
-    [(path, _, _)] = in_files(tmp_path, [chunk])
-    field = np.full(SHAPE, UNTOUCHED, np.uint16)
-    to = field.reshape(-1), 0, 61, 24, 61
-    assert placed(codec, [(path, 0, -len(chunk))], to) == 0
-    assert placed(codec, [(path, 0, -len(chunk) - 1)], to) == 1
-    assert placed(codec, [(path, 0, len(chunk) + 1)], to) == 0
-    assert placed(codec, [(path, 0, len(chunk))], to, n_bytes=len(chunk) - 1) == 0
-    assert placed(codec, [(path, 0, len(chunk))], to, n_bytes=len(chunk)) == 1
-
-
-@pytest.mark.parametrize("codec", CODECS)
-def test_a_row_that_leaves_the_memory(codec: str, tmp_path: Path) -> None:
-    _, chunks = row_of(codec, 3)
-    memory = np.full(24 * 183 + 64, UNTOUCHED, np.uint16)
-    to = memory[: 24 * 183 - 1], 0, 183, 24, 61
-    assert placed(codec, in_files(tmp_path, chunks), to) == 2
-    assert (memory[24 * 183 - 61 :] == UNTOUCHED).all()
-
-
-def test_names_that_no_file_has(steps: Steps, plates: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="a zero ends"):
-        whole_files("a\0b/", range(2), 9)
-    with pytest.raises(ValueError, match="surrogates"):
-        parts_of_shards([ShardRow("\ud800", None, (), 1)], 9)
-    written = plates.write_plate(tmp_path / "p")
-    storage = open_plate(tmp_path / "p").storage
-    plates.check_pixels(open_plate(tmp_path / "p"), written)
-    assert storage.files == f"{tmp_path}/p/"
-    assert steps
 
 
 def rewritten(shard: Path, change: Callable[[Chunks], Chunks], gap: int = 0) -> list[range]:
