@@ -47,7 +47,7 @@ SEED = 20_261
 _TAIL_LINES = 25
 _LEAST_SECONDS = 15.0
 _PREPARE_SECONDS = 90.0
-"""Compilers take a minute each: no further one is begun after this."""
+"""Compilers may take a minute each: no further one is begun after this."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,6 +58,29 @@ def test_groups_of_channels(
     found = uf.embed_plate(uf.open_plate(plate), model, **given)
     assert found.equals(one_by_one)
     assert found.height > 0
+
+
+@pytest.mark.parametrize("together", [1, 5])
+def test_a_field_whose_channels_stand_in_another_order(
+    together: int, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding, "_together", lambda *_: together)
+    model = uf.load_backbone(tiny_weights, device="cpu")
+    pixels = np.random.default_rng(0).poisson(900, (2, 5, 40, 70)).astype(np.uint16)
+    found = []
+    for order in ([0, 1, 2, 3, 4], [3, 0, 4, 2, 1]):
+        path = tmp_path / f"{order[0]}.zarr"
+        with PlateWriter(path, name="p", channels=CHANNELS) as writer:
+            writer.add_field("B03", "0", pixels[0])
+            writer.add_field("B03", "1", pixels[1][order])
+        attributes = path / "B/3/1/.zattrs"
+        document = json.loads(attributes.read_text())
+        channels = document["omero"]["channels"]
+        document["omero"]["channels"] = [channels[place] for place in order]
+        attributes.write_text(json.dumps(document))
+        found.append(uf.embed_plate(uf.open_plate(path), model))
+    own = uf.feature_columns(found[0])
+    assert found[1].select(own).equals(found[0].select(own))
 
 
 def test_a_faulty_channel_of_a_group_is_named(

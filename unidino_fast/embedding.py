@@ -288,7 +288,10 @@ def _together(task: FieldTask, options: EmbedOptions, packer: TilePacker) -> int
 
 
 def _embedded_planes(pixels: Tensor, task: FieldTask, options: EmbedOptions) -> Tensor:
-    """Of the planes that were read those to embed (C, H, W): mostly all, without a copy."""
+    """Of the planes that were read those to embed (C, H, W).
+
+    Without a copy, but where a field has its channels in another order than its plate.
+    """
     read = _read_channels(task, options)
     places = [read.index(channel) for channel in task.channels]
     first = places[0]
@@ -312,8 +315,8 @@ def _finished(begun: _Begun) -> tuple[WellTask, WellResult | PixelError]:
 
 
 def _tiles_to_keep(pixels: Tensor, options: EmbedOptions) -> Tensor:
-    """Mask (N,) of the tiles with signal, on the CPU, of pixels (C, H, W)."""
-    return tiles_with_signal(pixels[0], tile=options.tile, stride=options.step).cpu()
+    """Mask (N,) of the tiles with signal, of pixels (C, H, W)."""
+    return tiles_with_signal(pixels[0], tile=options.tile, stride=options.step)
 
 
 def _patches(

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import timm
 import torch
+from torch.nn import functional
 
 import unidino_fast as uf
 from unidino_fast.backbones import open_backbone
-from unidino_fast.engines.fused import FusedNetwork
+from unidino_fast.engines.fused import FusedNetwork, Product
 from unidino_fast.engines.graph import InferenceGraph
 from unidino_fast.engines.selfcheck import LIMITS
 from unidino_fast.errors import UsageError
@@ -73,9 +74,28 @@ def test_half_precision_is_no_further_off_than_autocast(weights: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         usual = graph(given).double()
     found = network(given.to(torch.bfloat16)).double()
-    cosine = torch.nn.functional.cosine_similarity(found, expected, dim=1)
+    cosine = functional.cosine_similarity(found, expected, dim=1)
     assert float(cosine.min()) > LIMITS["bf16"]
     assert float((found - expected).norm()) < 1.5 * float((usual - expected).norm())
+
+
+@pytest.mark.parametrize("weights", ["default", "random:0"])
+@torch.no_grad()
+def test_gelu_as_cublas_has_it_moves_little(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU computes the exact form, so the other one takes its place here."""
+    graph = InferenceGraph(open_backbone(weights)).eval()
+    given = torch.rand(4, 196, 256, generator=torch.Generator().manual_seed(2))
+    expected = graph(given).double()
+    with torch.autocast("cpu", torch.bfloat16):
+        usual = graph(given).double()
+    monkeypatch.setattr(
+        Product, "gelu", lambda self, rows: functional.gelu(self(rows), approximate="tanh")
+    )
+    found = FusedNetwork(graph, torch.float32, stream=torch.float32)(given).double()
+    moved = float((found - expected).norm() / expected.norm())
+    assert 1e-6 < moved < float((usual - expected).norm() / expected.norm()) / 5
+    narrow = FusedNetwork(graph, torch.bfloat16, stream=torch.float16)(given.bfloat16()).double()
+    assert float((narrow - expected).norm()) < 1.5 * float((usual - expected).norm())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp8"])
