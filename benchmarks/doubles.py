@@ -86,7 +86,8 @@ class FreeDevice(Embedder):
 class _FreePacker:
     patch = 16
     dtype = torch.float32
-    device = torch.device("cpu")
+    device = torch.device("cuda")
+    """It stands for one: the tiles of all channels are cut in one step."""
 
     def __init__(self, dim: int) -> None:
         self._dim = dim

@@ -201,8 +201,7 @@ def _n_embedded(plate: Plate) -> int:
             if isinstance(found, PixelError):
                 raise found
             _, noted = found
-            n_kept = task.n_tiles if noted.keep is None else int(noted.keep.sum())
-            n_tiles += n_kept * len(task.channels)
+            n_tiles += (task.n_tiles - noted.n_dropped) * len(task.channels)
     return n_tiles
 
 

@@ -14,7 +14,7 @@ import pytest
 import unidino_fast as uf
 from unidino_fast import pipeline
 from unidino_fast.config import EmbedOptions
-from unidino_fast.errors import PixelError, TableError
+from unidino_fast.errors import PixelError, TableError, UsageError
 from unidino_fast.names import QUALITY
 from unidino_fast.output import TABLES
 from unidino_fast.platemap import Platemap
@@ -79,6 +79,17 @@ def test_in_memory_equals_on_disk(
     wells = uf.aggregate(fields)
     assert wells.equals(pl.read_parquet(tmp_path / "small/wells.parquet"))
     assert uf.normalize(wells).equals(pl.read_parquet(tmp_path / "small/profiles.parquet"))
+
+
+def test_names_in_the_place_of_a_plate_or_a_model_are_refused(
+    small_plate: tuple[Path, pl.DataFrame], model: uf.Embedder, tmp_path: Path
+) -> None:
+    plate = uf.open_plate(small_plate[0])
+    with pytest.raises(UsageError, match=r"the plate is a str: give what open_plate\(...\) ret"):
+        uf.embed_plate("p.zarr", model)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"the model is a str: give what load_backbone\(...\) ret"):
+        uf.embed_to_folder(plate, "w.pth", tmp_path, EmbedOptions())  # type: ignore[arg-type]
+    assert not any(tmp_path.iterdir())
 
 
 def test_pandas_reads_the_files(

@@ -189,6 +189,9 @@ def test_the_folder_above_is_told_apart(sharded: Path, platemap: Platemap) -> No
 def test_no_shards(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="holds no finished shard"):
         merge(tmp_path)
+    (tmp_path / "profiles.parquet").touch()
+    with pytest.raises(OutputError, match="no shards: there is nothing to merge"):
+        merge(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "-1/2", "1/0", ""])

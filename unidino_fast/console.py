@@ -66,7 +66,8 @@ class WellProgress:
         """Begins, with the wells to do and the number of those that a former run finished."""
         self._total, self._done = len(tasks) + n_finished, n_finished
         if not tasks:
-            say(f"{self._place}all {self._total} wells are done already")
+            done = f"all {self._total} wells are done already"
+            say(self._place + (done if n_finished else "no well falls to this shard"))
             return
         if n_finished:
             say(f"{self._place}going on: {n_finished} of {self._total} wells are done already")

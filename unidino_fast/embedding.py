@@ -100,12 +100,14 @@ class Noted(NamedTuple):
 
     Attributes:
         checksum: XXH3 (64 bits): what the field was when it was embedded.
-        keep: mask (N,) of the tiles to embed, if it was asked for.
+        n_dropped: tiles not to embed, if it was asked for.
+        kept: places of the others, where there are any not to embed.
         quality: (channels that were read, M) of their quality, if it was asked for.
     """
 
     checksum: int
-    keep: Tensor | None
+    n_dropped: int
+    kept: Tensor | None
     quality: NDArray[np.float32] | None
 
     def quality_of(self, task: FieldTask, options: EmbedOptions) -> NDArray[np.float32] | None:
@@ -137,9 +139,10 @@ def read_fields(
     """
 
     def note(planes: Planes) -> Noted:
-        keep = _tiles_to_keep(torch.from_numpy(planes), options) if keeps else None
+        choice = _tiles_to_keep(torch.from_numpy(planes), options) if keeps else (0, None)
         quality = measure_planes(planes) if measures else None
-        return Noted(xxhash.xxh3_64_intdigest(np.ascontiguousarray(planes).data), keep, quality)
+        checksum = xxhash.xxh3_64_intdigest(np.ascontiguousarray(planes).data)
+        return Noted(checksum, *choice, quality)
 
     return FieldReader(storage, allocate=allocate).stream_noted(
         (
@@ -248,12 +251,9 @@ def _begin_field(
     options: EmbedOptions,
     clock: StageClock,
 ) -> _BegunField:
-    n_dropped, kept = 0, None
     with clock.stage("preprocess"):
         pixels = _embedded_planes(uploader.upload(planes), task, options)
-        if noted.keep is not None:
-            n_dropped = len(noted.keep) - int(noted.keep.sum())
-            kept = uploader.upload(noted.keep.nonzero()[:, 0]) if n_dropped else None
+        kept = None if noted.kept is None else uploader.upload(noted.kept)
     tickets = []
     together = _together(task, options, packer)
     for first in range(0, len(pixels), together):
@@ -273,7 +273,7 @@ def _begin_field(
         with clock.stage("embed"):
             tickets.append(packer.add(patches.flatten(0, 1)))
     quality = noted.quality_of(task, options)
-    return _BegunField(task, noted.checksum, quality, n_dropped, tickets)
+    return _BegunField(task, noted.checksum, quality, noted.n_dropped, tickets)
 
 
 def _together(task: FieldTask, options: EmbedOptions, packer: TilePacker) -> int:
@@ -314,9 +314,12 @@ def _finished(begun: _Begun) -> tuple[WellTask, WellResult | PixelError]:
     return begun.task, WellResult(begun.task.well.position, fields)
 
 
-def _tiles_to_keep(pixels: Tensor, options: EmbedOptions) -> Tensor:
-    """Mask (N,) of the tiles with signal, of pixels (C, H, W)."""
-    return tiles_with_signal(pixels[0], tile=options.tile, stride=options.step)
+def _tiles_to_keep(pixels: Tensor, options: EmbedOptions) -> tuple[int, Tensor | None]:
+    """How many tiles of pixels (C, H, W) have no signal, and the places of the others, if any."""
+    keep = tiles_with_signal(pixels[0], tile=options.tile, stride=options.step)
+    places = keep.nonzero()[:, 0]
+    n_dropped = len(keep) - len(places)
+    return n_dropped, places if n_dropped else None
 
 
 def _patches(

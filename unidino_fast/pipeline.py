@@ -20,9 +20,11 @@ import polars as pl
 from unidino_fast.clock import StageClock
 from unidino_fast.config import EmbedOptions, embed_options
 from unidino_fast.embedding import embed_wells
+from unidino_fast.engines import Embedder
 from unidino_fast.errors import PixelError, UsageError
 from unidino_fast.output import OutputFolder
 from unidino_fast.planning import Plan, WellTask, plan_plate
+from unidino_fast.plate_model import Plate
 from unidino_fast.plate_run import PlateRun, RunSummary, check_engine, layout_of
 from unidino_fast.platemap import Platemap, join_platemap
 from unidino_fast.provenance import provenance_of
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
 
     from unidino_fast.choices import Intensity, OnError
     from unidino_fast.cluster.session import Session
-    from unidino_fast.engines import Embedder
-    from unidino_fast.plate_model import Plate
     from unidino_fast.qc import Thresholds
 
 
@@ -81,6 +81,7 @@ def embed_plate(
         channels=None if channels is None else tuple(channels),
         z=z,
     )
+    _check_opened(plate, model)
     model.check_single_channel()
     thresholds = _limits(qc)
     plan = plan_plate(plate, options, patch=model.backbone.patch_size)
@@ -210,6 +211,7 @@ def prepare_run(
     Its `find_finished` says which wells it would take over. Args and errors are those of
     `embed_to_folder`.
     """
+    _check_opened(plate, model)
     model.check_single_channel()
     _refuse_inside(Path(out), plate)
     plan = plan_plate(plate, options, patch=model.backbone.patch_size)
@@ -242,6 +244,17 @@ def _check_labels(
         wells, _ = join_platemap(wells, platemap.table, name=platemap.name)
     if qc is not None:
         check_labels(wells, qc)
+
+
+def _check_opened(plate: object, model: object) -> None:
+    """Raises UsageError where one of them is only the name of what was meant."""
+    for what, given, wanted, made_by in (
+        ("plate", plate, Plate, "open_plate"),
+        ("model", model, Embedder, "load_backbone"),
+    ):
+        if not isinstance(given, wanted):
+            kind = type(given).__name__
+            raise UsageError(f"the {what} is a {kind}: give what {made_by}(...) returns")
 
 
 def _limits(qc: bool | Thresholds) -> Thresholds | None:

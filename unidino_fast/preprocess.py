@@ -6,6 +6,7 @@ pixels, N tiles of a plane, T tile edge.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -55,18 +56,18 @@ def tiles_of(
         PixelError: floating-point pixels are not finite, or not in 0..1 where `dtype` needs that.
     """
     _check_finite(planes)
-    n_planes = len(planes)
-    low = torch.zeros(n_planes, dtype=torch.float64, device=planes.device)
-    span = torch.ones_like(low)
-    if intensity == "dtype":
-        if planes.is_floating_point():
-            _check_unit_range(planes)
-        else:
-            span.fill_(torch.iinfo(planes.dtype).max)
-    elif intensity == "percentile":
+    if intensity == "percentile":
         bounds = ops.intensity_range(planes, STRETCH)  # (C, 2)
         low = bounds[:, 0]
         span = bounds[:, 1] - bounds[:, 0] + STRETCH_EPSILON
+    else:
+        whole = 1
+        if intensity == "dtype":
+            if planes.is_floating_point():
+                _check_unit_range(planes)
+            else:
+                whole = torch.iinfo(planes.dtype).max
+        low, span = _from_zero(whole, len(planes), planes.device)
     clip = intensity != "none"
     return ops.tile_normalize(
         planes, low, span, tile=tile, stride=stride, clip=clip, patch=patch, dtype=dtype
@@ -94,6 +95,13 @@ def tiles_with_signal(plane: Tensor, *, tile: int, stride: int) -> Tensor:
     if not bool(keep.any()):
         keep[len(keep) // 2] = True
     return keep
+
+
+@lru_cache(maxsize=64)
+def _from_zero(whole: int, n_planes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Lows and spans (C,), alike for every field: made once, as a GPU takes a step for each."""
+    low = torch.zeros(n_planes, dtype=torch.float64, device=device)
+    return low, torch.full_like(low, whole)
 
 
 def _check_finite(planes: Tensor) -> None:

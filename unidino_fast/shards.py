@@ -161,6 +161,10 @@ def _records(path: Path) -> list[dict[str, Any]]:
         found[index, count] = record
     counts = sorted({count for _, count in found})
     if not counts:
+        if (path / "profiles.parquet").exists():
+            raise OutputError(
+                f"{path} has its tables, and no shards: there is nothing to merge, use them"
+            )
         inside = sorted({file.parent.parent.name for file in path.glob("*/shards/*-of-*.json")})
         remedy = (
             f"give the folder of a plate in it, such as {path / inside[0]}"

@@ -20,6 +20,7 @@ from unidino_fast.config import EmbedOptions
 from unidino_fast.console import WellProgress
 from unidino_fast.embed_command import how_to_go_on
 from unidino_fast.planning import plan_plate
+from unidino_fast.shards import Shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -167,11 +168,11 @@ def test_a_run_says_what_is_left_to_do(
 ) -> None:
     model = uf.load_backbone(str(tiny_weights), device="cpu")
 
-    def said() -> list[str]:
+    def said(out: Path = tmp_path, shard: Shard | None = None) -> list[str]:
         with WellProgress() as progress:
             uf.embed_to_folder(
-                uf.open_plate(plate_path), model, tmp_path, EmbedOptions(tile=32),
-                on_start=progress.start,
+                uf.open_plate(plate_path), model, out, EmbedOptions(tile=32),
+                shard=shard, on_start=progress.start,
             )  # fmt: skip
         lines = capsys.readouterr().err.splitlines()
         return [line for line in lines if not line.startswith("note: ")]  # which others switch on
@@ -184,3 +185,4 @@ def test_a_run_says_what_is_left_to_do(
         "going on: 5 of 6 wells are done already",
         f"embedding {n_tiles // 6} tiles of 1 well",
     ]
+    assert said(tmp_path / "shards", Shard(7, 7)) == ["no well falls to this shard"]
