@@ -1,0 +1,77 @@
+"""Parquet files that grow: their row groups, whatever the number of those."""
+
+import gc
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from unidino_fast.profiles.appending import RowGroups
+from unidino_fast.tables import provenance_in
+
+
+def portions(count):
+    rng = np.random.default_rng(count)
+    return [
+        pl.DataFrame(
+            {
+                "Metadata_Well": [f"A{at:02d}"] * (at % 3 + 1),
+                "DNA_000": rng.normal(size=at % 3 + 1).astype("f4"),
+                "DNA_001": rng.normal(size=at % 3 + 1).astype("f4"),
+            }
+        )
+        for at in range(count)
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 16, 21])  # descriptions are taken off at each 8th
+def test_each_table_is_a_row_group(tmp_path, count):
+    tables = portions(count)
+    path = tmp_path / "t.parquet"
+    with RowGroups(path, {"made": "by"}) as file:
+        for table in tables:
+            file.write(table)
+    assert file.columns == ("Metadata_Well", "DNA_000", "DNA_001")
+    found = pq.ParquetFile(path)
+    assert found.num_row_groups == count
+    for at, table in enumerate(tables):
+        assert pl.from_arrow(found.read_row_group(at)).equals(table)
+    assert pl.read_parquet(path).equals(pl.concat(tables))
+    assert provenance_in(path) == {"made": "by"}
+
+
+def test_features_are_plain_and_the_rest_is_compressed(tmp_path):
+    path = tmp_path / "t.parquet"
+    with RowGroups(path, {}) as file:
+        file.write(portions(1)[0])
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    kinds = {column.path_in_schema: column.compression for column in map(group.column, range(3))}
+    assert kinds == {"Metadata_Well": "ZSTD", "DNA_000": "UNCOMPRESSED", "DNA_001": "UNCOMPRESSED"}
+
+
+def of_another_kind():
+    yield portions(1)[0]
+    yield portions(1)[0].rename({"DNA_001": "ER_001"})
+
+
+def that_cannot_be_made():
+    yield portions(1)[0]
+    raise KeyError("mine")
+
+
+def write_all(tables, path):
+    with RowGroups(path, {}) as file:
+        for table in tables:
+            file.write(table)
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("tables", "error"), [(of_another_kind, ValueError), (that_cannot_be_made, KeyError)]
+)
+def test_whatever_ends_it_is_what_is_raised(tmp_path, tables, error):
+    """And what Arrow has begun is closed: nothing complains later."""
+    with pytest.raises(error):
+        write_all(tables(), tmp_path / "t.parquet")
+    gc.collect()
