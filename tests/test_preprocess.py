@@ -4,7 +4,7 @@ import torch
 
 from unidino_fast.engines.graph import standardized
 from unidino_fast.errors import PixelError
-from unidino_fast.preprocess import tiles_of, tiles_with_signal
+from unidino_fast.preprocess import all_with_signal, tiles_of, tiles_with_signal
 
 DTYPES = ["u1", "u2", "i2", "u4", "f4"]
 SHAPES = [(7, 7, 7, 7), (13, 29, 5, 5), (31, 17, 7, 3), (11, 23, 4, 9)]
@@ -75,6 +75,16 @@ class TestNaiveTiles:
             wanted[len(wanted) // 2] = True
         found = tiles_with_signal(torch.from_numpy(plane), tile=tile, stride=stride)
         assert found.tolist() == wanted
+
+    def test_signal_that_is_seen_at_once(self, height, width, tile, stride, dtype):
+        """Where no pixel is zero it is; where a tile is empty it never is, whichever it is."""
+        above = np.maximum(pixels(dtype, (height, width)), np.ones((), dtype))
+        assert all_with_signal(above, tile=tile, stride=stride)
+        for top in range(0, height - tile + 1, stride):
+            for left in range(0, width - tile + 1, stride):
+                plane = above.copy()
+                plane[top : top + tile, left : left + tile] = 0
+                assert not all_with_signal(plane, tile=tile, stride=stride)
 
 
 @pytest.mark.parametrize(("size", "grid"), [((1080, 1080), (4, 4)), ((1024, 1280), (4, 5))])

@@ -17,7 +17,7 @@ import xxhash
 
 from unidino_fast.errors import PixelError
 from unidino_fast.heap import HeapTrimmer
-from unidino_fast.preprocess import tiles_of, tiles_with_signal
+from unidino_fast.preprocess import all_with_signal, tiles_of, tiles_with_signal
 from unidino_fast.qc.measures import measure_planes
 from unidino_fast.reading import FieldReader, FieldRequest
 from unidino_fast.results import FieldResult, WellResult
@@ -139,7 +139,7 @@ def read_fields(
     """
 
     def note(planes: Planes) -> Noted:
-        choice = _tiles_to_keep(torch.from_numpy(planes), options) if keeps else (0, None)
+        choice = _tiles_to_keep(planes, options) if keeps else (0, None)
         quality = measure_planes(planes) if measures else None
         checksum = xxhash.xxh3_64_intdigest(np.ascontiguousarray(planes).data)
         return Noted(checksum, *choice, quality)
@@ -314,9 +314,12 @@ def _finished(begun: _Begun) -> tuple[WellTask, WellResult | PixelError]:
     return begun.task, WellResult(begun.task.well.position, fields)
 
 
-def _tiles_to_keep(pixels: Tensor, options: EmbedOptions) -> tuple[int, Tensor | None]:
-    """How many tiles of pixels (C, H, W) have no signal, and the places of the others, if any."""
-    keep = tiles_with_signal(pixels[0], tile=options.tile, stride=options.step)
+def _tiles_to_keep(planes: Planes, options: EmbedOptions) -> tuple[int, Tensor | None]:
+    """How many tiles of planes (C, H, W) have no signal, and the places of the others, if any."""
+    if all_with_signal(planes[0], tile=options.tile, stride=options.step):
+        return 0, None
+    plane = torch.from_numpy(planes[0])
+    keep = tiles_with_signal(plane, tile=options.tile, stride=options.step)
     places = keep.nonzero()[:, 0]
     n_dropped = len(keep) - len(places)
     return n_dropped, places if n_dropped else None

@@ -7,7 +7,7 @@ pixels, N tiles of a plane, T tile edge.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +15,7 @@ from unidino_fast import ops
 from unidino_fast.errors import PixelError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from unidino_fast.choices import Intensity
@@ -88,13 +89,28 @@ def tiles_with_signal(plane: Tensor, *, tile: int, stride: int) -> Tensor:
     Returns:
         (N,) bool.
     """
-    # in integers: exactly 1 % is kept, but 0.01 * 70 * 70 is 49.00000000000001
-    enough = -(-EMPTY_PERCENT * tile * tile // 100)
+    enough = _enough(tile)
     n_above = ops.tile_signal(plane[None], tile=tile, stride=stride, enough=enough)[0]  # (N,)
     keep = n_above >= enough
     if not bool(keep.any()):
         keep[len(keep) // 2] = True
     return keep
+
+
+def all_with_signal(plane: NDArray[Any], *, tile: int, stride: int) -> bool:
+    """Whether a look at some rows shows already that `tiles_with_signal` keeps all tiles.
+
+    A camera's offset leaves no pixel at zero: three rows of each tile then tell, in a tenth of the
+    time. Args are those of `tiles_with_signal`.
+    """
+    n_rows = -(-_enough(tile) // tile)
+    starts = range(0, plane.shape[0] - tile + 1, stride)
+    return all(plane[y : y + n_rows].min() > 0 for y in starts)
+
+
+def _enough(tile: int) -> int:
+    """Pixels above zero that make a signal, in integers: .01 * 70 * 70 is 49.00000000000001."""
+    return -(-EMPTY_PERCENT * tile * tile // 100)
 
 
 @lru_cache(maxsize=64)
