@@ -88,7 +88,13 @@ def test_names_in_the_place_of_a_plate_or_a_model_are_refused(
     with pytest.raises(UsageError, match=r"the plate is a str: give what open_plate\(...\) ret"):
         uf.embed_plate("p.zarr", model)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"the model is a str: give what load_backbone\(...\) ret"):
+        uf.embed_plate(plate, "w.pth")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"the model is a str: give what load_backbone\(...\) ret"):
         uf.embed_to_folder(plate, "w.pth", tmp_path, EmbedOptions())  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"the options are a dict: give EmbedOptions\(...\)"):
+        uf.embed_to_folder(plate, model, tmp_path, {"tile": 32})  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"qc 'yes': give True, False or what qc.read_thr"):
+        uf.embed_plate(plate, model, qc="yes")  # type: ignore[arg-type]
     assert not any(tmp_path.iterdir())
 
 

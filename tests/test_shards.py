@@ -189,9 +189,15 @@ def test_the_folder_above_is_told_apart(sharded: Path, platemap: Platemap) -> No
 def test_no_shards(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="holds no finished shard"):
         merge(tmp_path)
-    (tmp_path / "profiles.parquet").touch()
-    with pytest.raises(OutputError, match="no shards: there is nothing to merge"):
-        merge(tmp_path)
+    plate = tmp_path / "plate"
+    plate.mkdir()
+    (plate / "profiles.parquet").touch()
+    for path in (plate, tmp_path):
+        with pytest.raises(OutputError, match="no shards: there is nothing to merge"):
+            merge(path)
+    for path in (tmp_path / "none", plate / "profiles.parquet"):
+        with pytest.raises(OutputError, match=r"is no folder: give that of a plate, OUT/PLATE"):
+            merge(path)
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "-1/2", "1/0", ""])

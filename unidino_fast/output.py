@@ -271,7 +271,7 @@ class OutputFolder:
         """Writes one of the final tables in portions; it is there when all are written."""
         with (
             atomic_table(self.path / name) as temporary,
-            RowGroups(temporary, self.provenance) as table,
+            RowGroups(temporary, self.provenance, plain=True) as table,
         ):
             yield table
 

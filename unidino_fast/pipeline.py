@@ -28,7 +28,7 @@ from unidino_fast.plate_model import Plate
 from unidino_fast.plate_run import PlateRun, RunSummary, check_engine, layout_of
 from unidino_fast.platemap import Platemap, join_platemap
 from unidino_fast.provenance import provenance_of
-from unidino_fast.qc import check_labels, shipped_thresholds
+from unidino_fast.qc import Thresholds, check_labels, shipped_thresholds
 from unidino_fast.shards import Shard, check_count, write_record
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from unidino_fast.choices import Intensity, OnError
     from unidino_fast.cluster.session import Session
-    from unidino_fast.qc import Thresholds
 
 
 def embed_plate(
@@ -73,6 +72,7 @@ def embed_plate(
         UsageError: an option does not fit the plate.
         PixelError: a chunk cannot be read, or pixels cannot be embedded.
     """
+    _check_opened(plate, model)
     options = embed_options(
         intensity=intensity,
         tile=model.tile,
@@ -81,7 +81,6 @@ def embed_plate(
         channels=None if channels is None else tuple(channels),
         z=z,
     )
-    _check_opened(plate, model)
     model.check_single_channel()
     thresholds = _limits(qc)
     plan = plan_plate(plate, options, patch=model.backbone.patch_size)
@@ -212,6 +211,8 @@ def prepare_run(
     `embed_to_folder`.
     """
     _check_opened(plate, model)
+    if not isinstance(options, EmbedOptions):
+        raise UsageError(f"the options are a {type(options).__name__}: give EmbedOptions(...)")
     model.check_single_channel()
     _refuse_inside(Path(out), plate)
     plan = plan_plate(plate, options, patch=model.backbone.patch_size)
@@ -260,6 +261,8 @@ def _check_opened(plate: object, model: object) -> None:
 def _limits(qc: bool | Thresholds) -> Thresholds | None:
     if isinstance(qc, bool):
         return shipped_thresholds() if qc else None
+    if not isinstance(qc, Thresholds):
+        raise UsageError(f"qc {qc!r}: give True, False or what qc.read_thresholds(...) returns")
     return qc
 
 

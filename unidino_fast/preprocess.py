@@ -116,8 +116,9 @@ def _enough(tile: int) -> int:
 @lru_cache(maxsize=64)
 def _from_zero(whole: int, n_planes: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Lows and spans (C,), alike for every field: made once, as a GPU takes a step for each."""
-    low = torch.zeros(n_planes, dtype=torch.float64, device=device)
-    return low, torch.full_like(low, whole)
+    with torch.inference_mode(mode=False):  # whoever asks first, it is for others too
+        low = torch.zeros(n_planes, dtype=torch.float64, device=device)
+        return low, torch.full_like(low, whole)
 
 
 def _check_finite(planes: Tensor) -> None:

@@ -161,11 +161,14 @@ def _records(path: Path) -> list[dict[str, Any]]:
         found[index, count] = record
     counts = sorted({count for _, count in found})
     if not counts:
-        if (path / "profiles.parquet").exists():
+        if not path.is_dir():
+            raise OutputError(f"{path} is no folder: give that of a plate, OUT/PLATE")
+        inside = sorted({file.parent.parent.name for file in path.glob("*/shards/*-of-*.json")})
+        made = [path / "profiles.parquet", *path.glob("*/profiles.parquet")]
+        if not inside and any(table.exists() for table in made):
             raise OutputError(
                 f"{path} has its tables, and no shards: there is nothing to merge, use them"
             )
-        inside = sorted({file.parent.parent.name for file in path.glob("*/shards/*-of-*.json")})
         remedy = (
             f"give the folder of a plate in it, such as {path / inside[0]}"
             if inside

@@ -113,17 +113,17 @@ def write_parquet(frame: pl.DataFrame, path: Path, metadata: Mapping[str, Any]) 
         pq.write_table(table, file, **column_options(frame))
 
 
-def column_options(frame: pl.DataFrame) -> dict[str, Any]:
+def column_options(frame: pl.DataFrame, *, plain: bool = False) -> dict[str, Any]:
     """How Arrow is to write the columns of a table.
 
-    Features are written plain: they hardly repeat, nobody asks for their range, and zstd takes as
-    long as all else to make them some percent smaller, or larger where rows are few.
+    Args:
+        frame: the table.
+        plain: leave features uncompressed.
     """
     told = [name for name in frame.columns if name.startswith(METADATA_PREFIX)]
-    others = [name for name, dtype in frame.schema.items() if not dtype.is_float()]
     return {
-        "compression": dict.fromkeys((*told, *others), "zstd"),
-        "use_dictionary": told,
+        "compression": dict.fromkeys(told, "zstd") if plain else "zstd",
+        "use_dictionary": told,  # features hardly repeat, and nobody asks for their range
         "write_statistics": told,
     }
 

@@ -41,13 +41,14 @@ def test_each_table_is_a_row_group(tmp_path, count):
     assert provenance_in(path) == {"made": "by"}
 
 
-def test_features_are_plain_and_the_rest_is_compressed(tmp_path):
+@pytest.mark.parametrize(("plain", "of_features"), [(True, "UNCOMPRESSED"), (False, "ZSTD")])
+def test_features_can_be_left_uncompressed(tmp_path, plain, of_features):
     path = tmp_path / "t.parquet"
-    with RowGroups(path, {}) as file:
+    with RowGroups(path, {}, plain=plain) as file:
         file.write(portions(1)[0])
     group = pq.ParquetFile(path).metadata.row_group(0)
     kinds = {column.path_in_schema: column.compression for column in map(group.column, range(3))}
-    assert kinds == {"Metadata_Well": "ZSTD", "DNA_000": "UNCOMPRESSED", "DNA_001": "UNCOMPRESSED"}
+    assert kinds == {"Metadata_Well": "ZSTD", "DNA_000": of_features, "DNA_001": of_features}
 
 
 def of_another_kind():
