@@ -123,6 +123,15 @@ def write_field(path: Path, pixels: np.ndarray, channels: list[str]) -> uf.Plate
     return uf.open_plate(path)
 
 
+def test_empty_tiles_between_steps_of_a_tile_are_seen(tmp_path: Path, model: uf.Embedder) -> None:
+    """Tiles begin at rows 0, 16, 32 and 48 here; the last of them alone is empty."""
+    pixels = np.full((1, 80, 32), 500, np.uint16)
+    pixels[0, 48:] = 0
+    fields = uf.embed_plate(write_field(tmp_path / "p.zarr", pixels, ["DNA"]), model, stride=16)
+    assert fields["Metadata_n_tiles"].to_list() == [3]
+    assert fields["Metadata_n_tiles_dropped"].to_list() == [1]
+
+
 def test_empty_tiles_are_judged_on_the_first_channel(
     tmp_path: Path, model: uf.Embedder, direct: Any
 ) -> None:

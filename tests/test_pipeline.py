@@ -41,6 +41,10 @@ def test_files_and_columns(
     assert sorted(entry.name for entry in (folder / "parts").iterdir()) == [
         f"{row}{column:02d}.parquet" for row in "AB" for column in (1, 2, 3)
     ]
+    groups = {name: pq.read_metadata(folder / name).row_group(0).to_dict() for name in TABLES}
+    assert {name: group["columns"][-1]["compression"] for name, group in groups.items()} == {
+        "fields.parquet": "UNCOMPRESSED", "wells.parquet": "ZSTD", "profiles.parquet": "ZSTD"
+    }  # fmt: skip
     fields = pl.read_parquet(folder / "fields.parquet")
     wells = pl.read_parquet(folder / "wells.parquet")
     profiles = pl.read_parquet(folder / "profiles.parquet")

@@ -4,7 +4,7 @@ import torch
 
 from unidino_fast.engines.graph import standardized
 from unidino_fast.errors import PixelError
-from unidino_fast.preprocess import all_with_signal, tiles_of, tiles_with_signal
+from unidino_fast.preprocess import _from_zero, all_with_signal, tiles_of, tiles_with_signal
 
 DTYPES = ["u1", "u2", "i2", "u4", "f4"]
 SHAPES = [(7, 7, 7, 7), (13, 29, 5, 5), (31, 17, 7, 3), (11, 23, 4, 9)]
@@ -85,6 +85,16 @@ class TestNaiveTiles:
                 plane = above.copy()
                 plane[top : top + tile, left : left + tile] = 0
                 assert not all_with_signal(plane, tile=tile, stride=stride)
+
+
+def test_what_is_kept_of_scaling_is_fit_for_training_too():
+    """Whoever asks first for planes like these does so while a network is only used."""
+    _from_zero.cache_clear()
+    planes = torch.ones((3, 8, 8), requires_grad=True)
+    with torch.inference_mode():
+        tiles_of(planes.detach(), "none", tile=4, stride=4)
+    tiles_of(planes, "none", tile=4, stride=4).sum().backward()
+    assert planes.grad.sum() == planes.numel()
 
 
 @pytest.mark.parametrize(("size", "grid"), [((1080, 1080), (4, 4)), ((1024, 1280), (4, 5))])

@@ -184,6 +184,11 @@ def test_a_shard_that_runs_again_leaves_the_merged_manifest(
 def test_the_folder_above_is_told_apart(sharded: Path, platemap: Platemap) -> None:
     with pytest.raises(OutputError, match=r"give the folder of a plate in it, such as .*small"):
         merge(sharded.parent, platemap)
+    other = sharded.parent / "other"
+    other.mkdir()
+    (other / "profiles.parquet").touch()  # of a plate without shards
+    with pytest.raises(OutputError, match=r"give the folder of a plate in it, such as .*small"):
+        merge(sharded.parent, platemap)
 
 
 def test_no_shards(tmp_path: Path) -> None:
