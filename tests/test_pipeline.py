@@ -85,21 +85,29 @@ def test_in_memory_equals_on_disk(
     assert uf.normalize(wells).equals(pl.read_parquet(tmp_path / "small/profiles.parquet"))
 
 
-def test_names_in_the_place_of_a_plate_or_a_model_are_refused(
-    small_plate: tuple[Path, pl.DataFrame], model: uf.Embedder, tmp_path: Path
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"plate": "p.zarr"}, r"the plate is a str: give what open_plate\(...\) returns"),
+        ({"model": "w.pth"}, r"the model is a str: give what load_backbone\(...\) returns"),
+        ({"qc": "yes"}, r"qc 'yes': give True, False or what qc.read_thresholds\(...\) returns"),
+        ({"options": {"tile": 32}}, r"the options are a dict: give EmbedOptions\(...\)"),
+    ],
+)
+def test_what_is_only_the_name_of_an_argument_is_refused(
+    small_plate: tuple[Path, pl.DataFrame],
+    model: uf.Embedder,
+    tmp_path: Path,
+    given: dict[str, Any],
+    said: str,
 ) -> None:
-    plate = uf.open_plate(small_plate[0])
-    with pytest.raises(UsageError, match=r"the plate is a str: give what open_plate\(...\) ret"):
-        uf.embed_plate("p.zarr", model)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"the model is a str: give what load_backbone\(...\) ret"):
-        uf.embed_plate(plate, "w.pth")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"the model is a str: give what load_backbone\(...\) ret"):
-        uf.embed_to_folder(plate, "w.pth", tmp_path, EmbedOptions())  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"the options are a dict: give EmbedOptions\(...\)"):
-        uf.embed_to_folder(plate, model, tmp_path, {"tile": 32})  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"qc 'yes': give True, False or what qc.read_thr"):
-        uf.embed_plate(plate, model, qc="yes")  # type: ignore[arg-type]
+    usual: dict[str, Any] = {"plate": uf.open_plate(small_plate[0]), "model": model}
+    with pytest.raises(UsageError, match=said):
+        uf.embed_to_folder(**{"options": OPTIONS, **usual, **given}, out=tmp_path / "out")
     assert not any(tmp_path.iterdir())
+    if "options" not in given:
+        with pytest.raises(UsageError, match=said):
+            uf.embed_plate(**{**usual, **given})
 
 
 def test_pandas_reads_the_files(

@@ -69,7 +69,7 @@ def embed_plate(
         The columns of `fields.parquet`: one row a field, `<channel>_<index>` features.
 
     Raises:
-        UsageError: an option does not fit the plate.
+        UsageError: an option does not fit the plate, or an argument is of another kind.
         PixelError: a chunk cannot be read, or pixels cannot be embedded.
     """
     _check_opened(plate, model)
@@ -135,7 +135,7 @@ def embed_to_folder(
         on_well: called after each well.
 
     Raises:
-        UsageError: an option does not fit the plate.
+        UsageError: an option does not fit the plate, or an argument is of another kind.
         TableError: the platemap does not fit the plate.
         PixelError: a chunk cannot be read, or pixels cannot be embedded; with `skip`, only where no
             well could be embedded.

@@ -74,7 +74,7 @@ def test_only_touched_chunks_are_read(
         keys.append(key)
         return fetch(self, key, *others)
 
-    source._storage.files = None  # type: ignore[attr-defined]  # else compiled code reads them
+    monkeypatch.setattr(source._storage, "files", None)  # else compiled code reads them
     monkeypatch.setattr(FolderStorage, "grab", grabbed)
     monkeypatch.setattr(FolderStorage, "fetch", fetched)
     boxes = [Box(4, 9, 12), Box(0, 12, 16), Box(29, 35, 16)]
