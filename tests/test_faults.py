@@ -6,20 +6,23 @@ import json
 import os
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import zarr
 from result_files import tables_of
 
 import unidino_fast as uf
+from unidino_fast import plate_run
 from unidino_fast.config import EmbedOptions
 from unidino_fast.errors import OutputError
 from unidino_fast.output import TABLES
+from unidino_fast.storage import FolderStorage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from types import ModuleType
 
     from unidino_fast.planning import WellTask
 
@@ -71,6 +74,72 @@ def test_an_output_folder_that_vanishes(
             uf.open_plate(plate_path), model, tmp_path / "out", OPTIONS, on_well=remove
         )
     assert "\n" not in str(caught.value)
+
+
+def losing(plate_path: Path, chunk: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has a chunk vanish once the plate's files were looked at, before they are read."""
+    real = plate_run.stamps_before
+
+    def stamps_before(*args: Any) -> Any:
+        found = real(*args)
+        (plate_path / chunk).unlink()
+        return found
+
+    monkeypatch.setattr(plate_run, "stamps_before", stamps_before)
+
+
+SAID_OF_ONE = (
+    "1 of the plate's 36 chunks is absent and reads as the fill value, the first in A/2/0/0: is"
+    " the copy of the plate complete?"
+)
+
+
+@pytest.mark.parametrize("by_zarr", [False, True])
+def test_a_chunk_that_vanishes_before_it_is_read_is_said(
+    by_zarr: bool,
+    plates: ModuleType,
+    plate_path: Path,
+    model: uf.Embedder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And from then on, as long as it is away; a run that does not need it says nothing."""
+    if by_zarr:
+        filters = [{"id": "delta", "dtype": "<u2"}]
+        for path in plate_path.rglob(".zarray"):
+            plates.edit_json(path, lambda d: d.update(filters=filters))
+    with monkeypatch.context() as patch:
+        losing(plate_path, "A/2/0/0/1/0/0", patch)
+        summary = uf.embed_to_folder(uf.open_plate(plate_path), model, tmp_path / "out", OPTIONS)
+    assert summary.warnings == (SAID_OF_ONE,)
+    for verify, overwrite in ((True, False), (False, False), (False, True)):
+        summary = uf.embed_to_folder(
+            uf.open_plate(plate_path),
+            model,
+            tmp_path / "out",
+            OPTIONS,
+            verify=verify,
+            overwrite=overwrite,
+        )
+        assert summary.warnings == (SAID_OF_ONE,)
+        assert summary.n_resumed == (0 if overwrite else 6)
+    other = EmbedOptions(tile=32, channels=("Mito",))
+    summary = uf.embed_to_folder(uf.open_plate(plate_path), model, tmp_path / "other", other)
+    assert summary.warnings == ()
+
+
+def test_a_plate_that_is_complete_is_not_listed(
+    plate_path: Path, model: uf.Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders of hundreds of thousands of chunks, each its own: a listing takes minutes."""
+
+    def stamps(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(FolderStorage, "stamps", stamps)
+    for n_resumed in (0, 6):
+        summary = uf.embed_to_folder(uf.open_plate(plate_path), model, tmp_path, OPTIONS)
+        assert (summary.n_resumed, summary.warnings) == (n_resumed, ())
 
 
 def test_metadata_broken_after_the_start_changes_nothing(

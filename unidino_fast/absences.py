@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 def said_of_absent(plate: Plate, seen: Absent, before: Mapping[str, Sequence[str]]) -> list[str]:
     """Lines where chunks of a plate are absent, as it is listed or, at a URL, as it was read.
 
+    It is listed only where there is something to say: of a large plate that takes long.
+
     Args:
         plate: of the run.
-        seen: what this run missed at a URL.
+        seen: what this run missed.
         before: keys that a former run missed there, by the wells that it finished.
     """
-    listed = said_of_listed(plate)
+    listed = said_of_listed(plate) if seen.n else None
     return _said_of_url(seen, before) if listed is None else listed
 
 

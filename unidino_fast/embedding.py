@@ -17,6 +17,7 @@ import xxhash
 
 from unidino_fast.errors import PixelError
 from unidino_fast.heap import HeapTrimmer
+from unidino_fast.planning import channels_to_read
 from unidino_fast.preprocess import all_with_signal, tiles_of, tiles_with_signal
 from unidino_fast.qc.measures import measure_planes
 from unidino_fast.reading import FieldReader, FieldRequest
@@ -114,7 +115,7 @@ class Noted(NamedTuple):
         """That of the channels that are embedded (C, M)."""
         if self.quality is None:
             return None
-        read = _read_channels(task, options)
+        read = channels_to_read(task, options)
         return self.quality[[read.index(channel) for channel in task.channels]]
 
 
@@ -146,7 +147,7 @@ def read_fields(
 
     return FieldReader(storage, allocate=allocate).stream_noted(
         (
-            FieldRequest(field.field, field.time, _read_channels(field, options), options.z)
+            FieldRequest(field.field, field.time, channels_to_read(field, options), options.z)
             for well in tasks
             for field in well.fields
         ),
@@ -292,18 +293,12 @@ def _embedded_planes(pixels: Tensor, task: FieldTask, options: EmbedOptions) -> 
 
     Without a copy, but where a field has its channels in another order than its plate.
     """
-    read = _read_channels(task, options)
+    read = channels_to_read(task, options)
     places = [read.index(channel) for channel in task.channels]
     first = places[0]
     if places == list(range(first, first + len(places))):
         return pixels[first : first + len(places)]
     return torch.stack([pixels[place] for place in places])
-
-
-def _read_channels(task: FieldTask, options: EmbedOptions) -> tuple[int, ...]:
-    """Channels to read, each once: the first one decides which tiles are empty."""
-    channels = task.channels if options.keep_empty else (0, *task.channels)
-    return tuple(dict.fromkeys(channels))
 
 
 def _finished(begun: _Begun) -> tuple[WellTask, WellResult | PixelError]:

@@ -55,6 +55,12 @@ class FieldTask:
     n_tiles: int
 
 
+def channels_to_read(task: FieldTask, options: EmbedOptions) -> tuple[int, ...]:
+    """Channels to read, each once: the first one decides which tiles are empty."""
+    channels = task.channels if options.keep_empty else (0, *task.channels)
+    return tuple(dict.fromkeys(channels))
+
+
 @dataclass(frozen=True, slots=True)
 class WellTask:
     """One well: the unit of work, of a part file and of resuming."""

@@ -15,7 +15,7 @@ from unidino_fast.engines.selfcheck import SelfCheck, self_check
 from unidino_fast.errors import OutputError, PixelError
 from unidino_fast.names import left_out_for
 from unidino_fast.parts import anew, part_path
-from unidino_fast.reading import Absent, absent_seen
+from unidino_fast.reading import Absent
 from unidino_fast.results import WellResult
 from unidino_fast.stamps import absent_chunks, stamp_as_read, stamps_before
 from unidino_fast.write_behind import written_behind
@@ -142,9 +142,9 @@ class PlateRun:
         }
         if again:
             stage = "verify" if verify else "measure"
-            with self.clock.stage(stage), absent_seen(self.plate.storage) as absent:
+            with self.clock.stage(stage), self.plate.storage.absent_seen() as absent:
                 self._read_again([task for task in self.tasks if task.name in again])
-            self.absent = self.absent.with_those(Absent.of(absent))
+            self._note(absent)
 
     def find_finished(self, *, verify: bool) -> None:
         """Finds the wells of a former run that are to be kept; writes nothing.
@@ -154,7 +154,9 @@ class PlateRun:
         finished = [] if verify else [task for task in self.tasks if self.folder.has_part(task)]
         storage = self.plate.storage
         held = {t.name: self.folder.held_stamp(t) for t in finished} if storage.is_remote else None
-        self.stamps = stamps_before(storage, self.tasks, finished, self.options.z, held)
+        with storage.absent_seen() as absent:
+            self.stamps = stamps_before(storage, self.tasks, finished, self.options, held)
+        self._note(absent)
         for task in self.tasks:
             found = self.folder.read_part(task, self.stamps[task.name], any_stamp=verify)
             if found is not None:
@@ -217,7 +219,7 @@ class PlateRun:
         else:
             stream = self._by_workers(pending, self.workers)
         kept = written_behind(stream, self._write, self.clock)
-        with absent_seen(self.plate.storage) as absent, closing(kept) as wells:
+        with self.plate.storage.absent_seen() as absent, closing(kept) as wells:
             for task, result in wells:
                 if isinstance(result, WellResult):
                     self._keep(task, result)
@@ -228,7 +230,7 @@ class PlateRun:
                 else:
                     self.left_out[task.name] = str(result)
                 on_well(task)
-        self.absent = self.absent.with_those(Absent.of(absent))
+        self._note(absent)
         if self.tasks and not self.results:
             reason = next(iter(self.left_out.values()), "the plan is empty")
             raise PixelError(f"no well could be embedded: {reason}")
@@ -338,6 +340,10 @@ class PlateRun:
                 " there: do all machines see one and the same folder?"
             )
         return found
+
+    def _note(self, absent: set[str]) -> None:
+        """Keeps in mind that chunks were looked for and are absent."""
+        self.absent = self.absent.with_those(Absent.of(absent))
 
     def _keep(self, task: WellTask, result: WellResult) -> None:
         self.results[task.name] = result.record()

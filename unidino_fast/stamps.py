@@ -1,6 +1,7 @@
 """What tells whether pixels are still those that a part was made of, without reading them again.
 
-In a folder that is the size and time of every file of a well, in a zip its checksums. Remote stores
+In a folder that is the size and time of every file that a well is read from, in a zip its
+checksum. Remote stores
 are not listed, and a request for each chunk would cost as much as reading: there it is the tag
 (ETag, or time and size) of one chunk of each field and time point, drawn by the field's name, so
 that among the fields of a well every channel and corner has its turn. The tags of what is embedded
@@ -17,17 +18,19 @@ import itertools
 import json
 import math
 import zlib
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from unidino_fast.errors import PlateError
 from unidino_fast.names import one_line
+from unidino_fast.planning import channels_to_read
 from unidino_fast.reading.plan import chunk, layers, touched
 from unidino_fast.storage import StorageFault
 from unidino_fast.storage.remote import ABSENT, RemoteStorage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from unidino_fast.config import EmbedOptions
     from unidino_fast.planning import FieldTask, WellTask
     from unidino_fast.plate_model import Field
     from unidino_fast.storage import Storage
@@ -38,6 +41,8 @@ PixelStamp: TypeAlias = str | dict[str, str]
 
 _MOST_ABSENT = 4
 """Absent chunks of a field that are asked for again."""
+_MOST_ASKED = 100_000
+"""Objects of a field beyond which its folder is listed: metadata may claim any number of them."""
 _MOST_LOOKED_AT = 10_000
 """Chunks of a field beyond which none is looked for."""
 
@@ -46,7 +51,7 @@ def stamps_before(
     storage: Storage,
     tasks: Sequence[WellTask],
     finished: Sequence[WellTask],
-    z: str | int,
+    options: EmbedOptions,
     held: Mapping[str, PixelStamp | None] | None = None,
 ) -> dict[str, PixelStamp | None]:
     """Stamps of wells as they are now, by name; None where that is not known, or not yet.
@@ -55,16 +60,16 @@ def stamps_before(
         storage: of the plate.
         tasks: all wells.
         finished: those of them that are asked for where asking costs trips.
-        z: the planes that are read of them.
+        options: what is read of them.
         held: stamps of finished wells as they were, whose absent chunks are asked for too.
 
     Raises:
         PlateError: the storage cannot tell, though it should.
     """
     if not isinstance(storage, RemoteStorage):
-        return {task.name: _listed(storage, task) for task in tasks}
+        return {task.name: _looked_at(storage, task, options) for task in tasks}
     keys = {
-        task.name: [*_sampled(task, z), *_were_absent(task, (held or {}).get(task.name))]
+        task.name: [*_sampled(task, options.z), *_were_absent(task, (held or {}).get(task.name))]
         for task in finished
     }
     wanted = list(dict.fromkeys(key for own in keys.values() for key in own))
@@ -117,15 +122,47 @@ def absent_chunks(stamp: PixelStamp | None) -> list[str]:
     return [] if not isinstance(stamp, dict) else [k for k, tag in stamp.items() if tag == ABSENT]
 
 
-def _listed(storage: Storage, task: WellTask) -> str | None:
-    """Digest of what a storage lists of a well's chunks."""
-    digest = hashlib.sha256()
-    for path in sorted({field.field.array_path for field in task.fields}):
-        stamps = storage.stamps(path)
-        if stamps is None:
-            return None
-        digest.update(json.dumps(stamps).encode())
-    return digest.hexdigest()
+def _looked_at(storage: Storage, task: WellTask, options: EmbedOptions) -> str | None:
+    """Digest of sizes and times of the objects that a well is read from.
+
+    They are asked for by name: to list the folders that chunks lie in takes four times as long.
+    """
+    keys: dict[str, None] = {}
+    unnamed: set[str] = set()
+    for field in task.fields:
+        own = _keys_read(field, options)
+        if own is None:
+            unnamed.add(field.field.array_path)
+        else:
+            keys |= dict.fromkeys(own)
+    found = storage.sizes_and_times(list(keys))
+    if found is None:
+        return None
+    listed = [storage.stamps(path) for path in sorted(unnamed)]
+    return hashlib.sha256(json.dumps([list(keys), found, listed]).encode()).hexdigest()
+
+
+def _keys_read(task: FieldTask, options: EmbedOptions) -> Iterator[str] | None:
+    """Keys of the stored objects that a field is read from; None where they are too many to ask."""
+    field = task.field
+    naming = _naming(field)
+    if naming is None:
+        return None
+    y, x = (field.region.y, field.region.x) if field.region else (0, 0)
+    chunks: dict[str, Iterable[int]] = {
+        "t": (task.time // chunk(field, "t"),),
+        "c": (channel // chunk(field, "c") for channel in channels_to_read(task, options)),
+        "z": (layer for layer, _ in layers(field, options.z)),
+        "y": touched(y, field.height, chunk(field, "y")),
+        "x": touched(x, field.width, chunk(field, "x")),
+    }
+    places = [
+        list(dict.fromkeys(str(index // n) for index in chunks[axis]))
+        for axis, n in zip(field.axes, _in_object(field), strict=True)
+    ]
+    if math.prod(map(len, places)) > _MOST_ASKED:
+        return None
+    return map(naming.key, itertools.product(*places))
 
 
 def _tags(found: dict[str, str | StorageFault | None], well: str) -> dict[str, str] | None:
@@ -197,11 +234,34 @@ def _drawn(task: FieldTask, z: str | int) -> str | None:
 
 def _key(field: Field, index: Sequence[int]) -> str | None:
     """Key of the stored object that holds a chunk; of arrays that zarr-python reads too."""
+    naming = _naming(field)
+    if naming is None:
+        return None
+    return naming.key([str(place // n) for place, n in zip(index, _in_object(field), strict=True)])
+
+
+def _in_object(field: Field) -> list[int]:
+    """Chunks along each axis of a stored object: one, but in shards."""
     facts = field.array
-    if facts.shards is not None:
-        sizes = zip(index, facts.chunks, facts.shards, strict=True)
-        index = [place * inner // outer for place, inner, outer in sizes]
-    parts, separator = [str(place) for place in index], "."
+    sizes = zip(facts.shards or facts.chunks, facts.chunks, strict=True)
+    return [outer // inner for outer, inner in sizes]
+
+
+class _Naming(NamedTuple):
+    """How the objects of an array are called."""
+
+    start: str
+    separator: str
+
+    def key(self, places: Iterable[str]) -> str:
+        """That of the object at these places in the grid."""
+        return self.start + self.separator.join(places)
+
+
+def _naming(field: Field) -> _Naming | None:
+    """Of arrays that zarr-python reads too; None where it is to judge the array."""
+    facts = field.array
+    start, separator = f"{field.array_path}/", "."
     try:
         if facts.zarr_format == 2:
             separator = facts.document.get("dimension_separator", ".")
@@ -210,9 +270,9 @@ def _key(field: Field, index: Sequence[int]) -> str | None:
             is_default = keys["name"] == "default"
             separator = keys.get("configuration", {}).get("separator", "/" if is_default else ".")
             if is_default:
-                parts.insert(0, "c")
+                start += f"c{separator}"
             elif keys["name"] != "v2":
                 return None
     except (KeyError, TypeError, AttributeError):
-        return None  # zarr-python judges it
-    return f"{field.array_path}/{separator.join(parts)}" if separator in (".", "/") else None
+        return None
+    return _Naming(start, separator) if separator in (".", "/") else None

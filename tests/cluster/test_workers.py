@@ -17,6 +17,7 @@ from distributed import Worker, WorkerPlugin
 from result_files import tables_of
 
 import unidino_fast as uf
+from unidino_fast import plate_run
 from unidino_fast.cluster import job
 from unidino_fast.cluster.session import _session
 from unidino_fast.config import EmbedOptions
@@ -203,6 +204,30 @@ def test_faulty_pixels_are_named_by_workers_too(
     assert "cannot be read" in summary.left_out["A02"]
     with pytest.raises(PixelError, match=r"chunk A/2.* cannot be read"):
         embed(plate, spec, workers, tmp_path / "other")
+
+
+def test_chunks_that_vanish_before_workers_read_them_are_said(
+    plate: uf.Plate,
+    spec: ModelSpec,
+    workers: Session,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = shutil.copytree(plate.storage.location, tmp_path / "p.zarr")
+    [chunk] = [path for path in place.glob("B/2/1/0/1/*/*") if path.is_file()]
+    real = plate_run.stamps_before
+
+    def stamps_before(*args: Any) -> Any:
+        found = real(*args)
+        chunk.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(plate_run, "stamps_before", stamps_before)
+    summary = embed(uf.open_plate(place), spec, workers, tmp_path / "out")
+    assert len(summary.warnings) == 1
+    assert summary.warnings[0].startswith(
+        "1 of the plate's 48 chunks is absent and reads as the fill value, the first in B/2/1/0: is"
+    )
 
 
 def test_two_runs_on_one_scheduler_keep_to_their_own_weights(

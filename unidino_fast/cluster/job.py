@@ -27,7 +27,7 @@ from unidino_fast.engines.selfcheck import self_check
 from unidino_fast.errors import ClusterError
 from unidino_fast.parts import write_part
 from unidino_fast.provenance import device_name, software_versions
-from unidino_fast.reading import Absent, absent_seen
+from unidino_fast.reading import Absent
 from unidino_fast.results import WellResult
 from unidino_fast.stamps import stamp_as_read
 from unidino_fast.storage import open_storage
@@ -148,7 +148,7 @@ class Done:
     """What a worker sends back: an outcome or an error for each well, and seconds by stage.
 
     Attributes:
-        absent: chunks behind a URL that it found absent.
+        absent: chunks that it found absent.
     """
 
     outcomes: tuple[Outcome | PixelError, ...]
@@ -208,7 +208,7 @@ def run_job(job: WellsJob) -> Done:
         shares = plate.is_at_hand
         if shares:
             stream = written_behind(stream, write, clock)
-        with absent_seen(storage) as absent, closing(stream) as wells:
+        with storage.absent_seen() as absent, closing(stream) as wells:
             for _, result in wells:
                 written = shares and isinstance(result, WellResult)
                 outcomes.append(Written() if written else result)

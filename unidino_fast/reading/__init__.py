@@ -10,6 +10,6 @@ from __future__ import annotations
 
 from unidino_fast.reading.plan import FieldRequest
 from unidino_fast.reading.reader import FieldReader
-from unidino_fast.reading.stored import Absent, absent_seen, stored_chunks
+from unidino_fast.reading.stored import Absent, stored_chunks
 
-__all__ = ["Absent", "FieldReader", "FieldRequest", "absent_seen", "stored_chunks"]
+__all__ = ["Absent", "FieldReader", "FieldRequest", "stored_chunks"]

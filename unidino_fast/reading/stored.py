@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 from unidino_fast.names import natural_key
-from unidino_fast.storage.remote import RemoteStorage
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from unidino_fast.ngff import ArrayFacts
     from unidino_fast.plate_model import Plate
-    from unidino_fast.storage import Storage
 
 _CHUNK_KEY = re.compile(r"(c[/.])?[0-9]+([/.][0-9]+)*")
 
@@ -36,14 +33,14 @@ class Stored(NamedTuple):
 
 
 class Absent(NamedTuple):
-    """Chunks (or shards) behind a URL that are absent: how many, and the first key of them."""
+    """Chunks (or shards) that were looked for and are absent: how many, and the first key."""
 
     n: int = 0
     first: str | None = None
 
     @classmethod
     def of(cls, keys: Collection[str]) -> Absent:
-        """What `absent_seen` has filled its set with."""
+        """What `Storage.absent_seen` has filled its set with."""
         return cls(len(keys), min(keys, default=None, key=natural_key))
 
     def with_those(self, other: Absent) -> Absent:
@@ -74,11 +71,3 @@ def _n_chunks(array: ArrayFacts) -> int:
     """Files of a whole array: its chunks, or shards."""
     grid = array.shards or array.chunks
     return math.prod(-(-length // size) for length, size in zip(array.shape, grid, strict=True))
-
-
-def absent_seen(storage: Storage) -> AbstractContextManager[set[str]]:
-    """Gives a set that fills with the keys of absent chunks (or shards) while they are asked for.
-
-    It stays empty where the storage can be listed: `stored_chunks` counts those.
-    """
-    return storage.absent_seen() if isinstance(storage, RemoteStorage) else nullcontext(set())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from zarr.abc.store import Store as ZarrStore
 
@@ -75,6 +78,32 @@ def document_room(n_bytes: int) -> memoryview:
     return memoryview(bytearray(n_bytes))
 
 
+class AbsentKeys:
+    """Tells those who watch at which keys there was no object; for many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._watchers: list[set[str]] = []
+
+    def add(self, key: str) -> None:
+        """There is no object at this key."""
+        with self._lock:
+            for watcher in self._watchers:
+                watcher.add(key)
+
+    @contextmanager
+    def seen(self) -> Iterator[set[str]]:
+        """A set of the keys that are added meanwhile."""
+        seen: set[str] = set()
+        with self._lock:
+            self._watchers.append(seen)
+        try:
+            yield seen
+        finally:
+            with self._lock:
+                self._watchers = [other for other in self._watchers if other is not seen]
+
+
 class Storage(Protocol):
     """A read-only tree of objects addressed by keys with forward slashes."""
 
@@ -136,6 +165,18 @@ class Storage(Protocol):
         Raises:
             PlateError: the folder cannot be listed, or changes at this moment.
         """
+        ...
+
+    def sizes_and_times(self, keys: Sequence[str]) -> list[tuple[int, int] | None] | None:
+        """Bytes and modification time in ns of objects that are not read; None if unknown.
+
+        None for an object that is absent. What is there but cannot be looked at has -1 bytes, and
+        the number of its error as a time: reading it says more.
+        """
+        ...
+
+    def absent_seen(self) -> AbstractContextManager[set[str]]:
+        """A set of the keys that chunks are looked for at meanwhile, and that are absent."""
         ...
 
     def zarr_store(self) -> ZarrStore:

@@ -13,10 +13,17 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from unidino_fast.errors import PlateError, first_line
-from unidino_fast.storage.base import ServerError, StorageFault, bounds, read_document
+from unidino_fast.storage.base import (
+    AbsentKeys,
+    ServerError,
+    StorageFault,
+    bounds,
+    read_document,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from zarr.abc.store import Store as ZarrStore
 
@@ -41,6 +48,7 @@ class FolderStorage:
         self.location = location
         self._prefix = f"{root}/"  # for keys by the thousand
         self.files: str | None = self._prefix
+        self._absent = AbsentKeys()
 
     def read(self, key: str, start: int | None = None, stop: int | None = None) -> ReadResult:
         """See `Storage`."""
@@ -53,12 +61,13 @@ class FolderStorage:
         try:
             file = os.open(self._prefix + key, _FLAGS)
         except (FileNotFoundError, NotADirectoryError):
-            return StorageFault(BROKEN_LINK) if has_broken_link(self.root, key) else None
+            return StorageFault(BROKEN_LINK) if self._is_linked(key) else None
         except (OSError, ValueError) as error:
             return _fault(error)
         try:
             status = os.fstat(file)
             if stat.S_ISDIR(status.st_mode):
+                self._absent.add(key)
                 return None
             if not stat.S_ISREG(status.st_mode):
                 return StorageFault("it is a device, pipe or socket, not a file")
@@ -130,6 +139,35 @@ class FolderStorage:
             ) from error
         return sorted(found)
 
+    def sizes_and_times(self, keys: Sequence[str]) -> list[tuple[int, int] | None]:
+        """See `Storage`."""
+        found: list[tuple[int, int] | None] = []
+        for key in keys:
+            try:
+                status = os.stat(self._prefix + key)  # noqa: PTH116 (a Path takes as long again)
+            except (FileNotFoundError, NotADirectoryError):
+                found.append((-1, 0) if self._is_linked(key) else None)
+            except (OSError, ValueError) as error:
+                found.append((-1, getattr(error, "errno", None) or 0))
+            else:
+                if stat.S_ISDIR(status.st_mode):
+                    self._absent.add(key)
+                    found.append(None)
+                else:
+                    found.append((status.st_size, status.st_mtime_ns))
+        return found
+
+    def absent_seen(self) -> AbstractContextManager[set[str]]:
+        """See `Storage`."""
+        return self._absent.seen()
+
+    def _is_linked(self, key: str) -> bool:
+        """Whether a link stands where there is no object; else it is absent."""
+        is_linked = has_broken_link(self.root, key)
+        if not is_linked:
+            self._absent.add(key)
+        return is_linked
+
     def zarr_store(self) -> ZarrStore:
         """See `Storage`."""
         from unidino_fast.storage.zarr_store import FolderStore
@@ -161,6 +199,7 @@ class ZipStorage:
             ) from error
         self._entries = {e.filename: e for e in self._zip.infolist() if not e.is_dir()}
         self._names = sorted(self._entries)
+        self._absent = AbsentKeys()
 
     def read(self, key: str, start: int | None = None, stop: int | None = None) -> ReadResult:
         """See `Storage`."""
@@ -171,6 +210,7 @@ class ZipStorage:
     ) -> FetchResult:
         """See `Storage`."""
         if key not in self._entries:
+            self._absent.add(key)
             return None
         entry = self._entries[key]
         first, last = bounds(entry.file_size, start, stop)
@@ -204,6 +244,20 @@ class ZipStorage:
             names = names[first:last]
         found = (self._entries[name] for name in names)
         return [(entry.filename, entry.file_size, entry.CRC) for entry in found]
+
+    def sizes_and_times(self, keys: Sequence[str]) -> list[tuple[int, int] | None]:
+        """See `Storage`; checksums as in `stamps`."""
+        found: list[tuple[int, int] | None] = []
+        for key in keys:
+            entry = self._entries.get(key)
+            if entry is None:
+                self._absent.add(key)
+            found.append(None if entry is None else (entry.file_size, entry.CRC))
+        return found
+
+    def absent_seen(self) -> AbstractContextManager[set[str]]:
+        """See `Storage`."""
+        return self._absent.seen()
 
     def zarr_store(self) -> ZarrStore:
         """See `Storage`."""

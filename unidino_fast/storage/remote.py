@@ -10,7 +10,6 @@ import threading
 import urllib.parse
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from unidino_fast.errors import PlateError, UsageError, first_line
 from unidino_fast.names import one_line
 from unidino_fast.storage.base import (
+    AbsentKeys,
     DocumentTooLargeError,
     StorageFault,
     document_room,
@@ -34,6 +34,7 @@ from unidino_fast.storage.transports import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from zarr.abc.store import Store as ZarrStore
 
@@ -82,7 +83,7 @@ class RemoteStorage:
         self._forbidden_is_absent: bool | None = None
         self._seen: OrderedDict[str, str | None] = OrderedDict()
         self._seen_lock = threading.Lock()
-        self._watchers: list[set[str]] = []
+        self._absent = AbsentKeys()
         self._lacking: set[str] = set()
 
     def read(self, key: str, start: int | None = None, stop: int | None = None) -> ReadResult:
@@ -105,8 +106,7 @@ class RemoteStorage:
             with self._seen_lock:
                 if len(self._lacking) < _MOST_SEEN:
                     self._lacking.add(key)
-                for watcher in self._watchers:
-                    watcher.add(key)
+            self._absent.add(key)
         elif key in self._lacking:  # it has come to be there since
             with self._seen_lock:
                 self._lacking.discard(key)
@@ -148,17 +148,9 @@ class RemoteStorage:
         """Those of the keys at which `fetch` found no object; where it missed none, at no cost."""
         return (key for key in keys if key in self._lacking) if self._lacking else iter(())
 
-    @contextmanager
-    def absent_seen(self) -> Iterator[set[str]]:
-        """Keys that `fetch` has asked for meanwhile and that are absent: nothing is listed here."""
-        seen: set[str] = set()
-        with self._seen_lock:
-            self._watchers = [*self._watchers, seen]
-        try:
-            yield seen
-        finally:
-            with self._seen_lock:
-                self._watchers = [other for other in self._watchers if other is not seen]
+    def absent_seen(self) -> AbstractContextManager[set[str]]:
+        """See `Storage`: keys that `fetch` is asked for."""
+        return self._absent.seen()
 
     def children(self) -> list[str]:
         """See `Storage`."""
@@ -166,6 +158,10 @@ class RemoteStorage:
 
     def stamps(self, prefix: str) -> list[Stamp] | None:
         """See `Storage`: unknown here, since remote stores are not listed."""
+        return None
+
+    def sizes_and_times(self, keys: Sequence[str]) -> list[tuple[int, int] | None] | None:
+        """See `Storage`: unknown here; see `tags`."""
         return None
 
     def zarr_store(self) -> ZarrStore:
