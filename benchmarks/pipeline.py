@@ -10,7 +10,7 @@ nothing?
 from __future__ import annotations
 
 import argparse
-import shutil
+import itertools
 import sys
 import tempfile
 from collections import deque
@@ -32,11 +32,13 @@ from unidino_fast.benchmarks.doubles import (
 from unidino_fast.benchmarks.environment import describe_environment
 from unidino_fast.benchmarks.measure import Candidate, Effort, HostWatch, measure, paired
 from unidino_fast.benchmarks.noise import Neighbours, describe_noise
+from unidino_fast.benchmarks.reading.readers import decoding
 from unidino_fast.benchmarks.rows import Row, append_rows, rate_figures, ratio_figures, render
 from unidino_fast.cluster.dispatch import Dispatcher
 from unidino_fast.cluster.job import Done, PlateJob, WellsJob, Written
 from unidino_fast.cluster.session import local_session
 from unidino_fast.config import EmbedOptions
+from unidino_fast.cores import reading_cores
 from unidino_fast.embedding import read_fields
 from unidino_fast.engines.spec import ModelSpec
 from unidino_fast.errors import PixelError
@@ -99,6 +101,7 @@ def bench_free(spec: ModelSpec, shape: PlateShape, effort: Effort) -> Iterator[R
         device = FreeDevice(spec.backbone, "eager", cpu, "fp32")
         runs = {
             "reading alone": lambda: _read_all(plate),
+            "numcodecs alone": _decoded_alone(plate, folder / "p.zarr", shape),
             "whole run, device that costs nothing": free_scaling()(
                 _whole_run(plate, device, folder / "device")
             ),
@@ -222,9 +225,13 @@ def _network_alone(model: Embedder, n_tiles: int) -> Callable[[], None]:
 
 
 def _whole_run(plate: Plate, model: Embedder, out: Path, *, qc: bool = True) -> Callable[[], None]:
+    numbers = itertools.count()
+
     def run() -> None:
-        shutil.rmtree(out, ignore_errors=True)
-        embed_to_folder(plate, model, out, EmbedOptions(tile=model.tile), qc=qc)
+        # into a folder of its own: to remove the last one would count, and a file system is slow
+        # where it has just removed files
+        folder = out / str(next(numbers))
+        embed_to_folder(plate, model, folder, EmbedOptions(tile=model.tile), qc=qc)
 
     return run
 
@@ -240,6 +247,19 @@ def _read_all(plate: Plate) -> None:
         for pixels in planes:
             if isinstance(pixels, PixelError):
                 raise pixels
+
+
+def _decoded_alone(plate: Plate, folder: Path, shape: PlateShape) -> Callable[[], None]:
+    """All chunks by numcodecs, on as many threads, of files that were looked for before."""
+    paths = [
+        folder / task.field.array_path / f"{channel}/0/0"
+        for well in plan_plate(plate, EmbedOptions()).wells
+        for task in well.fields
+        for channel in task.channels
+    ]
+    pieces = [(path, 0, path.stat().st_size) for path in paths]
+    n_bytes = 2 * shape.edge**2
+    return decoding(pieces, "blosc-zstd", n_bytes, shape.n_channels, reading_cores())
 
 
 def _campaign_wells(task: WellTask) -> list[WellTask]:

@@ -170,7 +170,7 @@ class TestManifest:
         folder = opened(tmp_path)
         document = json.loads(folder.manifest.read_bytes()) | {"format": 1}
         folder.manifest.write_text(json.dumps(document))
-        with pytest.raises(OutputError, match="results of format 1, this version writes 2: use"):
+        with pytest.raises(OutputError, match="results of format 1, this version writes 3: use"):
             opened(tmp_path)
 
     @pytest.mark.parametrize("name", [*TABLES, "parts/A01.parquet"])

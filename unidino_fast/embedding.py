@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from unidino_fast.planning import FieldTask, WellTask
     from unidino_fast.storage import Storage
 
+    Plane = NDArray[Any]
     Planes = NDArray[Any]
     Read = tuple[Planes, "Noted"] | PixelError
     """A field, and what was noted of it."""
@@ -96,11 +97,20 @@ def embed_wells(
     yield from map(_finished, begun)
 
 
+class _NotedPlane(NamedTuple):
+    """What the thread that reads a plane notes of its pixels; for the attributes see `Noted`."""
+
+    checksum: int
+    n_dropped: int
+    kept: Tensor | None
+    quality: NDArray[np.float32] | None
+
+
 class Noted(NamedTuple):
-    """What the thread that reads a field notes of its pixels.
+    """What was noted of the pixels of a field while they were read.
 
     Attributes:
-        checksum: XXH3 (64 bits): what the field was when it was embedded.
+        checksum: XXH3 (64 bits) of those of its planes: what it was when it was embedded.
         n_dropped: tiles not to embed, if it was asked for.
         kept: places of the others, where there are any not to embed.
         quality: (channels that were read, M) of their quality, if it was asked for.
@@ -110,6 +120,18 @@ class Noted(NamedTuple):
     n_dropped: int
     kept: Tensor | None
     quality: NDArray[np.float32] | None
+
+    @classmethod
+    def of(cls, planes: Sequence[_NotedPlane]) -> Noted:
+        """Of what was noted of each plane; the first one decides which tiles are dropped."""
+        checksums = np.array([plane.checksum for plane in planes], "<u8")
+        measured = [plane.quality for plane in planes if plane.quality is not None]
+        return cls(
+            xxhash.xxh3_64_intdigest(checksums.data),
+            planes[0].n_dropped,
+            planes[0].kept,
+            np.concatenate(measured) if measured else None,
+        )
 
     def quality_of(self, task: FieldTask, options: EmbedOptions) -> NDArray[np.float32] | None:
         """That of the channels that are embedded (C, M)."""
@@ -139,11 +161,10 @@ def read_fields(
         allocate: makes memory of so many bytes to read into; ordinary memory by default.
     """
 
-    def note(planes: Planes) -> Noted:
-        choice = _tiles_to_keep(planes, options) if keeps else (0, None)
-        quality = measure_planes(planes) if measures else None
-        checksum = xxhash.xxh3_64_intdigest(np.ascontiguousarray(planes).data)
-        return Noted(checksum, *choice, quality)
+    def note(plane: Plane, number: int) -> _NotedPlane:
+        choice = _tiles_to_keep(plane, options) if keeps and number == 0 else (0, None)
+        quality = measure_planes(plane[None]) if measures else None
+        return _NotedPlane(xxhash.xxh3_64_intdigest(plane.data), *choice, quality)
 
     return FieldReader(storage, allocate=allocate).stream_noted(
         (
@@ -152,6 +173,7 @@ def read_fields(
             for field in well.fields
         ),
         note,
+        Noted.of,
     )
 
 
@@ -309,12 +331,11 @@ def _finished(begun: _Begun) -> tuple[WellTask, WellResult | PixelError]:
     return begun.task, WellResult(begun.task.well.position, fields)
 
 
-def _tiles_to_keep(planes: Planes, options: EmbedOptions) -> tuple[int, Tensor | None]:
-    """How many tiles of planes (C, H, W) have no signal, and the places of the others, if any."""
-    if all_with_signal(planes[0], tile=options.tile, stride=options.step):
+def _tiles_to_keep(plane: Plane, options: EmbedOptions) -> tuple[int, Tensor | None]:
+    """How many tiles of a plane (H, W) have no signal, and the places of the others, if any."""
+    if all_with_signal(plane, tile=options.tile, stride=options.step):
         return 0, None
-    plane = torch.from_numpy(planes[0])
-    keep = tiles_with_signal(plane, tile=options.tile, stride=options.step)
+    keep = tiles_with_signal(torch.from_numpy(plane), tile=options.tile, stride=options.step)
     places = keep.nonzero()[:, 0]
     n_dropped = len(keep) - len(places)
     return n_dropped, places if n_dropped else None

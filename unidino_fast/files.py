@@ -26,15 +26,35 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the file cannot be written.
     """
+    with _replacing(path) as temporary:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def write_atomic(path: Path, content: bytes | memoryview) -> None:
+    """Writes a file as `atomic` does, in fewer steps: of small ones each step counts.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with _replacing(path) as temporary, temporary.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """As `atomic`, of a file that its writer takes to the disk."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         try:
             yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
             temporary.replace(path)
-        finally:
+        except BaseException:
             temporary.unlink(missing_ok=True)
+            raise
     except OSError as error:
         # whoever removes the folder takes the temporary file first: both look alike from here
         if isinstance(error, FileNotFoundError) or not path.parent.exists():

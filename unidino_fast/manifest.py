@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
-FORMAT = 2
+FORMAT = 3
 DECIDING = ("plate", "model", "options")
 """Groups of the provenance that results in one folder must share."""
 _MOST_BYTES = 2**27

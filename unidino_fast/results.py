@@ -38,7 +38,7 @@ class FieldResult:
         features: (C, D) float32, the mean over the kept tiles.
         n_tiles: tiles kept, of each channel.
         n_tiles_dropped: tiles left out as empty, of each channel.
-        checksum: XXH3 (64 bits) of the pixels that were read.
+        checksum: XXH3 (64 bits) of those of the planes that were read.
         metadata_digest: of the field, as the plate's metadata described it then.
         quality: (C, M) float32, what `qc` measured of the pixels, NaN where that is open; None
             where it was not asked to.

@@ -17,7 +17,7 @@ from unidino_fast.reading import FieldReader, FieldRequest
 from unidino_fast.storage import FolderStorage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
     from unidino_fast.benchmarks.reading.layouts import Stored
 
-    Read = Callable[[], Iterator[NDArray[Any]]]
+    Read = Callable[[], Iterator[Any]]
     Piece = tuple[Path, int, int]
 
 OURS = "unidino_fast"
 BARE = "numcodecs into a ready buffer"
 PLACED = "numcodecs into fields"
 LOOP = "zarr-python loop"
+LOOP_OF_PLANES = "zarr-python loop over planes"
 _AHEAD = 2
 """Fields that others are asked for ahead, where they can."""
 
@@ -58,10 +59,26 @@ def bare(stored: Stored, n_threads: int) -> Read:
     The bytes are right, but not where they belong: a field's chunks stand one after another.
     Nothing is looked for, named, checked or placed, and no pixels are given out.
     """
-    decode = _decoder(stored.layout.codec)
     pieces = [piece for number in range(len(stored.pixels)) for piece in _pieces(stored, number)]
     n_bytes = 2 * stored.layout.chunk**2
     n_places = stored.pixels[0].nbytes // n_bytes
+    run = decoding(pieces, stored.layout.codec, n_bytes, n_places, n_threads)
+
+    def read() -> Iterator[NDArray[Any]]:
+        run()
+        return iter(())
+
+    return read
+
+
+def decoding(
+    pieces: Sequence[Piece], codec: str, n_bytes: int, n_places: int, n_threads: int
+) -> Callable[[], None]:
+    """Reads and decodes chunks of so many bytes by numcodecs, each thread its share.
+
+    Each thread holds room for a chunk as stored and for `n_places` decoded ones, one after another.
+    """
+    decode = _decoder(codec)
     local = threading.local()
 
     def share(number: int) -> None:
@@ -71,15 +88,14 @@ def bare(stored: Stored, n_threads: int) -> Read:
         for place, piece in enumerate(pieces[number::n_threads]):
             decode(_read(piece, local.stored), local.field[place % n_places])
 
-    def read() -> Iterator[NDArray[Any]]:
+    def run() -> None:
         if n_threads == 1:
             share(0)
         else:
             list(pool.map(share, range(n_threads)))
-        return iter(())
 
     pool = ThreadPoolExecutor(n_threads)
-    return read
+    return run
 
 
 def placed(stored: Stored, n_threads: int) -> Read:
@@ -131,6 +147,15 @@ def zarr_loop(stored: Stored) -> Read:
     """A loop over opened arrays."""
     arrays = _zarr_arrays(stored)
     return lambda: (np.asarray(array[...]) for array in arrays)
+
+
+def zarr_planes(stored: Stored) -> Read:
+    """The loop a plane at a time, as images are looked at.
+
+    Of a whole field zarr-python decodes several chunks at once, in threads of its own.
+    """
+    arrays = _zarr_arrays(stored)
+    return lambda: ([array[c] for c in range(array.shape[0])] for array in arrays)
 
 
 def zarr_threads(stored: Stored) -> Read:
@@ -189,6 +214,7 @@ def readers() -> dict[str, Callable[[Stored], Read]]:
         f"{BARE}, 1 thread": lambda stored: bare(stored, 1),
         f"{PLACED}, 2 threads": lambda stored: placed(stored, 2),
         LOOP: zarr_loop,
+        LOOP_OF_PLANES: zarr_planes,
         f"{OURS}, 2 threads": lambda stored: ours(stored, 2),
         f"{OURS}, 1 thread": lambda stored: ours(stored, 1),
         "zarr-python, 2 threads": zarr_threads,

@@ -35,7 +35,7 @@ def test_every_layout_and_way(
         monkeypatch.setitem(sys.modules, name, None)
     run_bench("io", quick=True, as_json=True)
     rows = json.loads(capsys.readouterr().out)["rows"]
-    assert len(rows) == 2 * len(layouts.CODECS) * 10
+    assert len(rows) == 2 * len(layouts.CODECS) * 11
     for row in rows:
         if row["candidate"] in ("zarrs", "tensorstore"):
             assert row["note"].startswith("not installed")

@@ -12,6 +12,7 @@ from unidino_fast.cores import reading_cores
 from unidino_fast.errors import PixelError
 from unidino_fast.reading.buffers import FieldBuffers, Scratch
 from unidino_fast.reading.fallback import read_into
+from unidino_fast.reading.looks import Look
 from unidino_fast.reading.piles import Taker
 from unidino_fast.reading.plan import (
     FieldRequest,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from unidino_fast.plate_model import Field
     from unidino_fast.reading.formats import UnsupportedError
+    from unidino_fast.reading.looks import Note
     from unidino_fast.reading.piles import PileReader
     from unidino_fast.reading.plan import Strip
     from unidino_fast.reading.recipe import Recipe, Wanted
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     Pixels = NDArray[Any]
 
 Noted = TypeVar("Noted")
+Gathered = TypeVar("Gathered")
 
 _LOG = logging.getLogger(__name__)
 _MOST_IN_FLIGHT = 2**28
@@ -125,18 +128,25 @@ class FieldReader:
                 yield _outcome(slot)
 
     def stream_noted(
-        self, requests: Iterable[FieldRequest], note: Callable[[Pixels], Noted]
-    ) -> Generator[tuple[Pixels, Noted] | PixelError, None, None]:
-        """As `stream`, with what `note` says of the pixels of each field.
+        self,
+        requests: Iterable[FieldRequest],
+        note: Callable[[Pixels, int], Noted],
+        gather: Callable[[list[Noted]], Gathered],
+    ) -> Generator[tuple[Pixels, Gathered] | PixelError, None, None]:
+        """As `stream`, with what is noted of the pixels of each field.
 
-        It is asked in the threads that read, while the pixels are still in the caches.
+        Args:
+            requests: of the fields.
+            note: says something of a plane (Y, X), given its number in the field. It is asked in
+                the threads that read, of several planes at a time, each still in the caches.
+            gather: makes one of what was said of the planes of a field, in order.
         """
         with contextlib.closing(self._slots(requests, note)) as slots:
             for slot in slots:
-                yield _noted_outcome(slot)
+                yield _noted_outcome(slot, gather)
 
     def _slots(
-        self, requests: Iterable[FieldRequest], note: Callable[[Pixels], Any] | None
+        self, requests: Iterable[FieldRequest], note: Note | None
     ) -> Generator[Slot, None, None]:
         return iter(
             ReadAhead(
@@ -148,14 +158,12 @@ class FieldReader:
             )
         )
 
-    def _batches(
-        self, requests: Iterable[FieldRequest], note: Callable[[Pixels], Any] | None
-    ) -> Iterator[Batch]:
+    def _batches(self, requests: Iterable[FieldRequest], note: Note | None) -> Iterator[Batch]:
         for group in grouped(requests, most_bytes=self._most // 2):
             found = self._recipe_of(group)
             slots = [
-                self._slot(request, wanted, note)
-                for request, wanted in zip(group, found.wanted, strict=True)
+                self._slot(request, wanted, None if note is None else Look(note, parts))
+                for request, wanted, parts in zip(group, found.wanted, found.parts, strict=True)
             ]
             if found.lacks is not None:
                 self._say(group[0].field, found.lacks)
@@ -181,15 +189,13 @@ class FieldReader:
             )
         return found
 
-    def _slot(
-        self, request: FieldRequest, wanted: Wanted, note: Callable[[Pixels], Any] | None
-    ) -> Slot:
+    def _slot(self, request: FieldRequest, wanted: Wanted, look: Look | None) -> Slot:
         field = request.field
         name = f"{field.array_path} of {wanted.size}"
         if not wanted.fits:
             return Slot(name, 0, fault=_misfit(request))
         make = partial(self._buffers.empty, wanted.shape, field.array.dtype)
-        return Slot(name, wanted.n_bytes, make, note)
+        return Slot(name, wanted.n_bytes, make, look)
 
     def _jobs_by_zarr(self, requests: list[FieldRequest], slots: list[Slot]) -> list[Job]:
         return [
@@ -201,6 +207,7 @@ class FieldReader:
     def _by_zarr(self, request: FieldRequest, slot: Slot, scratch: Scratch) -> None:
         if slot.planes is not None:
             read_into(slot.planes, request, self._storage)
+            _look(slot, range(len(request.channels)))
 
     def _say(self, field: Field, reason: UnsupportedError) -> None:
         """Says once for each kind of array why zarr-python reads it."""
@@ -240,6 +247,19 @@ def _read_strips(
             _forget_frames(error)
             for target in strip.targets:
                 slots[target.request].fault = error
+        else:
+            for _, target in takers:
+                _look(slots[target.request], [position for position, _ in target.channels])
+
+
+def _look(slot: Slot, numbers: Iterable[int]) -> None:
+    """Says that another part of some planes is there; what is wrong with them is its fault."""
+    if slot.look is not None and slot.planes is not None:
+        try:
+            slot.look.take(slot.planes, numbers)
+        except Exception as error:
+            _forget_frames(error)
+            slot.fault = error
 
 
 def _forget_frames(error: BaseException) -> None:
@@ -262,10 +282,14 @@ def _outcome(slot: Slot) -> Pixels | PixelError:
     raise slot.fault or RuntimeError(f"field {slot.name} was not read")
 
 
-def _noted_outcome(slot: Slot) -> tuple[Pixels, Any] | PixelError:
+def _noted_outcome(
+    slot: Slot, gather: Callable[[list[Any]], Gathered]
+) -> tuple[Pixels, Gathered] | PixelError:
     """As `_outcome`, with what was noted; no frame holds the pixels while further ones are read."""
-    pixels, noted, slot.noted = _outcome(slot), slot.noted, None
-    return pixels if isinstance(pixels, PixelError) else (pixels, noted)
+    pixels = _outcome(slot)
+    if isinstance(pixels, PixelError):
+        return pixels
+    return pixels, gather([] if slot.look is None else slot.look.noted)
 
 
 def _block_bytes(request: FieldRequest) -> int:

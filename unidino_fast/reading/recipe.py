@@ -63,12 +63,14 @@ class Recipe(NamedTuple):
         requests: for which it was worked out.
         wanted: one a request.
         steps: in order.
+        parts: one a request: of each of its planes, in how many parts it is read.
         lacks: why zarr-python must read them; None where it need not.
     """
 
     requests: Sequence[FieldRequest]
     wanted: tuple[Wanted, ...]
     steps: list[Step]
+    parts: tuple[tuple[int, ...], ...]
     lacks: UnsupportedError | None = None
 
     def suits(self, requests: Sequence[FieldRequest]) -> bool:
@@ -86,9 +88,10 @@ def recipe(
     try:
         form = format_of(requests[0].field.array)
     except UnsupportedError as error:
-        return Recipe(requests, wanted, [], error)
+        whole = tuple([(1,) * len(request.channels) for request in requests])
+        return Recipe(requests, wanted, [], whole, error)
     steps = _steps(sound, places, form, storage, indices, n_threads) if sound else []
-    return Recipe(requests, wanted, steps)
+    return Recipe(requests, wanted, steps, _parts(requests, steps))
 
 
 def _steps(
@@ -110,6 +113,14 @@ def _steps(
         takers = tuple(places[number] for number in run.requests)
         steps.append(Step(reader, strips, takers, _held_bytes(requests[0], run)))
     return steps
+
+
+def _parts(requests: Sequence[FieldRequest], steps: Sequence[Step]) -> tuple[tuple[int, ...], ...]:
+    found = [[0] * len(request.channels) for request in requests]
+    for target in (one for step in steps for strip in step.strips for one in strip.targets):
+        for position, _ in target.channels:
+            found[target.request][position] += 1
+    return tuple(map(tuple, found))
 
 
 def _wanted(request: FieldRequest) -> Wanted:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from unidino_fast.reading.looks import Look
+
     Pixels = NDArray[Any]
 
 
@@ -29,10 +31,9 @@ class Slot:
         name: of the field, for messages.
         n_bytes: of its pixels.
         make: allocates them.
-        note: takes a look at them once they are all there, in the thread that read the last.
+        look: at its planes, while they are read.
         pending: jobs that it waits for.
         planes: pixels (C, Y, X) once it is begun.
-        noted: what `note` gave.
         fault: what went wrong first.
         done: held until nothing is pending. Whoever waits for that wakes up once, where a condition
             has it wake up, wait for the interpreter, and wait for the condition's lock.
@@ -41,10 +42,9 @@ class Slot:
     name: str
     n_bytes: int
     make: Callable[[], Pixels] | None = None
-    note: Callable[[Pixels], Any] | None = None
+    look: Look | None = None
     pending: int = 0
     planes: Pixels | None = None
-    noted: Any = None
     fault: BaseException | None = None
     done: threading.Lock = field(default_factory=threading.Lock)
 
@@ -242,28 +242,17 @@ class ReadAhead:
         return True
 
     def _do(self, job: Job, scratch: Scratch) -> None:
-        """Does a job and lets go of it; looks at the fields that have all pixels then."""
+        """Does a job and lets go of it."""
         fault = _fault_of(job, scratch)
-        complete = []
         with self._lock:
             if self._jobs and self._scratch + self._jobs[0].n_bytes > self._most:
                 self._changed.notify_all()
             self._scratch -= job.n_bytes
             for slot in job.slots:
                 slot.fault = slot.fault or fault
-                if slot.pending == 1 and slot.note is not None and slot.fault is None:
-                    complete.append(slot)  # and stays pending
-                else:
-                    self._let_go(slot)
-        for slot in complete:
-            _look(slot)
-            with self._lock:
-                self._let_go(slot)
-
-    def _let_go(self, slot: Slot) -> None:
-        slot.pending -= 1
-        if not slot.pending and self._failure is None:
-            slot.done.release()
+                slot.pending -= 1
+                if not slot.pending and self._failure is None:
+                    slot.done.release()
 
 
 def _fault_of(job: Job, scratch: Scratch) -> BaseException | None:
@@ -275,14 +264,6 @@ def _fault_of(job: Job, scratch: Scratch) -> BaseException | None:
     except Exception as error:
         return error
     return None
-
-
-def _look(slot: Slot) -> None:
-    if slot.note is not None and slot.planes is not None:
-        try:
-            slot.noted = slot.note(slot.planes)
-        except Exception as error:
-            slot.fault = error
 
 
 def _begin(slot: Slot) -> None:
