@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from unidino_fast.errors import PixelError
 from unidino_fast.plate import open_plate
 from unidino_fast.reading import FieldReader
+from unidino_fast.storage import FolderStorage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,3 +167,36 @@ def test_memory_that_runs_out_is_one_line(
 
     monkeypatch.setattr(np, "empty", full)
     assert "field A/1/0/0 of 45 x 51 px does not fit in memory" in reader_error(tmp_path / "p")
+
+
+@pytest.mark.parametrize("chunks", [(1, 45, 51), (1, 15, 17), (3, 16, 16)])
+def test_of_several_damaged_chunks_the_first_is_named(
+    chunks: tuple[int, ...],
+    plates: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whichever thread comes first: a message that changes from run to run tells nothing."""
+    plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, chunks=chunks)
+    stored = [path for path in (tmp_path / "p/A/1/0/0").rglob("*") if path.name.isdigit()]
+    files = sorted(path for path in stored if path.is_file())
+    for path in files[1:]:
+        path.write_bytes(b"broken")
+    plate = open_plate(tmp_path / "p")
+    [field] = plate.fields
+    random = np.random.default_rng(0)
+    real = FolderStorage.grab
+
+    def grab(self: FolderStorage, *args: Any) -> int | None:
+        time.sleep(random.uniform(0, 0.002))
+        return real(self, *args)
+
+    monkeypatch.setattr(FolderStorage, "grab", grab)
+    said = set()
+    for _ in range(30):
+        reader = FieldReader(plate.storage, n_threads=4)
+        with pytest.raises(PixelError) as caught:
+            reader.read(field, time=0, channels=(0, 1, 2), z="max")
+        said.add(str(caught.value))
+    [message] = said
+    assert f"chunk {files[1].relative_to(tmp_path / 'p')} " in message

@@ -34,9 +34,7 @@ if TYPE_CHECKING:
     from unidino_fast.plate_model import Field
     from unidino_fast.reading.formats import UnsupportedError
     from unidino_fast.reading.looks import Note
-    from unidino_fast.reading.piles import PileReader
-    from unidino_fast.reading.plan import Strip
-    from unidino_fast.reading.recipe import Recipe, Wanted
+    from unidino_fast.reading.recipe import Recipe, Step, Wanted
     from unidino_fast.storage import Storage
 
     Pixels = NDArray[Any]
@@ -172,9 +170,10 @@ class FieldReader:
             array = group[0].field.array_path
             jobs = [
                 Job(
-                    partial(_read_strips, step.reader, array, step.strips, slots),
+                    partial(_read_strips, step, array, slots),
                     tuple([slots[number] for number in step.requests]),
                     step.n_bytes,
+                    step.first,
                 )
                 for step in found.steps
             ]
@@ -207,7 +206,7 @@ class FieldReader:
     def _by_zarr(self, request: FieldRequest, slot: Slot, scratch: Scratch) -> None:
         if slot.planes is not None:
             read_into(slot.planes, request, self._storage)
-            _look(slot, range(len(request.channels)))
+            _look(slot, range(len(request.channels)), 0)
 
     def _say(self, field: Field, reason: UnsupportedError) -> None:
         """Says once for each kind of array why zarr-python reads it."""
@@ -230,36 +229,34 @@ def _misfit(request: FieldRequest) -> PixelError | None:
     return None
 
 
-def _read_strips(
-    reader: PileReader, array: str, strips: list[Strip], slots: list[Slot], scratch: Scratch
-) -> None:
+def _read_strips(step: Step, array: str, slots: list[Slot], scratch: Scratch) -> None:
     """Reads some strips; a fault is that of the fields that take pixels from its strip."""
-    for strip in strips:
+    for at, strip in enumerate(step.strips, step.first):
         takers = []
         for target in strip.targets:
             slot = slots[target.request]
-            if slot.planes is not None and slot.fault is None:
+            if slot.planes is not None and not slot.is_lost(at):
                 takers.append(Taker(slot.planes, target))
         try:
             if takers:
-                reader.read(array, strip, takers, scratch)
+                step.reader.read(array, strip, takers, scratch)
         except (PixelError, MemoryError) as error:
             _forget_frames(error)
             for target in strip.targets:
-                slots[target.request].fault = error
+                slots[target.request].blame(error, at)
         else:
             for _, target in takers:
-                _look(slots[target.request], [position for position, _ in target.channels])
+                _look(slots[target.request], [position for position, _ in target.channels], at)
 
 
-def _look(slot: Slot, numbers: Iterable[int]) -> None:
+def _look(slot: Slot, numbers: Iterable[int], at: int) -> None:
     """Says that another part of some planes is there; what is wrong with them is its fault."""
     if slot.look is not None and slot.planes is not None:
         try:
             slot.look.take(slot.planes, numbers)
         except Exception as error:
             _forget_frames(error)
-            slot.fault = error
+            slot.blame(error, at)
 
 
 def _forget_frames(error: BaseException) -> None:

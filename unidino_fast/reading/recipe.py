@@ -46,12 +46,14 @@ class Step(NamedTuple):
     Attributes:
         reader: of all arrays that are alike.
         strips: in order.
+        first: number of the first, among those of all steps.
         requests: indices of those that wait for it.
         n_bytes: that the thread holds meanwhile, beside the pixels.
     """
 
     reader: PileReader
     strips: list[Strip]
+    first: int
     requests: tuple[int, ...]
     n_bytes: int
 
@@ -108,10 +110,12 @@ def _steps(
     # a trip each where reads are trips; else enough that a job costs little beside them
     most = 1 if storage.is_remote else 1 + _STEP_BYTES // chunk_bytes(field)
     steps = []
+    first = 0
     for run in runs(requests, most=most, fits=reader.fits, n_threads=n_threads):
         strips = [_placed(strip, places) for strip in run.strips]
         takers = tuple(places[number] for number in run.requests)
-        steps.append(Step(reader, strips, takers, _held_bytes(requests[0], run)))
+        steps.append(Step(reader, strips, first, takers, _held_bytes(requests[0], run)))
+        first += len(strips)
     return steps
 
 

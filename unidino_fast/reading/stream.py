@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _AT_WORK = threading.local()
 """`reads` is true in a thread that reads, in a consumer's while it does."""
+_BLAMING = threading.Lock()
 
 
 @dataclass(slots=True, eq=False)
@@ -34,7 +35,8 @@ class Slot:
         look: at its planes, while they are read.
         pending: jobs that it waits for.
         planes: pixels (C, Y, X) once it is begun.
-        fault: what went wrong first.
+        fault: what went wrong first, in the order of what is read.
+        fault_at: where in that order.
         done: held until nothing is pending. Whoever waits for that wakes up once, where a condition
             has it wake up, wait for the interpreter, and wait for the condition's lock.
     """
@@ -46,7 +48,21 @@ class Slot:
     pending: int = 0
     planes: Pixels | None = None
     fault: BaseException | None = None
+    fault_at: int = -1
     done: threading.Lock = field(default_factory=threading.Lock)
+
+    def blame(self, error: BaseException, at: int) -> None:
+        """Takes an error of what is read at a place in the order, unless it has an earlier one.
+
+        So the same is named each time, whichever of several threads comes first.
+        """
+        with _BLAMING:
+            if self.fault is None or at < self.fault_at:
+                self.fault, self.fault_at = error, at
+
+    def is_lost(self, at: int) -> bool:
+        """Whether something before that place is at fault, so that it need not be read."""
+        return self.fault is not None and self.fault_at < at
 
 
 class Job(NamedTuple):
@@ -56,11 +72,13 @@ class Job(NamedTuple):
         run: does it; an exception is the fault of all its slots.
         slots: fields that wait for it.
         n_bytes: that it holds while it runs, beside the pixels.
+        at: where it begins, in the order of what is read.
     """
 
     run: Callable[[Scratch], None]
     slots: tuple[Slot, ...]
     n_bytes: int
+    at: int = 0
 
 
 class Batch(NamedTuple):
@@ -243,27 +261,26 @@ class ReadAhead:
 
     def _do(self, job: Job, scratch: Scratch) -> None:
         """Does a job and lets go of it."""
-        fault = _fault_of(job, scratch)
+        _run(job, scratch)
         with self._lock:
             if self._jobs and self._scratch + self._jobs[0].n_bytes > self._most:
                 self._changed.notify_all()
             self._scratch -= job.n_bytes
             for slot in job.slots:
-                slot.fault = slot.fault or fault
                 slot.pending -= 1
                 if not slot.pending and self._failure is None:
                     slot.done.release()
 
 
-def _fault_of(job: Job, scratch: Scratch) -> BaseException | None:
-    """Does a job, unless all its slots are at fault already; what went wrong."""
-    if all(slot.fault for slot in job.slots):
-        return None
+def _run(job: Job, scratch: Scratch) -> None:
+    """Does a job, unless all its slots are lost already; what goes wrong is their fault."""
+    if all(slot.is_lost(job.at) for slot in job.slots):
+        return
     try:
         job.run(scratch)
     except Exception as error:
-        return error
-    return None
+        for slot in job.slots:
+            slot.blame(error, job.at)
 
 
 def _begin(slot: Slot) -> None:
