@@ -58,14 +58,13 @@ def run_embed(request: EmbedRequest, *, dry_run: bool, as_json: bool) -> int:
             for location, plate in fit:
                 with failed.noting(location):
                     done.append(run.embed(plate))
+                    if not as_json:  # now, and not with the last: a later one may end the run
+                        tell(as_text(done[-1], request.shard))
     failed.raise_if_all(done)
     plates = _compared(request)
     if as_json:
         compared = {} if plates is None else {"qc": plates.to_dict()}
         tell(json.dumps({**as_object(done, failed.reasons, request.shard), **compared}))
-    else:
-        for summary in done:
-            tell(as_text(summary, request.shard))
     if request.report:
         _report(request)
     return LEFT_OUT if failed.reasons or any(summary.left_out for summary in done) else 0

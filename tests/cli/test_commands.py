@@ -151,6 +151,23 @@ def test_skip_names_what_it_left_out_and_exits_with_3(
     assert wells["Metadata_Well"].to_list() == ["A01", "A03", "B01", "B02"]
 
 
+def test_a_plate_is_summed_up_when_it_is_done(
+    run: Run, plate_path: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    """Also where a later one ends the run."""
+    other = tmp_path / "other.zarr"
+    shutil.copytree(plate_path, other)
+    (other / "A/2/0/0/0/0/0").write_bytes(b"rubbish")
+    root = json.loads((other / ".zattrs").read_text())
+    root["plate"]["name"] = "other"
+    (other / ".zattrs").write_text(json.dumps(root))
+    options = ("--out", tmp_path / "out", "--weights", tiny_weights, "--tile", "32")
+    done = run("embed", plate_path, other, *options)
+    assert done.code == 1
+    assert done.out.startswith("small: 6 wells")
+    assert "other" not in done.out
+
+
 def test_skip_counts_faulty_metadata_as_left_out(
     run: Run, plate_path: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
