@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from unidino_fast.qc import Thresholds
     from unidino_fast.results import WellRecord
 
-_FORMAT = 1
+_FORMAT = 2
 _MOST_SHOWN = 60
 """Characters of a value in a message: a plate's wells are many."""
 _PATTERN = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
