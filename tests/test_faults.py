@@ -13,7 +13,7 @@ import zarr
 from result_files import tables_of
 
 import unidino_fast as uf
-from unidino_fast import plate_run
+from unidino_fast import plate_run, stamps
 from unidino_fast.config import EmbedOptions
 from unidino_fast.errors import OutputError
 from unidino_fast.output import TABLES
@@ -126,6 +126,38 @@ def test_a_chunk_that_vanishes_before_it_is_read_is_said(
     other = EmbedOptions(tile=32, channels=("Mito",))
     summary = uf.embed_to_folder(uf.open_plate(plate_path), model, tmp_path / "other", other)
     assert summary.warnings == ()
+
+
+def test_absent_chunks_are_said_by_every_run_where_they_are_too_many_to_ask_for(
+    plate_path: Path, model: uf.Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stamps, "_MOST_ASKED", 2)
+    (plate_path / "A/2/0/0/1/0/0").unlink()
+    for n_resumed in (0, 6):
+        summary = uf.embed_to_folder(uf.open_plate(plate_path), model, tmp_path, OPTIONS)
+        assert (summary.n_resumed, summary.warnings) == (n_resumed, (SAID_OF_ONE,))
+
+
+@pytest.mark.parametrize("what", ["a stray file", "its folder is gone"])
+def test_absent_chunks_are_said_whatever_a_listing_says(
+    what: str, plate_path: Path, model: uf.Embedder, tmp_path: Path
+) -> None:
+    """What stands where another chunk would makes up the number; arrays may be moved meanwhile."""
+    folder = plate_path / "A/2/0/0"
+    (folder / "1/0/0").unlink()
+    (folder / "1/0/7").write_bytes(b"stray")
+
+    def vanish(task: WellTask) -> None:
+        if what == "its folder is gone" and task.name == "B03":
+            shutil.rmtree(folder)
+
+    summary = uf.embed_to_folder(
+        uf.open_plate(plate_path), model, tmp_path, OPTIONS, on_well=vanish
+    )
+    assert summary.warnings == (
+        "chunks are absent and read as the fill value, the first A/2/0/0/1/0/0: is the copy of the"
+        " plate complete?",
+    )
 
 
 def test_a_plate_that_is_complete_is_not_listed(

@@ -1,5 +1,6 @@
 """Part files: a well comes back bit by bit, or not at all."""
 
+import os
 from dataclasses import replace
 from functools import partial
 
@@ -8,6 +9,7 @@ import polars as pl
 import pytest
 from result_factory import result, task
 
+from unidino_fast import parts
 from unidino_fast.errors import OutputError
 from unidino_fast.names import WellName
 from unidino_fast.parts import read_part as read_part_of
@@ -50,6 +52,25 @@ def test_a_torn_part_is_none(tmp_path, share):
     data = part.read_bytes()
     part.write_bytes(data[: int(share * len(data))])
     assert read_part(tmp_path, task(result()), "stamp", "made") is None
+
+
+@pytest.mark.parametrize("what", ["sparse", "pipe", "folder"])
+def test_what_is_no_part_is_none(tmp_path, what):
+    part = tmp_path / "A01.parquet"
+    if what == "sparse":
+        write_part(tmp_path, result(), "stamp", "made")
+        os.truncate(part, 200 << 30)  # more than memory holds
+    elif what == "pipe":
+        os.mkfifo(part)
+    else:
+        part.mkdir()
+    assert read_part(tmp_path, task(result()), "stamp", "made") is None
+
+
+def test_large_parts_are_read_by_arrow(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "_MOST_AT_ONCE", 100)
+    write_part(tmp_path, result(), "stamp", "made")
+    same(read_part(tmp_path, task(result()), "stamp", "made"), result())
 
 
 def test_a_spoilt_part_is_none_or_what_was_written(tmp_path):

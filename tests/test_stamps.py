@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -185,6 +186,25 @@ def test_folders_are_listed_where_objects_are_not_asked_for(
     (tmp_path / "p/A/1/0/0/c.0.0.0").write_bytes(b"one more")
     after = stamps_before(storage, wells, (), EmbedOptions())
     assert (before["A01"] == after["A01"], before["B02"] == after["B02"]) == (False, True)
+
+
+def test_what_metadata_claim_takes_neither_time_nor_memory(
+    plates: ModuleType, tmp_path: Path
+) -> None:
+    plates.write_plate(tmp_path / "p", WELLS, **LAYOUTS[0])
+    for shape, chunks in (([3, 10**9, 51], [1, 1, 1]), ([3, 10**8, 10**8], [3, 16, 17])):
+        path = tmp_path / "p/A/1/0/0/.zarray"
+        plates.edit_json(path, lambda d, s=shape, c=chunks: d.update(shape=s, chunks=c))
+        plate, wells = planned(tmp_path / "p")
+        tracemalloc.start()
+        with plate.storage.absent_seen() as absent:
+            found = stamps_before(plate.storage, wells, (), EmbedOptions())
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert None not in found.values()
+        assert peak < 10 << 20
+        assert len(absent) == 1  # the first of them
+        assert next(iter(absent)).startswith("A/1/0/0/")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)

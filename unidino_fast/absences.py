@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from unidino_fast.errors import PlateError
 from unidino_fast.names import counted, natural_key
 from unidino_fast.reading import stored_chunks
 
@@ -24,8 +25,17 @@ def said_of_absent(plate: Plate, seen: Absent, before: Mapping[str, Sequence[str
         seen: what this run missed.
         before: keys that a former run missed there, by the wells that it finished.
     """
-    listed = said_of_listed(plate) if seen.n else None
-    return _said_of_url(seen, before) if listed is None else listed
+    if not seen.n:
+        return _said_of_url(seen, before)
+    try:
+        listed = said_of_listed(plate)
+    except PlateError:  # it is being moved, or removed: what was read of it stands
+        listed = []
+    if listed is None:
+        return _said_of_url(seen, before)
+    return listed or [
+        f"chunks {_reads(2)}, the first {seen.first}: is the copy of the plate complete?"
+    ]
 
 
 def said_of_listed(plate: Plate) -> list[str] | None:

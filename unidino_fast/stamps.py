@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from unidino_fast.config import EmbedOptions
     from unidino_fast.planning import FieldTask, WellTask
     from unidino_fast.plate_model import Field
-    from unidino_fast.storage import Storage
+    from unidino_fast.storage import Stamp, Storage
 
 PixelStamp: TypeAlias = str | dict[str, str]
 """A digest of what the storage lists, or tags of chunks by their keys; JSON-ready."""
@@ -128,41 +128,52 @@ def _looked_at(storage: Storage, task: WellTask, options: EmbedOptions) -> str |
     They are asked for by name: to list the folders that chunks lie in takes four times as long.
     """
     keys: dict[str, None] = {}
-    unnamed: set[str] = set()
+    listed: dict[str, list[Stamp] | None] = {}
     for field in task.fields:
-        own = _keys_read(field, options)
-        if own is None:
-            unnamed.add(field.field.array_path)
-        else:
-            keys |= dict.fromkeys(own)
+        path = field.field.array_path
+        naming, places = _naming(field.field), _places_read(field, options)
+        if naming is not None and math.prod(map(len, places)) <= _MOST_ASKED:
+            own = itertools.product(*(map(str, along) for along in places))
+            keys |= dict.fromkeys(map(naming.key, own))
+        elif path not in listed:
+            listed[path] = storage.stamps(path)
+            there = {key for key, *_ in listed[path] or ()}
+            claimed = (naming.key(map(str, place)) for place in _each(places)) if naming else ()
+            absent = next((key for key in claimed if key not in there), None)
+            keys |= {} if absent is None else {absent: None}  # one of them, to be told of it
     found = storage.sizes_and_times(list(keys))
     if found is None:
         return None
-    listed = [storage.stamps(path) for path in sorted(unnamed)]
     return hashlib.sha256(json.dumps([list(keys), found, listed]).encode()).hexdigest()
 
 
-def _keys_read(task: FieldTask, options: EmbedOptions) -> Iterator[str] | None:
-    """Keys of the stored objects that a field is read from; None where they are too many to ask."""
+def _places_read(task: FieldTask, options: EmbedOptions) -> list[Sequence[int]]:
+    """Places along each axis of the stored objects that a field is read from."""
     field = task.field
-    naming = _naming(field)
-    if naming is None:
-        return None
     y, x = (field.region.y, field.region.x) if field.region else (0, 0)
-    chunks: dict[str, Iterable[int]] = {
-        "t": (task.time // chunk(field, "t"),),
-        "c": (channel // chunk(field, "c") for channel in channels_to_read(task, options)),
-        "z": (layer for layer, _ in layers(field, options.z)),
+    chunks: dict[str, Sequence[int]] = {
+        "t": [task.time // chunk(field, "t")],
+        "c": [channel // chunk(field, "c") for channel in channels_to_read(task, options)],
+        "z": [layer for layer, _ in layers(field, options.z)],
         "y": touched(y, field.height, chunk(field, "y")),
         "x": touched(x, field.width, chunk(field, "x")),
     }
-    places = [
-        list(dict.fromkeys(str(index // n) for index in chunks[axis]))
-        for axis, n in zip(field.axes, _in_object(field), strict=True)
+    return [
+        range(along[0] // n, along[-1] // n + 1)  # of any length that the metadata claim
+        if isinstance(along, range)
+        else list(dict.fromkeys(index // n for index in along))
+        for along, n in zip((chunks[axis] for axis in field.axes), _in_object(field), strict=True)
     ]
-    if math.prod(map(len, places)) > _MOST_ASKED:
-        return None
-    return map(naming.key, itertools.product(*places))
+
+
+def _each(places: Sequence[Sequence[int]]) -> Iterator[tuple[int, ...]]:
+    """As `itertools.product`, which would first make lists of ranges."""
+    if not places:
+        yield ()
+        return
+    for place in places[0]:
+        for others in _each(places[1:]):
+            yield place, *others
 
 
 def _tags(found: dict[str, str | StorageFault | None], well: str) -> dict[str, str] | None:

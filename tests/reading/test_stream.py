@@ -114,6 +114,20 @@ def test_an_error_that_is_kept_holds_no_pixels(plates: ModuleType, tmp_path: Pat
         assert len(made) <= 3  # of 40
 
 
+def test_a_note_that_fails_holds_no_pixels(plates: ModuleType, tmp_path: Path) -> None:
+    plates.write_plate(tmp_path / "p", WELLS, chunks=(1, 45, 51))
+    plate = open_plate(tmp_path / "p")
+
+    def note(pixels: Any, number: int) -> None:
+        raise PixelError(f"odd {pixels.shape}")
+
+    for n_threads in (1, 2):
+        reader, made = few_at_a_time(plate, n_threads)
+        kept = list(reader.stream_noted(requests_of(plate) * 5, note, list))
+        assert all(isinstance(one, PixelError) for one in kept)
+        assert len(made) <= 3  # of 40
+
+
 def test_a_note_that_fails_is_the_fault_of_its_field(plates: ModuleType, tmp_path: Path) -> None:
     plates.write_plate(tmp_path / "p", {"A/1": ["0"]})
     plate = open_plate(tmp_path / "p")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 import shutil
 import zipfile
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,6 +93,55 @@ def test_stamps_change_with_the_pixels(plates: ModuleType, tmp_path: Path) -> No
     with pytest.raises(PlateError, match="A/9/0/0 cannot be listed") as caught:
         storage.stamps("A/9/0/0")
     assert str(caught.value).isprintable()
+
+
+def test_what_is_there_is_looked_at_and_what_is_absent_is_told(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path)
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/file").write_bytes(b"12345")
+    os.utime(tmp_path / "a/file", ns=(0, 77))
+    (tmp_path / "a/link").symlink_to("file")
+    (tmp_path / "a/broken").symlink_to("none")
+    (tmp_path / "a/loop").symlink_to("loop")
+    (tmp_path / "gone").symlink_to("none")
+    expected = {
+        "a/file": (5, 77),
+        "a/link": (5, 77),
+        "a/broken": (-1, 0),
+        "a/loop": (-1, errno.ELOOP),
+        "gone/x": (-1, 0),
+        "gone/y/z": (-1, 0),
+        "nul\0": (-1, 0),
+    }
+    absent = ["a/none", "a/b", "a/b/none", "none/x/y", "none/x/z", "a/file/x"]
+    with storage.absent_seen() as seen:
+        assert storage.sizes_and_times(list(expected)) == list(expected.values())
+        assert seen == set()
+        assert storage.sizes_and_times(absent) == [None] * len(absent)
+        assert seen == set(absent)
+    with storage.absent_seen() as seen, storage.absent_seen() as others:
+        assert storage.sizes_and_times([]) == []
+        for key in absent:
+            assert storage.read(key) is None
+        assert seen == others == set(absent)
+        assert isinstance(storage.read("gone/x"), StorageFault)
+        assert isinstance(storage.read("a/broken"), StorageFault)
+        assert storage.read("a/file") == b"12345"
+        assert seen == set(absent)
+
+
+def test_sizes_and_checksums_of_a_zip(tmp_path: Path) -> None:
+    for content in (b"12345", b"54321"):
+        with zipfile.ZipFile(tmp_path / "p.zip", "w") as file:
+            file.writestr("a/file", content)
+        storage = open_storage(tmp_path / "p.zip")
+        with storage.absent_seen() as seen:
+            found = storage.sizes_and_times(["a/file", "a/none", "a"])
+            assert found == [(5, zlib.crc32(content)), None, None]
+            assert seen == {"a/none", "a"}
+        with storage.absent_seen() as seen:
+            assert storage.read("b") is None
+            assert seen == {"b"}
 
 
 @pytest.mark.parametrize("place", ["A/1/0/0/1/0/0", "A/1/0/0/1/0", "A/1/0/0/1"])

@@ -142,11 +142,12 @@ class FolderStorage:
     def sizes_and_times(self, keys: Sequence[str]) -> list[tuple[int, int] | None]:
         """See `Storage`."""
         found: list[tuple[int, int] | None] = []
+        linked: dict[str, bool] = {}  # folders on the way to what is absent
         for key in keys:
             try:
                 status = os.stat(self._prefix + key)  # noqa: PTH116 (a Path takes as long again)
             except (FileNotFoundError, NotADirectoryError):
-                found.append((-1, 0) if self._is_linked(key) else None)
+                found.append((-1, 0) if self._is_linked(key, linked) else None)
             except (OSError, ValueError) as error:
                 found.append((-1, getattr(error, "errno", None) or 0))
             else:
@@ -161,12 +162,21 @@ class FolderStorage:
         """See `Storage`."""
         return self._absent.seen()
 
-    def _is_linked(self, key: str) -> bool:
-        """Whether a link stands where there is no object; else it is absent."""
-        is_linked = has_broken_link(self.root, key)
-        if not is_linked:
-            self._absent.add(key)
-        return is_linked
+    def _is_linked(self, key: str, known: dict[str, bool] | None = None) -> bool:
+        """Whether a link stands where there is no object; else it is absent.
+
+        Args:
+            key: of the object.
+            known: of folders, whether one stands on the way to them; more are added.
+        """
+        folder, _, _ = key.rpartition("/")
+        known = {} if known is None else known
+        if folder not in known:
+            known[folder] = has_broken_link(self.root, folder)
+        if known[folder] or os.path.islink(self._prefix + key):  # noqa: PTH114 (as above)
+            return True
+        self._absent.add(key)
+        return False
 
     def zarr_store(self) -> ZarrStore:
         """See `Storage`."""
@@ -272,7 +282,7 @@ def has_broken_link(root: Path, key: str) -> bool:
     Copies by git-annex have such links until their files are fetched.
     """
     place = root / key
-    while place != root and not place.is_symlink() and not place.exists():
+    while place != root and not os.path.lexists(place):
         place = place.parent
     return _leads_nowhere(place)
 
