@@ -101,7 +101,7 @@ def test_a_worker_that_is_late_writes_nothing(
 
     monkeypatch.setattr(job, "embed_wells", embed_wells)
     monkeypatch.setattr(job, "_model", lambda plate: mock.Mock())
-    monkeypatch.setattr(job, "_storage", lambda *_: mock.Mock())
+    monkeypatch.setattr(job, "_storage", lambda *_: mock.MagicMock())
     monkeypatch.setattr(job, "stamp_as_read", lambda *_: None)
     plate = PlateJob("", {}, "", "p", EmbedOptions(tile=32), 1, str(tmp_path), marker.name, "made")
     with pytest.raises(ClusterError, match=f"asked for {task.name} has ended"):

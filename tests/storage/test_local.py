@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import pickle
 import shutil
 import zipfile
 import zlib
@@ -128,6 +129,15 @@ def test_what_is_there_is_looked_at_and_what_is_absent_is_told(tmp_path: Path) -
         assert isinstance(storage.read("a/broken"), StorageFault)
         assert storage.read("a/file") == b"12345"
         assert seen == set(absent)
+
+
+def test_a_folder_goes_to_other_processes_without_those_who_watch_it(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path)
+    with storage.absent_seen() as seen:
+        other = pickle.loads(pickle.dumps(storage))
+        with other.absent_seen() as seen_there:
+            assert other.read("none") is None
+        assert (seen, seen_there) == (set(), {"none"})
 
 
 def test_sizes_and_checksums_of_a_zip(tmp_path: Path) -> None:

@@ -85,6 +85,10 @@ class AbsentKeys:
         self._lock = threading.Lock()
         self._watchers: list[set[str]] = []
 
+    def __reduce__(self) -> tuple[type[AbsentKeys], tuple[()]]:
+        """In another process, nobody watches yet."""
+        return AbsentKeys, ()
+
     def add(self, key: str) -> None:
         """There is no object at this key."""
         with self._lock:
