@@ -250,7 +250,7 @@ def _read_all(plate: Plate) -> None:
 
 
 def _decoded_alone(plate: Plate, folder: Path, shape: PlateShape) -> Callable[[], None]:
-    """All chunks by numcodecs, on as many threads, of files that were looked for before."""
+    """All chunks by numcodecs, on as many threads as read, of files that are known before."""
     paths = [
         folder / task.field.array_path / f"{channel}/0/0"
         for well in plan_plate(plate, EmbedOptions()).wells

@@ -170,15 +170,12 @@ def test_folders_are_listed_where_objects_are_not_asked_for(
 ) -> None:
     """Metadata may claim more chunks than anybody could ask for."""
     plates.write_plate(tmp_path / "p", WELLS, **LAYOUTS[3])
+    plate, wells = planned(tmp_path / "p")
     if limit == "number":
         monkeypatch.setattr(stamps, "_MOST_ASKED", 2)
     else:
-        plate, wells = planned(tmp_path / "p")
-        for well in wells:
-            for field in well.fields:
-                field.field.array.document["chunk_key_encoding"] = {"name": "odd"}
-    if limit == "number":
-        plate, wells = planned(tmp_path / "p")
+        for field in (field for well in wells for field in well.fields):
+            field.field.array.document["chunk_key_encoding"] = {"name": "odd"}
     storage: Any = Watched(plate.storage)
     before = stamps_before(storage, wells, (), EmbedOptions())
     assert storage.looked_at == []

@@ -125,7 +125,7 @@ def absent_chunks(stamp: PixelStamp | None) -> list[str]:
 def _looked_at(storage: Storage, task: WellTask, options: EmbedOptions) -> str | None:
     """Digest of sizes and times of the objects that a well is read from.
 
-    They are asked for by name: to list the folders that chunks lie in takes four times as long.
+    They are asked for by name: to list the folders that chunks lie in takes twice as long.
     """
     keys: dict[str, None] = {}
     listed: dict[str, list[Stamp] | None] = {}

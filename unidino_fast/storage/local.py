@@ -145,7 +145,7 @@ class FolderStorage:
         linked: dict[str, bool] = {}  # folders on the way to what is absent
         for key in keys:
             try:
-                status = os.stat(self._prefix + key)  # noqa: PTH116 (a Path takes as long again)
+                status = Path(self._prefix + key).stat()
             except (FileNotFoundError, NotADirectoryError):
                 found.append((-1, 0) if self._is_linked(key, linked) else None)
             except (OSError, ValueError) as error:
@@ -173,7 +173,7 @@ class FolderStorage:
         known = {} if known is None else known
         if folder not in known:
             known[folder] = has_broken_link(self.root, folder)
-        if known[folder] or os.path.islink(self._prefix + key):  # noqa: PTH114 (as above)
+        if known[folder] or Path(self._prefix + key).is_symlink():
             return True
         self._absent.add(key)
         return False
