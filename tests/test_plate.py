@@ -57,6 +57,14 @@ def test_versions(version: str, plates: ModuleType, tmp_path: Path) -> None:
     assert plate.fields[0].length("z") == (4 if "z" in layout.axes else 1)
 
 
+def test_a_plate_is_shown_in_a_line(plates: ModuleType, tmp_path: Path) -> None:
+    plates.write_plate(tmp_path / "p.zarr", {"A/1": ["0", "1"], "B/12": ["0"]}, plates.Layout())
+    assert repr(open_plate(tmp_path / "p.zarr")) == (
+        "<Plate 'plate one': 2 wells, 3 fields,"
+        f" channels ['DNA', 'ER', 'AGP'] at '{tmp_path / 'p.zarr'}'>"
+    )
+
+
 @pytest.mark.parametrize("version", ["0.7", "banana", None])
 def test_an_unknown_version_is_read_with_a_warning(
     version: str | None, plates: ModuleType, tmp_path: Path

@@ -108,3 +108,10 @@ class Plate:
     def fields(self) -> tuple[Field, ...]:
         """All fields of all wells."""
         return tuple(field for well in self.wells for field in well.fields)
+
+    def __repr__(self) -> str:
+        """One line: all that a screening plate holds is a million characters."""
+        return (
+            f"<Plate {self.name!r}: {len(self.wells)} wells, {len(self.fields)} fields,"
+            f" channels {list(self.channels)} at {self.location!r}>"
+        )

@@ -56,32 +56,45 @@ def _count_of(row: Row, value: int) -> Any:
 
 
 @compiled
-def _pairs_halved(upper: Row, lower: Row, bits: int, sums: Row) -> Any:
-    """Sums of 2 x 2 pixels; gives the squares of their crosswise differences, added up."""
+def _pair_halved(upper: int, lower: int, bits: int) -> Any:
+    """Sum and crosswise difference of 2 x 2 pixels."""
     mask = np.uint32((1 << bits) - 1)
+    a, b = np.int32(upper & mask), np.int32(upper >> np.uint32(bits))
+    c, d = np.int32(lower & mask), np.int32(lower >> np.uint32(bits))
+    return (a + b) + (c + d), (a - b) - (c - d)
+
+
+@compiled
+def _pairs_halved(upper: Row, lower: Row, bits: int, sums: Row, crosses: Row) -> None:
+    """Sums and crosswise differences of 2 x 2 pixels."""
+    if bits == 16:  # shifts that are known beforehand take words of 32 bits, others of 64
+        for x in range(len(sums)):
+            sums[x], crosses[x] = _pair_halved(upper[x], lower[x], 16)
+    else:
+        for x in range(len(sums)):
+            sums[x], crosses[x] = _pair_halved(upper[x], lower[x], 8)
+
+
+@compiled
+def _energy(row: Row) -> Any:
+    """Squares, added up."""
     energy = np.int64(0)
-    for x in range(len(sums)):
-        a, b = np.int32(upper[x] & mask), np.int32(upper[x] >> bits)
-        c, d = np.int32(lower[x] & mask), np.int32(lower[x] >> bits)
-        sums[x] = (a + b) + (c + d)
-        cross = np.int64((a - b) - (c - d))
-        energy += cross * cross
+    for x in range(len(row)):
+        value = np.int64(row[x])
+        energy += value * value
     return energy
 
 
 @compiled
-def _count_crosses(upper: Row, lower: Row, bits: int, counts: Row) -> None:
-    """Counts every other crosswise difference, without its sign."""
-    mask = np.uint32((1 << bits) - 1)
-    for x in range(0, len(upper), 2):
-        a, b = np.int32(upper[x] & mask), np.int32(upper[x] >> bits)
-        c, d = np.int32(lower[x] & mask), np.int32(lower[x] >> bits)
-        counts[abs((a - b) - (c - d))] += 1
+def _count_sizes(row: Row, step: int, counts: Row) -> None:
+    """Counts each `step`-th value, without its sign."""
+    for x in range(0, len(row), step):
+        counts[np.uint32(abs(row[x]))] += 1  # of signed places numba asks whether they are negative
 
 
 @compiled
 def _halved(upper: Row, lower: Row, sums: Row) -> Any:
-    """As `_pairs_halved`, of rows of sums."""
+    """Sums of 2 x 2 sums; gives the squares of their crosswise differences, added up."""
     energy = np.int64(0)
     for x in range(len(sums)):
         a, b, c, d = upper[2 * x], upper[2 * x + 1], lower[2 * x], lower[2 * x + 1]
@@ -138,6 +151,7 @@ def _pass(
     height, width = plane.shape
     bits = 8 * plane.itemsize
     n_crosses = 0
+    row_crosses = np.empty(width // 2, np.int32)
     twos = np.empty((2, width // 2), np.int32)
     fours = np.empty((2, width // 4), np.int32)
     lowest, highest, n_highest = 1 << bits, -1, 0
@@ -151,11 +165,12 @@ def _pass(
         if y % step == 0:
             for x in range(0, width, step):
                 counts[plane[y, x]] += 1
-        if y % 4 == 1:
-            _count_crosses(pairs[y - 1], pairs[y], bits, crosses)
-            n_crosses += (pairs.shape[1] + 1) // 2
         if y % 2 == 1:
-            _add(_pairs_halved(pairs[y - 1], pairs[y], bits, twos[y // 2 % 2]), cross)
+            _pairs_halved(pairs[y - 1], pairs[y], bits, twos[y // 2 % 2], row_crosses)
+            _add(_energy(row_crosses), cross)
+        if y % 4 == 1:
+            _count_sizes(row_crosses, 2, crosses)
+            n_crosses += (width // 2 + 1) // 2
         if y % 4 == 3:
             _add(_halved(twos[0], twos[1], fours[y // 4 % 2]), fine)
         if y % 8 == 7:
@@ -180,6 +195,7 @@ def _summed_up(sums: Row, edge: int, spans: Row, down: Row, right: Row) -> Any:
     for y in range(sums.shape[0]):
         for x in range(sums.shape[1]):
             down[y] += sums[y, x]
+        for x in range(sums.shape[1]):  # apart, both take several sums at a time
             right[x] += sums[y, x]
         total += down[y]
     return total
