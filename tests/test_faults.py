@@ -15,7 +15,7 @@ from result_files import tables_of
 import unidino_fast as uf
 from unidino_fast import plate_run, stamps
 from unidino_fast.config import EmbedOptions
-from unidino_fast.errors import OutputError
+from unidino_fast.errors import OutputError, PixelError
 from unidino_fast.output import TABLES
 from unidino_fast.storage import FolderStorage
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from unidino_fast.planning import WellTask
+    from unidino_fast.plate_run import RunSummary
 
 OPTIONS = EmbedOptions(tile=32)
 
@@ -223,6 +224,27 @@ def test_a_part_whose_bits_rot_is_computed_again(
         uf.embed_to_folder(uf.open_plate(plate_path), model, out, OPTIONS)
         assert tables_of(out / "small") == expected
     assert json.loads((out / "small/manifest.json").read_text())["run"]["n_wells"] == 6
+
+
+def test_verify_leaves_out_what_cannot_be_read_again(
+    plate_path: Path, model: uf.Embedder, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    def verified(**options: Any) -> RunSummary:
+        plate = uf.open_plate(plate_path)
+        return uf.embed_to_folder(plate, model, tmp_path / "out", OPTIONS, verify=True, **options)
+
+    uf.embed_to_folder(uf.open_plate(plate_path), model, tmp_path / "out", OPTIONS)
+    chunk = plate_path / "A/2/0/0/1/0/0"
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[:100])
+    with pytest.raises(PixelError, match=r"truncated.*; --on-error skip leaves such wells out"):
+        verified()
+    summary = verified(on_error="skip")
+    assert (summary.n_resumed, summary.n_wells) == (5, 5)
+    assert list(summary.left_out) == ["A02"]
+    assert "truncated" in summary.left_out["A02"]
+    chunk.write_bytes(whole)
+    assert (verified().n_resumed, tables_of(tmp_path / "out/small")) == (6, expected)
 
 
 def test_verify_accepts_a_copy_and_finds_a_changed_pixel(

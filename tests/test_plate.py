@@ -58,10 +58,10 @@ def test_versions(version: str, plates: ModuleType, tmp_path: Path) -> None:
 
 
 def test_a_plate_is_shown_in_a_line(plates: ModuleType, tmp_path: Path) -> None:
-    plates.write_plate(tmp_path / "p.zarr", {"A/1": ["0", "1"], "B/12": ["0"]}, plates.Layout())
-    assert repr(open_plate(tmp_path / "p.zarr")) == (
+    plates.write_plate(tmp_path / "p\n.zarr", {"A/1": ["0", "1"], "B/12": ["0"]}, plates.Layout())
+    assert repr(open_plate(tmp_path / "p\n.zarr")) == (
         "<Plate 'plate one': 2 wells, 3 fields,"
-        f" channels ['DNA', 'ER', 'AGP'] at '{tmp_path / 'p.zarr'}'>"
+        f" channels ['DNA', 'ER', 'AGP'] at '{tmp_path}/p\\n.zarr'>"
     )
 
 

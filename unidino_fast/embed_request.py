@@ -131,7 +131,7 @@ class EmbedRequest:
         if self.intensity is not None:
             say(f"note: weights {backbone.name} were trained with intensity {trained}")
             return self.options
-        say(f"intensity {trained}, as weights {backbone.name} were trained: no --intensity given")
+        say(f"note: intensity is {trained}, as weights {backbone.name} were trained")
         return self.options.model_copy(update={"intensity": trained})
 
     @cached_property

@@ -158,7 +158,7 @@ def embed_to_folder(
     folder = run.folder
     folder.open(overwrite=overwrite, shard=None if shard is None else shard.name)
     try:
-        run.resume(verify=verify)
+        run.resume(verify=verify, on_error=on_error)
         folder.go_on()
         if on_start is not None:
             on_start(run.pending, run.n_resumed)

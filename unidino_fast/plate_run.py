@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -21,7 +22,7 @@ from unidino_fast.stamps import absent_chunks, stamp_as_read, stamps_before
 from unidino_fast.write_behind import written_behind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from unidino_fast.choices import OnError
     from unidino_fast.cluster.job import Written
@@ -116,7 +117,7 @@ class PlateRun:
         self.absent_before: dict[str, list[str]] = {}
         self.check: SelfCheck | None = None
 
-    def resume(self, *, verify: bool = False) -> None:
+    def resume(self, *, verify: bool = False, on_error: OnError = "fail") -> None:
         """Takes over the wells that a former run finished.
 
         Where quality is asked for and a well was embedded without, its pixels are read again,
@@ -124,6 +125,8 @@ class PlateRun:
 
         Args:
             verify: read their pixels again and compare them with those that were embedded.
+            on_error: with `skip`, wells whose pixels cannot be read again are pending, and `embed`
+                leaves them out if it cannot read them either.
 
         Raises:
             OutputError: pixels have changed.
@@ -131,10 +134,8 @@ class PlateRun:
             PlateError: the storage does not say whether pixels have changed.
         """
         self.find_finished(verify=verify)
-        self.n_resumed = len(self.results)
         lacking = [name for name, found in self.results.items() if self._lacks_measures(found)]
-        self.n_measured_later = len(lacking)
-        again = self.results if verify else lacking
+        again = list(self.results) if verify else lacking
         self.absent_before = {
             name: keys
             for name in self.results
@@ -143,8 +144,10 @@ class PlateRun:
         if again:
             stage = "verify" if verify else "measure"
             with self.clock.stage(stage), self.plate.storage.absent_seen() as absent:
-                self._read_again([task for task in self.tasks if task.name in again])
+                self._read_again([task for task in self.tasks if task.name in again], on_error)
             self._note(absent)
+        self.n_resumed = len(self.results)
+        self.n_measured_later = sum(name in self.results for name in lacking)
 
     def find_finished(self, *, verify: bool) -> None:
         """Finds the wells of a former run that are to be kept; writes nothing.
@@ -165,7 +168,7 @@ class PlateRun:
     def _lacks_measures(self, found: WellRecord) -> bool:
         return self.qc is not None and any(field.quality is None for field in found.fields)
 
-    def _read_again(self, tasks: Sequence[WellTask]) -> None:
+    def _read_again(self, tasks: Sequence[WellTask], on_error: OnError) -> None:
         """Compares pixels; what is proven to be the same gets the stamp of today's files.
 
         Its quality is measured on the way, where that is asked for.
@@ -175,15 +178,26 @@ class PlateRun:
         with closing(stream) as read:
             for task in tasks:
                 found = self.folder.read_whole_part(task.well.position)
-                fields = [
-                    self._compared(task, field_task, field, now)
-                    for field_task, field, now in zip(
-                        task.fields, found.fields, islice(read, len(task.fields)), strict=True
-                    )
-                ]
-                compared = WellResult(found.position, tuple(fields))
+                fields = islice(read, len(task.fields))
+                try:
+                    compared = self._compared_well(task, found, fields)
+                except PixelError as error:
+                    if on_error == "fail":
+                        raise _may_be_skipped(error) from error
+                    del self.results[task.name]
+                    deque(fields, maxlen=0)  # lets go of what the well has left
+                    continue
                 self.results[task.name] = compared.record()
                 self._write(task, compared)
+
+    def _compared_well(
+        self, task: WellTask, found: WellResult, fields: Iterator[Read]
+    ) -> WellResult:
+        compared = [
+            self._compared(task, field_task, field, now)
+            for field_task, field, now in zip(task.fields, found.fields, fields, strict=True)
+        ]
+        return WellResult(found.position, tuple(compared))
 
     def _compared(
         self, task: WellTask, field_task: FieldTask, field: FieldResult, now: Read
@@ -226,7 +240,7 @@ class PlateRun:
                 elif not isinstance(result, PixelError):
                     self._keep(task, self._part_of(task))
                 elif on_error == "fail":
-                    raise PixelError(f"{result}; --on-error skip leaves such wells out") from result
+                    raise _may_be_skipped(result) from result
                 else:
                     self.left_out[task.name] = str(result)
                 on_well(task)
@@ -348,6 +362,10 @@ class PlateRun:
     def _keep(self, task: WellTask, result: WellResult) -> None:
         self.results[task.name] = result.record()
         self.n_new_tiles += sum(f.n_tiles * len(f.labels) for f in result.fields)
+
+
+def _may_be_skipped(error: PixelError) -> PixelError:
+    return PixelError(f"{error}; --on-error skip leaves such wells out")
 
 
 def layout_of(plan: Plan, plate: Plate, model: Embedder) -> Layout:

@@ -34,7 +34,7 @@ def features(path: Path) -> pl.DataFrame:
 @pytest.mark.parametrize(
     ("declared", "typed", "used", "said"),
     [
-        (True, None, "percentile", "intensity percentile, as weights declaring.safetensors were"),
+        (True, None, "percentile", "note: intensity is percentile, as weights declaring."),
         (True, "dtype", "dtype", "note: weights declaring.safetensors were trained with intensity"),
         (True, "percentile", "percentile", None),
         (False, None, "dtype", None),

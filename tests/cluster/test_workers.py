@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -143,11 +145,18 @@ def test_a_worker_that_dies_mid_well_loses_nothing(
     expected: dict[str, bytes],
     tmp_path: Path,
     deadly: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    told: list[str] = []  # dask sets the handlers of pytest to CRITICAL
+    logger = logging.getLogger("unidino_fast.cluster.dispatch")
+    monkeypatch.setattr(logger, "warning", lambda text, *facts: told.append(text % facts))
     log = deadly("B02", 1)
     embed(plate, spec, workers, tmp_path / "out")
     assert len(log.read_text().split()) == 1
     assert tables_of(tmp_path / "out" / plate.name) == expected
+    said = r"a worker died with well \w+ of (.+?)(, and \d+ more)? in hand: trying again"
+    deaths = [found[1] for line in told if (found := re.fullmatch(said, line))]
+    assert deaths == [plate.name], told
 
 
 @pytest.mark.parametrize("on_error", ["skip", "fail"])

@@ -288,7 +288,8 @@ def merge(
 ) -> None:
     """Make the tables of plates that were embedded with --shard.
 
-    Refuses a plate that lacks a shard or a well. Example: unidino-fast merge results/plate1
+    Refuses a plate that lacks a shard, or a well that one has done. Exits with 3
+    where shards left wells out. Example: unidino-fast merge results/plate1
     """
     from unidino_fast.platemap import Platemap, read_platemap
     from unidino_fast.shards import merge as run

@@ -157,7 +157,7 @@ class Dispatcher:
                     if number != self._last_begun(error.last_worker):
                         again.append(job)  # it waited there behind another, or was just done
                         continue
-                    _log.warning("a worker died while it had %s in hand: trying again", job.name)
+                    _log.warning("a worker died with %s in hand: trying again", job.said)
                     self._deaths.update(task.name for task in job.wells)
                     for single in job.singles():
                         deaths = self._deaths[single.wells[0].name]

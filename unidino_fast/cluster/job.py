@@ -126,6 +126,12 @@ class WellsJob:
         more = f" +{len(self.wells) - 1}" if len(self.wells) > 1 else ""
         return f"{self.plate.name} {self.wells[0].name}{more}"
 
+    @property
+    def said(self) -> str:
+        """As a person is told of it: `well A01 of plate, and 2 more`."""
+        more = f", and {len(self.wells) - 1} more" if len(self.wells) > 1 else ""
+        return f"well {self.wells[0].name} of {self.plate.name}{more}"
+
     def part(self, start: int, stop: int) -> WellsJob:
         """The job of some of these wells."""
         return replace(self, wells=self.wells[start:stop], stamps=self.stamps[start:stop])
