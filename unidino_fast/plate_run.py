@@ -135,7 +135,7 @@ class PlateRun:
         """
         self.find_finished(verify=verify)
         lacking = [name for name, found in self.results.items() if self._lacks_measures(found)]
-        again = list(self.results) if verify else lacking
+        again = set(self.results if verify else lacking)
         self.absent_before = {
             name: keys
             for name in self.results
