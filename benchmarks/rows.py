@@ -48,8 +48,9 @@ class Row:
         limit_share: share of that limit that the job's necessary work reaches.
         cosine: lowest cosine of an output to the baseline's in float32.
         error: norm of the difference to the reference over the norm of the reference.
-        gil_share: share of its time in which it kept other threads from the interpreter, where
-            that is known.
+        gil_share: share of its time in which it kept another thread, which always wants the
+            interpreter, from it: about half where a job is nothing but Python, as both take turns;
+            none where it is not known.
         cpu_ratio: processor time, of all threads, against that of the bare work.
         prepare_seconds: until the first result was there: export, compilation, tuning.
         noise: why the figure should not be quoted; empty where nothing speaks against it.

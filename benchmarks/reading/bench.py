@@ -93,7 +93,7 @@ def layout_rows(stored: Stored, environment: Environment, effort: Effort) -> lis
         figures: dict[str, Any] = {"unit": "MB/s", "noise": describe_noise(samples, others)}
         figures |= rate_figures(samples, per=_MEGA)
         figures |= ratio_figures(samples, taken[LOOP], LOOP)
-        figures["gil_share"] = gil_share(candidate.run, float(np.median(samples.seconds)))
+        figures["gil_share"] = gil_share(candidate.run)
         figures["cpu_ratio"] = None if bare is None else cpu[candidate.name] / bare
         rows.append(Row(candidate=candidate.name, **common, **figures))
     return rows

@@ -2,7 +2,8 @@
 
 A thread that only counts holds the GIL whenever it can. What it does not run, and does not wait for
 a core either (the kernel counts both for each thread), it waits for the GIL: so long the job's
-threads held it, or handed it over, several microseconds each time.
+threads held it, or handed it over, several microseconds each time. The counting makes a job take
+longer, so that it is the time of the very run that is shared out, not the usual one.
 
 While it waits it wakes up at short intervals, and where cores are short it then stands in line for
 one, which is not told from waiting for a core: beside busy neighbours the figure would be too low,
@@ -29,18 +30,18 @@ _SWITCH_S = 1e-4
 """Seconds after which the counting thread is asked to let go: short, so that jobs hardly wait."""
 
 
-def gil_share(run: Callable[[], object], seconds: float, *, rounds: int = 3) -> float | None:
-    """Share of a job's usual `seconds` in which it held the GIL; None where that is not known."""
+def gil_share(run: Callable[[], object], *, rounds: int = 5) -> float | None:
+    """Share of a job's time in which it held the GIL; None where that is not known."""
     neighbours = Neighbours()
-    held = [_gil_seconds(run) for _ in range(rounds)]
-    known = [one for one in held if one is not None]
+    shares = [_share_of(run) for _ in range(rounds)]
+    known = [one for one in shares if one is not None]
     if not known or neighbours.busy_cores() > OTHERS * usable_cores():
         return None
-    return min(float(np.median(known)) / seconds, 1.0)
+    return float(np.median(known))
 
 
-def _gil_seconds(run: Callable[[], object]) -> float | None:
-    """Seconds for which a run of a job held the GIL; None where the system does not tell."""
+def _share_of(run: Callable[[], object]) -> float | None:
+    """Share of one run of a job in which it held the GIL; None where the system does not tell."""
     counter = _Counter()
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_S)
@@ -56,7 +57,7 @@ def _gil_seconds(run: Callable[[], object]) -> float | None:
         sys.setswitchinterval(before)
     if first is None or last is None:
         return None
-    return max(elapsed - (last - first), 0.0)
+    return max(1 - (last - first) / elapsed, 0.0)
 
 
 class _Counter(threading.Thread):
