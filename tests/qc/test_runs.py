@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,19 @@ def test_pixels_that_changed_are_not_measured(
         with pytest.raises(OutputError, match="the pixels of field B02/0 differ"):
             embed(plate_path, model, tmp_path / "out")
     assert part.read_bytes() == before
+
+
+def test_pixels_that_cannot_be_measured_leave_their_well_out(
+    plate_path: Path, model: uf.Embedder, tmp_path: Path
+) -> None:
+    embed(plate_path, model, tmp_path / "out", qc=False)
+    chunk = plate_path / "B/2/0/0/0/0/0"
+    status = chunk.stat()
+    chunk.write_bytes(bytes(status.st_size))  # as a disk may give back
+    os.utime(chunk, ns=(status.st_atime_ns, status.st_mtime_ns))
+    summary = embed(plate_path, model, tmp_path / "out", on_error="skip")
+    assert (summary.n_resumed, list(summary.left_out)) == (5, ["B02"])
+    assert any(line.startswith("5 wells were embedded without") for line in summary.warnings)
 
 
 def test_other_limits_embed_nothing_again(
