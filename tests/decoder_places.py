@@ -9,6 +9,7 @@ import mmap
 import numpy as np
 
 from unidino_fast.reading import decoders
+from unidino_fast.reading.room import ZstdDecoder, n_words
 
 MARGIN = 64
 """Pixels before and behind those that are written to."""
@@ -25,10 +26,10 @@ class Place:
         self.rows, self.columns = kept
         self.pitch = pitch
         self.memory = np.full(2 * MARGIN + self.rows * pitch, UNTOUCHED, np.uint16)
-        n_words = -(-2 * self.height * self.width // 8)
-        self.staged = np.full(8 * n_words, 0xEE, np.uint8)
-        self.unshuffled = np.zeros(n_words, np.uint64)
-        self.zstd = decoders.ZstdDecoder()
+        n_bytes = 2 * self.height * self.width
+        self.staged = np.full(n_bytes, 0xEE, np.uint8)
+        self.words = np.zeros(n_words(n_bytes), np.uint64)
+        self.zstd = ZstdDecoder()
 
     def take(self, stored: bytes, *, is_blosc: bool = True) -> bool:
         """Decodes a chunk; what reads a byte behind it crashes."""
@@ -44,7 +45,7 @@ class Place:
     def work(self) -> tuple[np.ndarray, np.ndarray, int]:
         address = self.zstd.address
         assert address is not None
-        return self.staged[: 2 * self.height * self.width], self.unshuffled, address
+        return self.staged, self.words, address
 
     @property
     def pixels(self) -> np.ndarray:

@@ -15,6 +15,7 @@ from numcodecs import Blosc, Zstd
 
 from unidino_fast.reading import decoders
 from unidino_fast.reading.codecs import blosc_into, zstd_into
+from unidino_fast.reading.room import n_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -220,10 +221,12 @@ def test_places_that_it_does_not_fit(
     assert not Place(shape, kept, pitch).take(edited())
 
 
-@pytest.mark.parametrize("name", ["staged", "unshuffled"])
-def test_too_little_to_work_in(name: str) -> None:
+@pytest.mark.parametrize(("name", "least"), [("staged", 65_536), ("words", n_words(65_536))])
+def test_too_little_to_work_in(name: str, least: int) -> None:
     place = Place(LARGE, LARGE, 300)
-    setattr(place, name, getattr(place, name)[: 65_536 // getattr(place, name).itemsize - 1])
+    setattr(place, name, getattr(place, name)[:least])
+    assert place.take(edited())
+    setattr(place, name, getattr(place, name)[: least - 1])
     assert not place.take(edited())
 
 

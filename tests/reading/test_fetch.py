@@ -13,8 +13,10 @@ from numcodecs import Blosc, Zstd
 
 from unidino_fast.plate import open_plate
 from unidino_fast.reading import decoders
+from unidino_fast.reading.buffers import Scratch
 from unidino_fast.reading.files import ShardRow, parts_of_shards, whole_files
 from unidino_fast.reading.formats import ShardFormat
+from unidino_fast.reading.room import work_room
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -54,8 +56,7 @@ WAYS = {"shard": in_one_file, "files": in_files}
 
 def placed(codec: str, found: list[Part], to: Any, n_bytes: int = MOST + 1) -> int:
     """How many chunks are taken; what is written behind the bytes that are for use crashes."""
-    zstd = decoders.ZstdDecoder()
-    work = np.zeros(2 * 24 * 61, np.uint8), np.zeros(24 * 61 // 4, np.uint64), zstd.address
+    work = work_room(2 * 24 * 61, Scratch())
     names = list(dict.fromkeys(bytes(path) + b"\0" for path, _, _ in found))
     paths = b"".join(names) or b"\0"
     parts = [(paths.index(bytes(path) + b"\0"), offset, n) for path, offset, n in found]
@@ -185,8 +186,7 @@ def test_no_more_is_read_than_there_is_room_for(codec: str, tmp_path: Path) -> N
     _, [chunk] = row_of(codec, 1)
     [(path, _, _)] = in_files(tmp_path, [chunk])
     held, field = np.zeros(2 * len(chunk), np.uint8), np.zeros(SHAPE, np.uint16)
-    zstd = decoders.ZstdDecoder()
-    work = np.zeros(2 * 24 * 61, np.uint8), np.zeros(24 * 61 // 4, np.uint64), zstd.address
+    work = work_room(2 * 24 * 61, Scratch())
     name = np.frombuffer(bytes(path) + b"\0", np.uint8)
     for length in (len(chunk), -len(chunk) - 1):
         parts, stored = np.array([[0, 0, length]]), held[: len(chunk) - 1]

@@ -16,6 +16,7 @@ from unidino_fast.errors import PixelError
 from unidino_fast.plate import open_plate
 from unidino_fast.plate_model import Region
 from unidino_fast.reading import FieldReader, FieldRequest, decoders, placing
+from unidino_fast.reading.room import ZstdDecoder, zstd_of_thread
 from unidino_fast.storage import FolderStorage
 
 if TYPE_CHECKING:
@@ -224,19 +225,19 @@ def test_few_chunks_are_not_worth_compiling(
 
 def test_each_thread_has_a_decoder_which_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     freed: list[int] = []
-    usual = decoders.ZstdDecoder.__del__
+    usual = ZstdDecoder.__del__
     monkeypatch.setattr(
-        decoders.ZstdDecoder,
+        ZstdDecoder,
         "__del__",
         lambda decoder: (freed.append(decoder.address), usual(decoder)),
     )
     found: list[int] = []
 
     def look() -> None:
-        found.append(placing._zstd_of_thread())
-        assert placing._zstd_of_thread() == found[-1]
+        found.append(zstd_of_thread())
+        assert zstd_of_thread() == found[-1]
 
-    own = placing._zstd_of_thread()
+    own = zstd_of_thread()
     thread = threading.Thread(target=look)
     thread.start()
     thread.join()

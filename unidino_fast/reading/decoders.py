@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     Parts = NDArray[np.int64]
     Chunk = tuple[bool, int, int]
     To = tuple[NDArray[np.uint16], int, int, int, int]
-    Work = tuple[Bytes, NDArray[np.uint64], int]
+    Words = NDArray[np.uint64]
+    Work = tuple[Bytes, Words, int]
 
-_PIXEL_BYTES, _HEADER_BYTES = 2, 16
+_PIXEL_BYTES, _PIXEL_BITS, _WORD_BYTES, _HEADER_BYTES = 2, 16, 8, 16
 _VERSION, _CODEC_VERSION = 2, 1
 """Of a chunk's header, and of how lz4 and zstd are written."""
 _BYTES_SHUFFLED, _COPIED, _BITS_SHUFFLED = 1, 2, 4
@@ -46,6 +47,9 @@ _LEAST_SPLIT = 128
 """Elements of a block that is split in streams, one for each byte of an element."""
 _GROUP = 8
 """Elements whose bits are shuffled together."""
+_BITS = (4, 0x0F0F0F0F0F0F0F0F), (2, 0x3333333333333333), (1, 0x5555555555555555)
+_BYTES = (32, 0x00000000FFFFFFFF), (16, 0x0000FFFF0000FFFF), (8, 0x00FF00FF00FF00FF)
+"""How far apart change places in a square of 8 x 8, and which of them, by a mask."""
 
 
 def _library(name: str) -> Any:
@@ -60,37 +64,16 @@ def _linked(function: Any, result: Any, *arguments: Any) -> Any:
     return types.ExternalFunction(name, result(*arguments))
 
 
-_zstd_library = _library("zstd")
 _lz4 = _linked(
     _library("lz4").LZ4_decompress_safe, types.intc, types.intp, types.intp, types.intc, types.intc
 )
-_zstd = _linked(_zstd_library.ZSTD_decompressDCtx, types.uintp, *[types.intp] * 5)
-_zstd_size = _linked(_zstd_library.ZSTD_getFrameContentSize, types.uint64, *[types.intp] * 2)
+_zstd = _linked(_library("zstd").ZSTD_decompressDCtx, types.uintp, *[types.intp] * 5)
+_zstd_size = _linked(_library("zstd").ZSTD_getFrameContentSize, types.uint64, *[types.intp] * 2)
 _files = ctypes.CDLL(None)
 _open = _linked(_files.open, types.intc, types.intp, types.intc)
 _pread = _linked(_files.pread, types.intp, types.intc, types.intp, types.intp, types.int64)
 _close = _linked(_files.close, types.intc, types.intc)
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # as `FolderStorage` opens them
-_new_zstd, _free_zstd = _zstd_library.ZSTD_createDCtx, _zstd_library.ZSTD_freeDCtx
-_new_zstd.restype, _free_zstd.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-
-
-class ZstdDecoder:
-    """A decoder of zstd, of one thread.
-
-    Attributes:
-        address: of its state, valid as long as this object lives.
-    """
-
-    def __init__(self) -> None:
-        self.address: int | None = None
-        self.address = _new_zstd()
-        if not self.address:
-            raise MemoryError
-
-    def __del__(self, free: Any = _free_zstd) -> None:  # at the end of all, names are gone
-        if self.address:
-            free(self.address)
 
 
 class Window(NamedTuple):
@@ -112,8 +95,7 @@ def place(chunk: Chunk, stored: Bytes, to: To, work: Work) -> Any:
             that it must hold; and their number in a row.
         stored: all its bytes.
         to: a `Window` as a plain tuple: to recognise any other takes numba 1 us.
-        work: at least a byte for each byte of a chunk, for use here; likewise words; and the
-            address of this thread's decoder of zstd.
+        work: for use here, as `room.work_room` gives it for a chunk.
 
     Returns:
         Whether the chunk is sound, and of a kind that is known here: elements of two bytes, either
@@ -167,7 +149,7 @@ def fetch(chunk: Chunk, paths: Bytes, parts: Parts, stored: Bytes, to: To, work:
 
 @compiled
 def _place_blosc(stored: Bytes, n_pixels: int, width: int, to: Window, work: Work) -> Any:
-    staged, unshuffled, zstd = work
+    staged, words, zstd = work
     n_stored, n_bytes = stored.size, n_pixels * _PIXEL_BYTES
     if not _is_meant(stored, n_bytes):
         return False
@@ -175,11 +157,12 @@ def _place_blosc(stored: Bytes, n_pixels: int, width: int, to: Window, work: Wor
         width, to = n_pixels, Window(to.memory, to.start, n_pixels, 1, to.rows * to.columns)
     flags, element, block_bytes = np.int64(stored[2]), np.int64(stored[3]), _int32(stored, 8)
     if flags & _COPIED:
-        if 8 * unshuffled.size < n_bytes:
+        if 8 * words.size < n_bytes:
             return False
-        _put_plain(stored[_HEADER_BYTES:], 0, width, to, unshuffled)
+        _put_plain(stored[_HEADER_BYTES:], 0, width, to, words)
         return True
-    if block_bytes > min(staged.size, 8 * unshuffled.size):
+    n_words = (block_bytes + _WORD_BYTES - 1) // _WORD_BYTES + _PIXEL_BITS
+    if block_bytes > staged.size or 2 * n_words > words.size:
         return False
     are_bytes_apart = flags & _BYTES_SHUFFLED and element > 1
     for block in range((n_bytes + block_bytes - 1) // block_bytes):
@@ -214,10 +197,10 @@ def _place_blosc(stored: Bytes, n_pixels: int, width: int, to: Window, work: Wor
         if are_bytes_apart:
             _put_bytes(low, high, first, width, to)
         elif flags & _BITS_SHUFFLED and n % _GROUP == 0:
-            _join_bits(whole, n, unshuffled)
-            _put(unshuffled.view(np.uint16)[:n], first, width, to)
+            low, high = _join_bits(whole, n, words)
+            _put_bytes(low, high, first, width, to)
         else:  # or bits of a number of pixels that c-blosc leaves as they are
-            _put_plain(whole, first, width, to, unshuffled)
+            _put_plain(whole, first, width, to, words)
     return True
 
 
@@ -326,15 +309,13 @@ def _put_bytes(low: Bytes, high: Bytes, first: int, width: int, to: Window) -> N
 
 
 @compiled
-def _put_plain(
-    plain: Bytes, first: int, width: int, to: Window, unshuffled: NDArray[np.uint64]
-) -> None:
+def _put_plain(plain: Bytes, first: int, width: int, to: Window, words: Words) -> None:
     """Writes pixels from the `first` on, whose bytes stand together."""
     n = plain.size // _PIXEL_BYTES
     if plain.ctypes.data % _PIXEL_BYTES == 0:
         pixels = plain.view(np.uint16)
     else:
-        pixels = unshuffled.view(np.uint16)[:n]
+        pixels = words.view(np.uint16)[:n]
         for i in range(n):
             pixels[i] = _pixel(plain[2 * i], plain[2 * i + 1])
     _put(pixels, first, width, to)
@@ -353,48 +334,60 @@ def _put(pixels: NDArray[np.uint16], first: int, width: int, to: Window) -> None
 
 
 @compiled
-def _join_bits(shuffled: Bytes, n: int, out: NDArray[np.uint64]) -> None:
-    """Bits of n pixels, which stand apart by their place in the pixel -> pixels, four to a word.
+def _join_bits(shuffled: Bytes, n: int, words: Words) -> Any:
+    """Bits of n pixels, which stand apart by their place in the pixel -> low and high bytes."""
+    n_bytes = n // _GROUP  # with a bit of each pixel: a row
+    n_words = (n_bytes + _WORD_BYTES - 1) // _WORD_BYTES
+    rows = words[: _PIXEL_BITS * n_words]
+    joined = words[_PIXEL_BITS * n_words : 2 * _PIXEL_BITS * n_words]
+    if n_bytes == _WORD_BYTES * n_words and shuffled.ctypes.data % _WORD_BYTES == 0:
+        rows = shuffled.view(np.uint64)
+    else:
+        apart = rows.view(np.uint8).reshape(_PIXEL_BITS, _WORD_BYTES * n_words)
+        for row in range(_PIXEL_BITS):
+            for i in range(n_bytes):
+                apart[row, i] = shuffled[row * n_bytes + i]
+    half = 8 * n_words
+    _turn(rows[:half], joined[:half])
+    _turn(rows[half:], joined[half:])
+    found = joined.view(np.uint8)
+    return found[:n], found[found.size // 2 :][:n]
 
-    A word takes the eight bytes that hold one bit each of eight pixels; turned about its diagonal,
-    it holds a byte of each of the eight. (Hacker's Delight, 7-3.)
+
+@compiled
+def _turn(rows: Words, turned: Words) -> None:
+    """Eight rows of bits, one behind another -> bytes that the bits of a column make."""
+    n = rows.size // 8
+    r0, r1, r2, r3 = rows[:n], rows[n : 2 * n], rows[2 * n : 3 * n], rows[3 * n : 4 * n]
+    r4, r5, r6, r7 = rows[4 * n : 5 * n], rows[5 * n : 6 * n], rows[6 * n : 7 * n], rows[7 * n :]
+    for k in range(n):
+        eight = r0[k], r1[k], r2[k], r3[k], r4[k], r5[k], r6[k], r7[k]
+        a, b, c, d, e, f, g, h = _turned(_turned(eight, _BITS), _BYTES)
+        at = 8 * k
+        turned[at], turned[at + 1], turned[at + 2], turned[at + 3] = a, b, c, d
+        turned[at + 4], turned[at + 5], turned[at + 6], turned[at + 7] = e, f, g, h
+
+
+@compiled
+def _turned(square: Any, steps: Any) -> Any:
+    """Eight words as 8 x 8 bits or bytes about the diagonal: ever smaller squares change places.
+
+    (Hacker's Delight, 7-3. All words take the same steps, so that vectors hold several.)
     """
-    m = n // _GROUP
-    s = shuffled
-    a0, a1, a2, a3 = s[:m], s[m : 2 * m], s[2 * m : 3 * m], s[3 * m : 4 * m]
-    a4, a5, a6, a7 = s[4 * m : 5 * m], s[5 * m : 6 * m], s[6 * m : 7 * m], s[7 * m : 8 * m]
-    s = shuffled[8 * m : 16 * m]
-    b0, b1, b2, b3 = s[:m], s[m : 2 * m], s[2 * m : 3 * m], s[3 * m : 4 * m]
-    b4, b5, b6, b7 = s[4 * m : 5 * m], s[5 * m : 6 * m], s[6 * m : 7 * m], s[7 * m : 8 * m]
-    for k in range(m):
-        low = _turned(_word(a0[k], a1[k], a2[k], a3[k], a4[k], a5[k], a6[k], a7[k]))
-        high = _turned(_word(b0[k], b1[k], b2[k], b3[k], b4[k], b5[k], b6[k], b7[k]))
-        half = uint64(0xFFFFFFFF)
-        out[2 * k] = _spread(low & half) | (_spread(high & half) << uint64(8))
-        out[2 * k + 1] = _spread(low >> uint64(32)) | (_spread(high >> uint64(32)) << uint64(8))
+    a, b, c, d, e, f, g, h = square
+    four, two, one = steps
+    (a, e), (b, f) = _exchanged(a, e, four), _exchanged(b, f, four)
+    (c, g), (d, h) = _exchanged(c, g, four), _exchanged(d, h, four)
+    (a, c), (b, d) = _exchanged(a, c, two), _exchanged(b, d, two)
+    (e, g), (f, h) = _exchanged(e, g, two), _exchanged(f, h, two)
+    (a, b), (c, d) = _exchanged(a, b, one), _exchanged(c, d, one)
+    (e, f), (g, h) = _exchanged(e, f, one), _exchanged(g, h, one)
+    return a, b, c, d, e, f, g, h
 
 
 @compiled
-def _word(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> Any:
-    """Eight bytes, the lowest first."""
-    low = uint64(a) | uint64(b) << uint64(8) | uint64(c) << uint64(16) | uint64(d) << uint64(24)
-    high = uint64(e) | uint64(f) << uint64(8) | uint64(g) << uint64(16) | uint64(h) << uint64(24)
-    return low | high << uint64(32)
-
-
-@compiled
-def _turned(word: Any) -> Any:
-    """A square of 8 x 8 bits about its diagonal: ever larger squares change places."""
-    t = (word ^ (word >> uint64(7))) & uint64(0x00AA00AA00AA00AA)
-    word = word ^ t ^ (t << uint64(7))
-    t = (word ^ (word >> uint64(14))) & uint64(0x0000CCCC0000CCCC)
-    word = word ^ t ^ (t << uint64(14))
-    t = (word ^ (word >> uint64(28))) & uint64(0x00000000F0F0F0F0)
-    return word ^ t ^ (t << uint64(28))
-
-
-@compiled
-def _spread(four: Any) -> Any:
-    """Four bytes -> every other byte of a word."""
-    four = (four | (four << uint64(16))) & uint64(0x0000FFFF0000FFFF)
-    return (four | (four << uint64(8))) & uint64(0x00FF00FF00FF00FF)
+def _exchanged(upper: Any, lower: Any, step: Any) -> Any:
+    """Upper right and lower left change places, which lie so many bits apart."""
+    bits, right = step
+    t = ((upper >> uint64(bits)) ^ lower) & uint64(right)
+    return upper ^ (t << uint64(bits)), lower ^ t

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from unidino_fast.compiled import Compiled
+from unidino_fast.reading.buffers import Scratch
 from unidino_fast.reading.codecs import blosc_into, zstd_into
+from unidino_fast.reading.room import work_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from unidino_fast.reading.buffers import Scratch
     from unidino_fast.reading.formats import ArrayFormat, Encoding
 
     Pixels = NDArray[Any]
     Put = Callable[[memoryview, int], bool]
 
-_PIXEL_BYTES, _WORD_BYTES = 2, 8
+_PIXEL_BYTES = 2
 _BYTES_WITHOUT = 32 << 20
 """Of pixels, before compiled code is taken: as `qc.passes.PIXELS_BY_NUMPY`."""
 
@@ -88,9 +88,7 @@ def placing(encoding: Encoding, windows: Windows, width: int, scratch: Scratch) 
     chunk = encoding.decompress is blosc_into, n_pixels, width
     memory = windows.memory.view(np.uint16)
     _, starts, pitch, rows, columns = windows
-    n_words = -(-encoding.n_bytes // _WORD_BYTES)
-    unshuffled = scratch.bytes("unshuffled", n_words * _WORD_BYTES).view(np.uint64)
-    work = scratch.bytes("staged", encoding.n_bytes), unshuffled, _zstd_of_thread()
+    work = work_room(encoding.n_bytes, scratch)
 
     def put(stored: memoryview, start: int) -> bool:
         # to numba, bytes that cannot be written are of another type
@@ -127,7 +125,7 @@ def _decoders() -> _Decoders:
     from unidino_fast.reading.decoders import fetch, place
 
     pixels = np.arange(_TRIED, dtype=np.uint16)
-    work = np.zeros(2 * _TRIED, np.uint8), np.zeros(_TRIED // 4, np.uint64), _zstd_of_thread()
+    work = work_room(pixels.nbytes, Scratch())
     encoders = Blosc("lz4", 5, Blosc.SHUFFLE), Blosc("zstd", 5, Blosc.BITSHUFFLE), Zstd(1)
     for encoder in encoders:
         stored = np.frombuffer(bytearray(encoder.encode(pixels)), np.uint8)
@@ -149,16 +147,3 @@ _COMPILED = Compiled(
 )
 _TRIED = 4096
 """Pixels that compiled code is tried with."""
-_OF_THREAD = threading.local()
-
-
-def _zstd_of_thread() -> int:
-    """The address of this thread's decoder of zstd."""
-    try:
-        decoder = _OF_THREAD.zstd
-    except AttributeError:
-        from unidino_fast.reading.decoders import ZstdDecoder
-
-        decoder = _OF_THREAD.zstd = ZstdDecoder()
-    address: int = decoder.address
-    return address
