@@ -19,7 +19,7 @@ from unidino_fast.errors import PixelError
 from unidino_fast.heap import HeapTrimmer
 from unidino_fast.planning import channels_to_read
 from unidino_fast.preprocess import all_with_signal, tiles_of, tiles_with_signal
-from unidino_fast.qc.measures import measure_planes
+from unidino_fast.qc.measures import gathered, measure_plane
 from unidino_fast.reading import FieldReader, FieldRequest
 from unidino_fast.results import FieldResult, WellResult
 from unidino_fast.upload import Uploader
@@ -103,7 +103,7 @@ class _NotedPlane(NamedTuple):
     checksum: int
     n_dropped: int
     kept: Tensor | None
-    quality: NDArray[np.float32] | None
+    quality: tuple[float, ...] | None
 
 
 class Noted(NamedTuple):
@@ -130,7 +130,7 @@ class Noted(NamedTuple):
             xxhash.xxh3_64_intdigest(checksums.data),
             planes[0].n_dropped,
             planes[0].kept,
-            np.concatenate(measured) if measured else None,
+            gathered(measured) if measured else None,
         )
 
     def quality_of(self, task: FieldTask, options: EmbedOptions) -> NDArray[np.float32] | None:
@@ -163,7 +163,7 @@ def read_fields(
 
     def note(plane: Plane, number: int) -> _NotedPlane:
         choice = _tiles_to_keep(plane, options) if keeps and number == 0 else (0, None)
-        quality = measure_planes(plane[None]) if measures else None
+        quality = measure_plane(plane) if measures else None
         return _NotedPlane(xxhash.xxh3_64_intdigest(plane.data), *choice, quality)
 
     return FieldReader(storage, allocate=allocate).stream_noted(

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from unidino_fast.errors import OutputError
 from unidino_fast.files import write_atomic
-from unidino_fast.qc.measures import MEASURES
+from unidino_fast.qc.measures import MEASURED_AS
 from unidino_fast.results import FieldResult, WellResult
 from unidino_fast.stamps import difference
 from unidino_fast.tables import PROVENANCE_KEY
@@ -60,7 +60,7 @@ def write_part(parts: Path, result: WellResult, stamp: PixelStamp | None, made_b
         "pixels": stamp,
         "made_by": made_by,
         "digest": _digest(result, stamp),
-        "measures": list(MEASURES) if _is_measured(result) else [],
+        "measures": list(MEASURED_AS) if _is_measured(result) else [],
     }
     table = _table(result).replace_schema_metadata(
         {PROVENANCE_KEY: json.dumps(metadata, sort_keys=True)}
@@ -168,7 +168,7 @@ def _open(
             found = _result_of(part.read(use_threads=False), position)
         if metadata["digest"] != _digest(found, metadata["pixels"]):
             return None
-        if metadata.get("measures") != list(MEASURES):  # none, or those of another version
+        if metadata.get("measures") != list(MEASURED_AS):  # none, or those of another version
             found = _without_measures(found)
         return found, metadata["pixels"]
     except (OSError, pa.ArrowException, LookupError, TypeError, ValueError, ArithmeticError):

@@ -1,58 +1,163 @@
 """The pass over the pixels of a plane of whole numbers, compiled by numba: see `passes`.
 
-Letters: H x W pixels.
+Letters: H x W pixels, S whole strips of 8 rows.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unidino_fast.compiled import compiled
-from unidino_fast.qc.passes import EDGE, SQUARE, Found, n_squares
+from unidino_fast.qc.passes import Found
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Row = NDArray[Any]
 
-_PAIRS = {"uint8": np.uint16, "uint16": np.uint32}
+_PAIRS = {1: np.uint16, 2: np.uint32}
 """Words that hold two pixels side by side: taken by these, every step of a row is alike."""
+_OF_THREAD = threading.local()
+_EDGE, _OF_SQUARE = 8, 8
+"""Pixels of a strip down; sums of strips in a square, either way."""
 
 
-def compiled_pass(plane: NDArray[Any], step: int, places: tuple[int, int]) -> Found:
+def compiled_pass(plane: NDArray[Any], step: int, places: tuple[int, int], every: int) -> Found:
     """See `passes.pass_over`; the plane is contiguous, native and writable."""
-    height, width = plane.shape
-    pairs = np.ascontiguousarray(plane[:, : width // 2 * 2]).view(_PAIRS[plane.dtype.name])
-    energies = np.zeros((3, 2), np.int64)
-    sums = np.empty((height // EDGE, width // EDGE), np.int32)
-    # numpy's zeros are pages that the system gives when they are written to: few of these are
-    counts, crosses = (np.zeros(n << 8 * plane.itemsize, np.int32) for n in (1, 2))
-    facts: tuple[int, ...] = _pass(plane, pairs, step, *places, counts, crosses, energies, sums)
-    whole = ((high << 32) + low for high, low in energies.tolist())
-    spans = np.empty(n_squares(sums.shape), np.int32)
-    down, right = (np.zeros(edge, np.int64) for edge in sums.shape)
-    total = _summed_up(sums, SQUARE // EDGE, spans, down, right) + _beyond(plane, EDGE)
-    return Found._make((total, *facts, *whole, spans, down, right))
+    even = plane if plane.shape[1] % 2 == 0 else np.ascontiguousarray(plane[:, :-1])
+    pairs = even.view(_PAIRS[plane.itemsize])
+    return Found._make(_pass(plane, pairs, step, places, every, *_counters(plane.itemsize)))
+
+
+def _counters(n_bytes: int) -> tuple[Row, Row]:
+    """Of values and of differences of pixels of so many bytes, all at 0; this thread's own.
+
+    New ones, of 1 MB, would cost the system a page for each value that is new, and take it back.
+    """
+    held: dict[int, tuple[Row, Row]] = _OF_THREAD.__dict__
+    if n_bytes not in held:
+        held[n_bytes] = np.zeros(1 << 8 * n_bytes, np.int32), np.zeros(2 << 8 * n_bytes, np.int32)
+    return held[n_bytes]
 
 
 @compiled
-def _extremes(row: Row) -> Any:
-    """Lowest and highest of a row."""
-    lowest, highest = row[0], row[0]
-    for x in range(len(row)):
-        lowest = min(lowest, row[x])
-        highest = max(highest, row[x])
+def _pass(
+    plane: Row, pairs: Row, step: int, places: Any, every: int, counts: Row, crosses: Row
+) -> Any:
+    """Strip by strip, each of which the caches hold; gives what `passes.Found` has, in order."""
+    height, width = plane.shape
+    pixels = plane.reshape(-1)
+    n_strips = height // _EDGE
+    sums = np.empty((n_strips, width // _EDGE), np.int32)
+    columns = np.empty(sums.shape[1] * _EDGE // 2, np.int32)
+    lowest, highest, n_highest = 1 << (8 * plane.itemsize), -1, 0
+    cross, fine, coarse, n_crosses = 0, 0, 0, 0
+    for strip in range(-(-height // _EDGE)):
+        top, end = _EDGE * strip, min(_EDGE * (strip + 1), height)
+        low, high = _extremes(pixels[top * width : end * width])
+        lowest = min(lowest, low)
+        if high > highest:
+            highest, n_highest = high, 0
+        if high == highest:
+            n_highest += _count_of(pixels[top * width : end * width], high)
+        for y in range(-(-top // step) * step, end, step):
+            _count(plane[y], step, counts)
+        if strip < n_strips:
+            _add_up(pairs[top:end], 8 * plane.itemsize, columns, sums[strip])
+            if strip % every == 0:
+                energies = _details(pairs[top:end], 8 * plane.itemsize, crosses)
+                cross, fine, coarse = (cross + energies[0], fine + energies[1], coarse + energies[2])
+                n_crosses += 2 * ((width // 2 + 1) // 2)
+    total, spans, down, right = _summed_up(sums)
+    low, high = _value_at(counts, places[0]), _value_at(counts, places[1])
+    middle = _value_at(crosses, n_crosses // 2)
+    counts[: highest + 1] = 0
+    crosses[: 2 * (highest - lowest) + 1] = 0
+    whole = total + _beyond(plane)
+    found = whole, lowest, highest, n_highest, low, high, middle, cross, fine, coarse
+    return (*found, spans, total, down, right)
+
+
+@compiled
+def _extremes(pixels: Row) -> Any:
+    """Lowest and highest."""
+    lowest, highest = pixels[0], pixels[0]
+    for x in range(len(pixels)):
+        lowest = min(lowest, pixels[x])
+        highest = max(highest, pixels[x])
     return np.int64(lowest), np.int64(highest)
 
 
 @compiled
-def _count_of(row: Row, value: int) -> Any:
+def _count_of(pixels: Row, value: int) -> Any:
     n = 0
-    for x in range(len(row)):
-        n += row[x] == value
+    for x in range(len(pixels)):
+        n += pixels[x] == value
     return n
+
+
+@compiled
+def _count(row: Row, step: int, counts: Row) -> None:
+    """Counts each `step`-th value."""
+    for x in range(0, len(row), step):
+        counts[row[x]] += 1
+
+
+@compiled
+def _count_sizes(row: Row, counts: Row) -> None:
+    """Counts every other value, without its sign."""
+    for x in range(0, len(row), 2):
+        counts[np.uint32(abs(row[x]))] += 1  # of signed places numba asks whether they are negative
+
+
+@compiled
+def _add_up(pairs: Row, bits: int, columns: Row, sums: Row) -> None:
+    """A strip (8, W / 2) of pairs -> sums of their columns, and of squares."""
+    if bits == 16:  # shifts that are known beforehand take words of 32 bits, others of 64
+        _add_pairs(pairs, 16, columns)
+    else:
+        _add_pairs(pairs, 8, columns)
+    for x in range(len(sums)):
+        at = 4 * x
+        sums[x] = (columns[at] + columns[at + 1]) + (columns[at + 2] + columns[at + 3])
+
+
+@compiled
+def _add_pairs(pairs: Row, bits: int, columns: Row) -> None:
+    a, b, c, d = pairs[0], pairs[1], pairs[2], pairs[3]
+    e, f, g, h = pairs[4], pairs[5], pairs[6], pairs[7]
+    for x in range(len(columns)):
+        upper = (_pair(a[x], bits) + _pair(b[x], bits)) + (_pair(c[x], bits) + _pair(d[x], bits))
+        lower = (_pair(e[x], bits) + _pair(f[x], bits)) + (_pair(g[x], bits) + _pair(h[x], bits))
+        columns[x] = upper + lower
+
+
+@compiled
+def _pair(pair: int, bits: int) -> Any:
+    """Sum of two pixels."""
+    mask = np.uint32((1 << bits) - 1)
+    return np.int32(pair & mask) + np.int32(pair >> np.uint32(bits))
+
+
+@compiled
+def _details(pairs: Row, bits: int, counts: Row) -> Any:
+    """Energies of a strip (8, W / 2) of pairs: of squares of 2, 4 and 8 pixels."""
+    crosses = np.empty(pairs.shape[1], np.int32)
+    twos = np.empty((2, pairs.shape[1]), np.int32)
+    fours = np.empty((2, pairs.shape[1] // 2), np.int32)
+    cross, fine = np.int64(0), np.int64(0)
+    for four in range(2):
+        for two in range(2):
+            y = 4 * four + 2 * two
+            _pairs_halved(pairs[y], pairs[y + 1], bits, twos[two], crosses)
+            cross += _energy(crosses)
+            if two == 0:
+                _count_sizes(crosses, counts)
+        fine += _halved(twos[0], twos[1], fours[four])
+    return cross, fine, _energy_along(fours[0], fours[1])
 
 
 @compiled
@@ -86,13 +191,6 @@ def _energy(row: Row) -> Any:
 
 
 @compiled
-def _count_sizes(row: Row, step: int, counts: Row) -> None:
-    """Counts each `step`-th value, without its sign."""
-    for x in range(0, len(row), step):
-        counts[np.uint32(abs(row[x]))] += 1  # of signed places numba asks whether they are negative
-
-
-@compiled
 def _halved(upper: Row, lower: Row, sums: Row) -> Any:
     """Sums of 2 x 2 sums; gives the squares of their crosswise differences, added up."""
     energy = np.int64(0)
@@ -105,22 +203,14 @@ def _halved(upper: Row, lower: Row, sums: Row) -> Any:
 
 
 @compiled
-def _halved_along(upper: Row, lower: Row, sums: Row) -> Any:
-    """As `_halved`, with the differences down and to the right."""
+def _energy_along(upper: Row, lower: Row) -> Any:
+    """Squares of the differences of 2 x 2 sums down and to the right, added up."""
     energy = np.int64(0)
-    for x in range(len(sums)):
+    for x in range(len(upper) // 2):
         a, b, c, d = upper[2 * x], upper[2 * x + 1], lower[2 * x], lower[2 * x + 1]
-        sums[x] = (a + b) + (c + d)
         down, right = np.int64((c + d) - (a + b)), np.int64((a - b) + (c - d))
         energy += down * down + right * right
     return energy
-
-
-@compiled
-def _add(energy: int, limbs: Row) -> None:
-    """Adds the energy of a row, which fits 64 bits, to that of a plane, which may not."""
-    limbs[0] += energy >> 32
-    limbs[1] += energy & 0xFFFFFFFF
 
 
 @compiled
@@ -135,76 +225,39 @@ def _value_at(counts: Row, place: int) -> Any:
 
 
 @compiled
-def _pass(
-    plane: Row,
-    pairs: Row,
-    step: int,
-    low: int,
-    high: int,
-    counts: Row,
-    crosses: Row,
-    energies: Row,
-    sums: Row,
-) -> Any:
-    """Row by row: each second row ends squares of 2 pixels, each fourth of 4, each eighth of 8."""
-    cross, fine, coarse = energies[0], energies[1], energies[2]
-    height, width = plane.shape
-    bits = 8 * plane.itemsize
-    n_crosses = 0
-    row_crosses = np.empty(width // 2, np.int32)
-    twos = np.empty((2, width // 2), np.int32)
-    fours = np.empty((2, width // 4), np.int32)
-    lowest, highest, n_highest = 1 << bits, -1, 0
-    for y in range(height):
-        row_lowest, row_highest = _extremes(plane[y])
-        lowest = min(lowest, row_lowest)
-        if row_highest > highest:
-            highest, n_highest = row_highest, 0
-        if row_highest == highest:
-            n_highest += _count_of(plane[y], highest)
-        if y % step == 0:
-            for x in range(0, width, step):
-                counts[plane[y, x]] += 1
-        if y % 2 == 1:
-            _pairs_halved(pairs[y - 1], pairs[y], bits, twos[y // 2 % 2], row_crosses)
-            _add(_energy(row_crosses), cross)
-        if y % 4 == 1:
-            _count_sizes(row_crosses, 2, crosses)
-            n_crosses += (width // 2 + 1) // 2
-        if y % 4 == 3:
-            _add(_halved(twos[0], twos[1], fours[y // 4 % 2]), fine)
-        if y % 8 == 7:
-            _add(_halved_along(fours[0], fours[1], sums[y // 8]), coarse)
-    ordered = _value_at(counts, low), _value_at(counts, high), _value_at(crosses, n_crosses // 2)
-    return lowest, highest, n_highest, *ordered
+def _summed_up(sums: Row) -> Any:
+    """All sums together, and what `passes.summed_up` finds of them."""
+    n_rows, n_columns = sums.shape
+    height, width = min(_OF_SQUARE, n_rows), min(_OF_SQUARE, n_columns)
+    across = n_columns // width
+    spans = np.empty(n_rows // height * across, np.int32)
+    for i in range(len(spans)):
+        top, left = i // across * height, i % across * width
+        lowest = highest = sums[top, left]
+        for y in range(top, top + height):
+            for x in range(left, left + width):
+                lowest = min(lowest, sums[y, x])
+                highest = max(highest, sums[y, x])
+        spans[i] = highest - lowest
+    of_columns = np.zeros(n_columns, np.int64)
+    total = down = right = np.int64(0)
+    for y in range(n_rows):
+        of_row = np.int64(0)
+        for x in range(n_columns):
+            of_row += sums[y, x]
+        for x in range(n_columns):  # apart, both take several sums at a time
+            of_columns[x] += sums[y, x]
+        total += of_row
+        down += of_row * (2 * y - (n_rows - 1))
+    for x in range(n_columns):
+        right += of_columns[x] * (2 * x - (n_columns - 1))
+    return total, spans, down, right
 
 
 @compiled
-def _summed_up(sums: Row, edge: int, spans: Row, down: Row, right: Row) -> Any:
-    """See `passes.summed_up`, of squares of so many sums; gives all of them together."""
-    height, width = min(edge, sums.shape[0]), min(edge, sums.shape[1])
-    for i in range(spans.shape[0]):
-        for j in range(spans.shape[1]):
-            lowest = highest = sums[edge * i, edge * j]
-            for y in range(edge * i, edge * i + height):
-                for x in range(edge * j, edge * j + width):
-                    lowest = min(lowest, sums[y, x])
-                    highest = max(highest, sums[y, x])
-            spans[i, j] = highest - lowest
-    total = np.int64(0)
-    for y in range(sums.shape[0]):
-        for x in range(sums.shape[1]):
-            down[y] += sums[y, x]
-        for x in range(sums.shape[1]):  # apart, both take several sums at a time
-            right[x] += sums[y, x]
-        total += down[y]
-    return total
-
-
-@compiled
-def _beyond(plane: Row, edge: int) -> Any:
+def _beyond(plane: Row) -> Any:
     """Sum of the pixels that whole squares leave over, below and to the right."""
-    height, width = plane.shape[0] // edge * edge, plane.shape[1] // edge * edge
+    height, width = plane.shape[0] // _EDGE * _EDGE, plane.shape[1] // _EDGE * _EDGE
     total = np.int64(0)
     for y in range(plane.shape[0]):
         for x in range(width if y < height else 0, plane.shape[1]):

@@ -1,10 +1,10 @@
 """What one pass over the pixels of a plane of whole numbers finds: all that quality is told by.
 
-A compiled pass takes a tenth of the time. To have it takes memory, and a second or two where it
-was never compiled before: a look at some fields is spared that, and goes by numpy. Both give the
+A compiled pass takes a small part of the time. To have it takes memory, and a second or two where
+it was never compiled before: a look at some fields is spared that, and goes by numpy. Both give the
 same numbers, in whole numbers throughout.
 
-Letters: H x W pixels.
+Letters: H x W pixels, S whole strips of `EDGE` rows.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Pass = Callable[[NDArray[Any], int, tuple[int, int]], "Found"]
+    Pass = Callable[[NDArray[Any], int, tuple[int, int], int], "Found"]
 
-COUNTED = ("uint8", "uint16")
-"""Dtypes that have few enough values to be counted."""
 EDGE = 8
 """Edge in pixels of the largest squares whose sums are found, and of the smallest plane."""
 PIXELS_BY_NUMPY = 16 << 20
@@ -41,14 +39,18 @@ class Found(NamedTuple):
         lowest, highest: of all pixels.
         n_highest: pixels of the highest value.
         low, high: what stands at two places of the ordered sample.
-        middle: median of the crosswise differences of 2 x 2 pixels without their signs; every other
-            one is looked at, both ways.
+        middle: median of the crosswise differences of 2 x 2 pixels without their signs, of every
+            other one both ways.
         cross: squares of the crosswise differences of 2 x 2 pixels, added up.
         fine: likewise, of squares of 2 x 2 pixels.
         coarse: squares of the differences down and to the right, of squares of 4 x 4 pixels.
         spans: highest less lowest sum of 8 x 8 pixels in each whole square of 64 x 64, or in what
             there is of the only one.
-        down, right: sums of 8 x 8 pixels, added up by their rows (H // 8) and columns (W // 8).
+        within: sum of the pixels of whole squares of 8 x 8.
+        down, right: sums of 8 x 8 pixels, each times twice its place down, or to the right, from
+            the middle: these add up to nothing where light is even.
+
+    The differences are those of every n-th strip of 8 rows, the others those of all pixels.
     """
 
     total: int
@@ -62,33 +64,39 @@ class Found(NamedTuple):
     fine: int
     coarse: int
     spans: NDArray[np.int32]
-    down: NDArray[np.int64]
-    right: NDArray[np.int64]
+    within: int
+    down: int
+    right: int
 
 
-def pass_over(plane: NDArray[Any], step: int, places: tuple[int, int]) -> Found:
-    """Goes over a plane (H, W) of `COUNTED` dtype, 8 x 8 pixels or larger.
+def pass_over(plane: NDArray[Any], step: int, places: tuple[int, int], every: int) -> Found:
+    """Goes over a plane (H, W) of uint8 or uint16, 8 x 8 pixels or larger.
 
-    Squares that an odd edge would cut are left out of what squares say.
+    Squares that an edge would cut are left out of what squares say.
 
     Args:
         plane: the pixels.
         step: from pixel to pixel of the sample, both ways.
         places: in the ordered sample, from 0.
+        every: from strip to strip of those whose differences are found, which are to be fewer than
+            100: so many fit 64 bits.
     """
-    plane = np.require(plane, plane.dtype.newbyteorder("="), ["C", "W"])  # numba tells others apart
-    go = _COMPILED[plane.dtype.name].for_more(plane.size) or pass_by_numpy
-    return go(plane, step, places)
+    flags = plane.flags
+    if not (flags.c_contiguous and flags.writeable and plane.dtype.isnative):
+        # numba tells these apart, and would compile for each
+        plane = np.require(plane, plane.dtype.newbyteorder("="), ["C", "W"])
+    go = _COMPILED[plane.itemsize].for_more(plane.size) or pass_by_numpy
+    return go(plane, step, places, every)
 
 
-def pass_by_numpy(plane: NDArray[Any], step: int, places: tuple[int, int]) -> Found:
+def pass_by_numpy(plane: NDArray[Any], step: int, places: tuple[int, int], every: int) -> Found:
     """See `pass_over`."""
     upto = np.bincount(plane[::step, ::step].reshape(-1)).cumsum()
     low, high = np.searchsorted(upto, places, side="right").tolist()
     highest = plane.max()
-    twos, cross = halved(*quarters(plane.astype(np.int32)))
+    twos, cross = halved(*quarters(some_strips(plane, every).astype(np.int32)))
     fours, fine = halved(*quarters(twos))
-    a, b, c, d = quarters(fours)
+    down, right = along(*quarters(fours))
     crosses = np.abs(cross[::2, ::2]).reshape(-1)
     middle = crosses.size // 2
     return Found(
@@ -101,26 +109,47 @@ def pass_by_numpy(plane: NDArray[Any], step: int, places: tuple[int, int]) -> Fo
         middle=int(np.partition(crosses, middle)[middle]),
         cross=_energy(cross),
         fine=_energy(fine),
-        coarse=_energy((c + d) - (a + b)) + _energy((a - b) + (c - d)),
-        **summed_up((a + b) + (c + d)),
+        coarse=_energy(down) + _energy(right),
+        **summed_up(square_sums(plane, np.int32)),
     )
 
 
-def summed_up(sums: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """`Found.spans`, `down` and `right` of sums of 8 x 8 pixels (H // 8, W // 8)."""
+def some_strips(plane: NDArray[Any], every: int) -> NDArray[Any]:
+    """The rows of every n-th whole strip (8 S / n, W)."""
+    height, width = plane.shape[0] // EDGE * EDGE, plane.shape[1]
+    return plane[:height].reshape(-1, EDGE, width)[::every].reshape(-1, width)
+
+
+def square_sums(plane: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """Sums of 8 x 8 pixels (H // 8, W // 8)."""
+    height, width = (edge // EDGE * EDGE for edge in plane.shape)
+    # whole rows first are quicker
+    rows = plane[:height, :width].reshape(-1, EDGE, width).sum(axis=1, dtype=dtype)
+    found: NDArray[Any] = rows.reshape(len(rows), -1, EDGE).sum(axis=2, dtype=dtype)
+    return found
+
+
+def summed_up(sums: NDArray[Any]) -> dict[str, Any]:
+    """`Found.spans`, `within`, `down` and `right` of sums of 8 x 8 pixels (H // 8, W // 8)."""
     rows, columns = n_squares(sums.shape)
     width = min(SQUARE // EDGE, sums.shape[1])
     strips = sums[: rows * SQUARE // EDGE, : columns * width].reshape(rows, -1, columns * width)
-    # whole rows first are quicker
     highest, lowest = (
         strip.reshape(rows, columns, width) for strip in (strips.max(axis=1), strips.min(axis=1))
     )
     wide = np.float64 if sums.dtype.kind == "f" else np.int64
+    down, right = (sums.sum(axis=axis, dtype=wide) for axis in (1, 0))
     return {
-        "spans": highest.max(axis=2) - lowest.min(axis=2),
-        "down": sums.sum(axis=1, dtype=wide),
-        "right": sums.sum(axis=0, dtype=wide),
+        "spans": (highest.max(axis=2) - lowest.min(axis=2)).reshape(-1),
+        "within": down.sum().item(),
+        "down": (down * _from_middle(len(down))).sum().item(),
+        "right": (right * _from_middle(len(right))).sum().item(),
     }
+
+
+def _from_middle(n: int) -> NDArray[np.int64]:
+    """Twice the places of n values, from their middle."""
+    return 2 * np.arange(n) - (n - 1)
 
 
 def n_squares(sums: tuple[int, ...]) -> tuple[int, int]:
@@ -145,21 +174,27 @@ def halved(
     return (a + b) + (c + d), (a - b) - (c - d)
 
 
+def along(
+    a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], d: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Differences down and to the right."""
+    return (c + d) - (a + b), (a - b) + (c - d)
+
+
 def _energy(detail: NDArray[np.int32]) -> int:
-    """Squares, added up; a row of them fits 64 bits, a plane may not."""
-    rows: list[int] = np.square(detail, dtype=np.int64).sum(axis=1).tolist()
-    return sum(rows)
+    """Squares, added up."""
+    return int(np.square(detail, dtype=np.int64).sum())
 
 
-def _compiled_for(dtype: str) -> Compiled[Pass]:
+def _compiled_for(dtype: type[np.unsignedinteger[Any]]) -> Compiled[Pass]:
     def make() -> Pass:
         from unidino_fast.qc.haar import compiled_pass
 
-        compiled_pass(np.zeros((EDGE, EDGE), dtype), 1, (0, 0))
+        compiled_pass(np.zeros((EDGE, EDGE), dtype), 1, (0, 0), 1)
         return compiled_pass
 
     lack = "quality is measured by numpy, which is slower"
     return Compiled(make, after=PIXELS_BY_NUMPY, lack=lack)
 
 
-_COMPILED = {dtype: _compiled_for(dtype) for dtype in COUNTED}
+_COMPILED = {np.dtype(dtype).itemsize: _compiled_for(dtype) for dtype in (np.uint8, np.uint16)}
