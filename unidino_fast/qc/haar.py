@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _PAIRS = {1: np.uint16, 2: np.uint32}
 """Words that hold two pixels side by side: taken by these, every step of a row is alike."""
-_OF_THREAD = threading.local()
 _EDGE, _OF_SQUARE = 8, 8
 """Pixels of a strip down; sums of strips in a square, either way."""
 
@@ -29,18 +28,29 @@ def compiled_pass(plane: NDArray[Any], step: int, places: tuple[int, int], every
     """See `passes.pass_over`; the plane is contiguous, native and writable."""
     even = plane if plane.shape[1] % 2 == 0 else np.ascontiguousarray(plane[:, :-1])
     pairs = even.view(_PAIRS[plane.itemsize])
-    return Found._make(_pass(plane, pairs, step, places, every, *_counters(plane.itemsize)))
+    return Found._make(_pass(plane, pairs, step, places, every, *_COUNTERS.of(plane.itemsize)))
 
 
-def _counters(n_bytes: int) -> tuple[Row, Row]:
-    """Of values and of differences of pixels of so many bytes, all at 0; this thread's own.
+class _Counters(threading.local):
+    """Of values, and of differences, for one thread.
 
-    New ones, of 1 MB, would cost the system a page for each value that is new, and take it back.
+    New ones for each plane would be pages that the system gives and takes back, while other threads
+    wait: a tenth of a millisecond.
     """
-    held: dict[int, tuple[Row, Row]] = _OF_THREAD.__dict__
-    if n_bytes not in held:
-        held[n_bytes] = np.zeros(1 << 8 * n_bytes, np.int32), np.zeros(2 << 8 * n_bytes, np.int32)
-    return held[n_bytes]
+
+    def __init__(self) -> None:
+        self._held: dict[int, tuple[Row, Row]] = {}
+
+    def of(self, n_bytes: int) -> tuple[Row, Row]:
+        """For pixels of so many bytes: all 0, as the pass leaves them."""
+        held = self._held.get(n_bytes)
+        if held is None:
+            values, differences = (np.zeros(n << 8 * n_bytes, np.int32) for n in (1, 2))
+            held = self._held[n_bytes] = values, differences
+        return held
+
+
+_COUNTERS = _Counters()
 
 
 @compiled
@@ -69,7 +79,11 @@ def _pass(
             _add_up(pairs[top:end], 8 * plane.itemsize, columns, sums[strip])
             if strip % every == 0:
                 energies = _details(pairs[top:end], 8 * plane.itemsize, crosses)
-                cross, fine, coarse = (cross + energies[0], fine + energies[1], coarse + energies[2])
+                cross, fine, coarse = (
+                    cross + energies[0],
+                    fine + energies[1],
+                    coarse + energies[2],
+                )
                 n_crosses += 2 * ((width // 2 + 1) // 2)
     total, spans, down, right = _summed_up(sums)
     low, high = _value_at(counts, places[0]), _value_at(counts, places[1])

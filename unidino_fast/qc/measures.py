@@ -1,8 +1,8 @@
 """Pixels of a field -> what tells whether they are sound, a few numbers a channel.
 
-Measured in the threads that read, while the pixels are in the caches: some .1 to .2 ms of processor
-time for a megapixel of 8 or 16 bits, so that the network does not wait for it. Nothing here depends on
-threads: equal pixels of one dtype give equal bits wherever they are measured.
+Measured in the threads that read, while the pixels are in the caches: some .1 to .3 ms of processor
+time for a megapixel of 8 or 16 bits, so that the network does not wait for it. Nothing here depends
+on threads: equal pixels of one dtype give equal bits wherever they are measured.
 
 Letters: C channels, H x W pixels, M measures.
 """
@@ -57,8 +57,8 @@ _EMPTY_SPAN = 1.25
 _SAMPLED = 128**2
 """Pixels that percentiles are taken of, at least, where there are as many, all over the plane."""
 _STRIPS = 32
-"""Strips of `EDGE` rows that detail is looked for in, at least, where there are as many, all over the
-plane: some of them cross any cell that is larger than a 32nd of it."""
+"""Strips of `EDGE` rows that detail is looked for in, at least, where there are as many, all over
+the plane: some of them cross any cell that is larger than a 32nd of it."""
 MEASURED_AS = (*MEASURES, "2")
 """Which measures these are, and how they are taken: the number rises where values change."""
 _PERCENTILES = (5, 99)
