@@ -293,6 +293,17 @@ def test_what_is_not_finite_is_open(value: float) -> None:
     assert np.isnan(found[1]).all()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [1e-30, 1e20, 1e300])
+def test_values_beyond_what_squares_can_hold(scale: float) -> None:
+    """Are not of a camera; they must fail in no thread, and need not be right."""
+    y, x = np.mgrid[:64, :64]
+    planes = np.stack([y // 8 % 2 * scale, (y // 4 + x // 4) % 2 * scale, x * scale])
+    found = measure_planes(planes)
+    if scale < 1e30:
+        np.testing.assert_allclose(found[:, 0], planes.mean(axis=(1, 2)), rtol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (7, 100), (8, 8), (9, 65), (64, 63), (33, 1000)])
 def test_odd_sizes(shape: tuple[int, int]) -> None:
     plane = np.random.default_rng(5).integers(0, 60000, (1, *shape), dtype=np.uint16)

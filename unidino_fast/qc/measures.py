@@ -88,7 +88,8 @@ def measure_planes(planes: Plane) -> Values:
 
 def gathered(planes: Sequence[Measures]) -> Values:
     """(C, M) of what `measure_plane` gives for each plane."""
-    return np.array(planes, np.float32).reshape(-1, len(MEASURES))
+    with np.errstate(over="ignore"):
+        return np.array(planes, np.float32).reshape(-1, len(MEASURES))
 
 
 def measure_plane(plane: Plane) -> Measures:
@@ -109,7 +110,7 @@ class _Facts(NamedTuple):
     """What the pixels of a plane, and its Haar transform, say.
 
     Attributes:
-        found: of its pixels; of floating-point ones, all but the places and counts is that.
+        found: of its pixels, of which floating-point ones have floating-point sums.
         ends: whether the highest value is one at which many pixels can have stopped.
         noise: mean square of the crosswise differences of 2 x 2 pixels, scaled as pixels are;
             white noise has its own variance at each level.
@@ -131,16 +132,15 @@ class _Plan(NamedTuple):
         step: every n-th pixel both ways is looked at for percentiles.
         places: of the percentiles among them, in order.
         every: every n-th strip is looked at for detail.
-        n_down, n_right: squares of `EDGE` pixels.
         n_strips: that are looked at for detail.
+        n_across: squares of `EDGE` pixels in a strip.
     """
 
     step: int
     places: tuple[int, int]
     every: int
-    n_down: int
-    n_right: int
     n_strips: int
+    n_across: int
 
 
 @lru_cache(maxsize=8)
@@ -149,9 +149,9 @@ def _plan(shape: tuple[int, int]) -> _Plan:
     step = max(1, int((height * width / _SAMPLED) ** 0.5))
     n_pixels = -(-height // step) * -(-width // step)
     low, high = (round((n_pixels - 1) * percent / 100) for percent in _PERCENTILES)
-    n_down = height // EDGE
-    every = max(1, n_down // _STRIPS)
-    return _Plan(step, (low, high), every, n_down, width // EDGE, -(-n_down // every))
+    n_strips = height // EDGE
+    every = max(1, n_strips // _STRIPS)
+    return _Plan(step, (low, high), every, -(-n_strips // every), width // EDGE)
 
 
 def _counted(plane: Plane) -> _Facts:
@@ -165,7 +165,7 @@ def _counted(plane: Plane) -> _Facts:
         found.highest == ceiling or found.highest - found.lowest >= _LEAST_RANGE,
         noise=found.cross / (plan.n_strips * 4 * (width // 2) * 4),
         fine=found.fine / (plan.n_strips * 2 * (width // 4) * 16),
-        coarse=found.coarse / (plan.n_strips * plan.n_right * 2 * EDGE**2),
+        coarse=found.coarse / (plan.n_strips * plan.n_across * 2 * EDGE**2),
     )
 
 
@@ -232,7 +232,10 @@ def _focus(facts: _Facts) -> float:
     if facts.coarse <= _LEAST_DETAIL * facts.noise:
         return math.nan
     fine = max(facts.fine - facts.noise, facts.fine * _LEAST_FINE)
-    return math.log2(fine / (facts.coarse - facts.noise)) if fine > 0 else -math.inf
+    ratio = fine / (facts.coarse - facts.noise)
+    if ratio > 0:
+        return math.log2(ratio)
+    return -math.inf if ratio == 0 else math.nan
 
 
 def _empty(found: Found, least: float) -> float:
