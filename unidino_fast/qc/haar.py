@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _PAIRS = {1: np.uint16, 2: np.uint32}
 """Words that hold two pixels side by side: taken by these, every step of a row is alike."""
 _EDGE, _OF_SQUARE = 8, 8
-"""Pixels of a strip down; sums of strips in a square, either way."""
+"""Pixels of a strip down (`passes.EDGE`), and sums in a square either way: what is compiled keeps
+no constant of other files."""
 
 
 def compiled_pass(plane: NDArray[Any], step: int, places: tuple[int, int], every: int) -> Found:
@@ -79,11 +80,9 @@ def _pass(
             _add_up(pairs[top:end], 8 * plane.itemsize, columns, sums[strip])
             if strip % every == 0:
                 energies = _details(pairs[top:end], 8 * plane.itemsize, crosses)
-                cross, fine, coarse = (
-                    cross + energies[0],
-                    fine + energies[1],
-                    coarse + energies[2],
-                )
+                cross += energies[0]
+                fine += energies[1]
+                coarse += energies[2]
                 n_crosses += 2 * ((width // 2 + 1) // 2)
     total, spans, down, right = _summed_up(sums)
     low, high = _value_at(counts, places[0]), _value_at(counts, places[1])
