@@ -64,10 +64,14 @@ def mean_of(values: Matrix) -> Matrix:
 
 def weighted_mean(values: Matrix, weights: Matrix) -> Matrix:
     """Mean (F,) in float64 by weights (N,) of what is not NaN; NaN where all is."""
+    total = values @ weights
+    if not np.isnan(total).any():
+        found: Matrix = total / weights.sum() if weights.any() else np.full_like(total, np.nan)
+        return found
     present = ~np.isnan(values)
     total = np.where(present, values, 0) @ weights
     weight = present @ weights
-    found: Matrix = np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
+    found = np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
     return found
 
 

@@ -241,30 +241,43 @@ def _value_at(counts: Row, place: int) -> Any:
 def _summed_up(sums: Row) -> Any:
     """All sums together, and what `passes.summed_up` finds of them."""
     n_rows, n_columns = sums.shape
-    height, width = min(_OF_SQUARE, n_rows), min(_OF_SQUARE, n_columns)
-    across = n_columns // width
-    spans = np.empty(n_rows // height * across, np.int32)
-    for i in range(len(spans)):
-        top, left = i // across * height, i % across * width
-        lowest = highest = sums[top, left]
-        for y in range(top, top + height):
-            for x in range(left, left + width):
-                lowest = min(lowest, sums[y, x])
-                highest = max(highest, sums[y, x])
-        spans[i] = highest - lowest
     of_columns = np.zeros(n_columns, np.int64)
     total = down = right = np.int64(0)
     for y in range(n_rows):
+        row = sums[y]
         of_row = np.int64(0)
         for x in range(n_columns):
-            of_row += sums[y, x]
+            of_row += row[x]
         for x in range(n_columns):  # apart, both take several sums at a time
-            of_columns[x] += sums[y, x]
+            of_columns[x] += row[x]
         total += of_row
         down += of_row * (2 * y - (n_rows - 1))
     for x in range(n_columns):
         right += of_columns[x] * (2 * x - (n_columns - 1))
-    return total, spans, down, right
+    return total, _spans(sums), down, right
+
+
+@compiled
+def _spans(sums: Row) -> Row:
+    """Highest less lowest of each square of sums: down first, which vectors do."""
+    n_rows, n_columns = sums.shape
+    height, width = min(_OF_SQUARE, n_rows), min(_OF_SQUARE, n_columns)
+    across = n_columns // width
+    lowest, highest = np.empty(n_columns, np.int32), np.empty(n_columns, np.int32)
+    spans = np.empty(n_rows // height * across, np.int32)
+    for square in range(n_rows // height):
+        rows = sums[square * height : (square + 1) * height]
+        lowest[:], highest[:] = rows[0], rows[0]
+        for y in range(1, height):
+            row = rows[y]
+            for x in range(n_columns):
+                lowest[x] = min(lowest[x], row[x])
+            for x in range(n_columns):
+                highest[x] = max(highest[x], row[x])
+        for i in range(across):
+            own = slice(i * width, (i + 1) * width)
+            spans[square * across + i] = highest[own].max() - lowest[own].min()
+    return spans
 
 
 @compiled

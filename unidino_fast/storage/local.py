@@ -145,7 +145,7 @@ class FolderStorage:
         linked: dict[str, bool] = {}  # folders on the way to what is absent
         for key in keys:
             try:
-                status = Path(self._prefix + key).stat()
+                status = os.stat(self._prefix + key)
             except (FileNotFoundError, NotADirectoryError):
                 found.append((-1, 0) if self._is_linked(key, linked) else None)
             except (OSError, ValueError) as error:
