@@ -64,15 +64,13 @@ def mean_of(values: Matrix) -> Matrix:
 
 def weighted_mean(values: Matrix, weights: Matrix) -> Matrix:
     """Mean (F,) in float64 by weights (N,) of what is not NaN; NaN where all is."""
-    total = values @ weights
-    if not np.isnan(total).any():
-        found: Matrix = total / weights.sum() if weights.any() else np.full_like(total, np.nan)
-        return found
-    present = ~np.isnan(values)
-    total = np.where(present, values, 0) @ weights
-    weight = present @ weights
-    found = np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
-    return found
+    total: Matrix = values @ weights
+    weight = np.full_like(total, weights.sum())
+    if np.isnan(total).any():
+        present = ~np.isnan(values)
+        total, weight = np.where(present, values, 0) @ weights, present @ weights
+    found: Matrix = np.full_like(total, np.nan)
+    return np.divide(total, weight, out=found, where=weight > 0)
 
 
 def standard_deviation(centred: Matrix) -> Matrix:
