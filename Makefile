@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+JOBS ?= 2  # test processes: each takes a core and 2 GB
 
 .PHONY: demo test lint docs clean help
 
@@ -28,7 +29,7 @@ demo: $(STAMP)
 	$(BIN)/unidino-fast demo --out demo
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

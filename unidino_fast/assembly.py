@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -115,11 +116,14 @@ def write_tables(
         metadata, warnings = join_platemap(metadata, platemap.table, name=platemap.name)
     wells = joined(_write_fields(folder, layout, wanted, metadata)).frame()
     trim_heap()
-    folder.write_table("wells.parquet", wells)
-    profiles, neutralised = normalize_with_report(wells)
-    folder.write_table("profiles.parquet", profiles)
+    with ThreadPoolExecutor(2, "table") as threads:  # each is written while the next is computed
+        written = [threads.submit(folder.write_table, "wells.parquet", wells)]
+        profiles, neutralised = normalize_with_report(wells)
+        written.append(threads.submit(folder.write_table, "profiles.parquet", profiles))
+        quality = None if qc is None else plate_qc(wells, profiles, qc)
+    for table in written:
+        table.result()
     trim_heap()
-    quality = None if qc is None else plate_qc(wells, profiles, qc)
     folder.write_quality(None if quality is None else quality.to_dict())
     said = [] if quality is None else quality.warnings
     return [*warnings, *(describe_neutralised(group) for group in neutralised), *said]
