@@ -13,7 +13,7 @@ import zlib
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import polars as pl
 
@@ -26,6 +26,9 @@ from unidino_fast.results import METADATA_PREFIX
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    import pyarrow as pa
+
+_PORTION_BYTES = 1 << 20
 PROVENANCE_KEY = "unidino_fast"
 """Key of the provenance (a JSON object) in the metadata of the Parquet files."""
 _SEPARATORS = (",", ";", "\t")
@@ -108,9 +111,26 @@ def write_parquet(frame: pl.DataFrame, path: Path, metadata: Mapping[str, Any]) 
 
     provenance = {PROVENANCE_KEY: json.dumps(metadata, sort_keys=True)}
     table = frame.to_arrow().replace_schema_metadata(provenance)
-    with atomic_table(path) as temporary, temporary.open("wb") as file:
-        # Python's file, whose errors say what is wrong with the disk
-        pq.write_table(table, file, **column_options(frame))
+    with (
+        atomic_table(path) as temporary,
+        temporary.open("wb") as file,
+        in_portions(file) as portions,
+    ):
+        pq.write_table(table, portions, **column_options(frame))
+
+
+def in_portions(file: BinaryIO) -> pa.BufferedOutputStream:
+    """A file of Python's, whose errors say what is wrong with the disk, for Arrow to write.
+
+    Arrow writes each column by itself, and would wait for the interpreter each time: while another
+    thread computes in Python, a hundred times as long as writing takes.
+
+    Args:
+        file: closed with what is returned, unless that is detached.
+    """
+    import pyarrow as pa
+
+    return pa.BufferedOutputStream(pa.PythonFile(file, mode="w"), _PORTION_BYTES)
 
 
 def column_options(frame: pl.DataFrame, *, plain: bool = False) -> dict[str, Any]:

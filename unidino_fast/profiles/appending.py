@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unidino_fast.profiles.footers import Footer, joined, last_footer
-from unidino_fast.tables import PROVENANCE_KEY, column_options
+from unidino_fast.tables import PROVENANCE_KEY, column_options, in_portions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +43,7 @@ class RowGroups:
         self._file = path.open("w+b")
         self._metadata = {PROVENANCE_KEY: json.dumps(provenance, sort_keys=True)}
         self._footers: list[bytes] = []
-        self._writer: pq.ParquetWriter | None = None
+        self._opened: tuple[pq.ParquetWriter, pa.BufferedOutputStream] | None = None
         self._begins = self._n_described = 0
         self._thread = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
@@ -55,15 +55,15 @@ class RowGroups:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             self._wait()
-            if kind is None and self._writer is not None:
-                self._take_footer(self._writer)
+            if kind is None and self._opened is not None:
+                self._take_footer(*self._opened)
             if kind is None and self._footers:
                 joined(self._footers).write_metadata_file(self._file)
         finally:
             self._thread.shutdown()
-            if self._writer is not None:  # garbage would close it later, and complain
+            for part in self._opened or ():  # garbage would close it later, and complain
                 with suppress(OSError, pa.ArrowException):
-                    self._writer.close()
+                    part.close()
             self._file.close()
 
     def write(self, frame: pl.DataFrame) -> None:
@@ -79,18 +79,20 @@ class RowGroups:
     def _append(self, frame: pl.DataFrame) -> None:
         table = frame.to_arrow().replace_schema_metadata(self._metadata)
         self.columns = tuple(frame.columns)
-        if self._writer is None:
+        if self._opened is None:
             self._begins = self._file.tell()  # Arrow takes it for the begin of the file
             options = column_options(frame, plain=self._plain)
-            self._writer = pq.ParquetWriter(self._file, table.schema, **options)
-        self._writer.write_table(table, row_group_size=max(frame.height, 1))
+            file = in_portions(self._file)
+            self._opened = pq.ParquetWriter(file, table.schema, **options), file
+        self._opened[0].write_table(table, row_group_size=max(frame.height, 1))
         self._n_described += 1
         if self._n_described == _DESCRIBED:
-            self._take_footer(self._writer)
+            self._take_footer(*self._opened)
 
-    def _take_footer(self, writer: pq.ParquetWriter) -> None:
+    def _take_footer(self, writer: pq.ParquetWriter, file: pa.BufferedOutputStream) -> None:
         writer.close()
-        self._writer, self._n_described = None, 0
+        file.detach()
+        self._opened, self._n_described = None, 0
         footer, ends = last_footer(self._file)
         self._footers.append(Footer(footer).moved(self._begins) if self._begins else footer)
         self._file.seek(ends)
