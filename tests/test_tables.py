@@ -1,8 +1,10 @@
 """Tables in and out, and files that are whole or absent."""
 
 import csv
+import gc
 import gzip
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -13,6 +15,7 @@ from polars.testing import assert_frame_equal
 
 from unidino_fast.errors import OutputError, TableError, UsageError
 from unidino_fast.files import atomic, write_json
+from unidino_fast.profiles.appending import RowGroups
 from unidino_fast.tables import (
     atomic_table,
     check_output,
@@ -77,6 +80,43 @@ class TestFiles:
             said.add(str(caught.value).partition("cannot be written ")[2].partition(":")[0])
         assert said == {"(File too large)"}
         assert everything(tmp_path) == ["a.parquet"]
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a full device")
+    def test_arrow_does_not_complain_of_a_full_disk_too(self, tmp_path, monkeypatch, capfd):
+        full = tmp_path / "full"
+        full.symlink_to("/dev/full")
+
+        @contextmanager
+        def leading_there(path):
+            yield full
+
+        monkeypatch.setattr("unidino_fast.tables.atomic_table", leading_there)
+        with pytest.raises(OSError, match="No space left on device"):
+            write_parquet(pl.DataFrame({"a": range(300_000)}), tmp_path / "a.parquet", {})
+        gc.collect()
+        assert capfd.readouterr() == ("", "")
+
+    def test_arrow_writes_columns_together(self, tmp_path, monkeypatch):
+        """Each write takes the interpreter, for which other threads may have it wait."""
+        opened, writes = Path.open, []
+
+        def counting(path, *arguments):
+            file = opened(path, *arguments)
+            write = file.write
+            file.write = lambda data: [writes.append(len(data)), write(data)][1]
+            return file
+
+        monkeypatch.setattr(Path, "open", counting)
+        table = pl.DataFrame({f"a_{index}": [0.5] * 3 for index in range(500)})
+        write_parquet(table, tmp_path / "a.parquet", {})
+        assert len(writes) < 5
+        with RowGroups(tmp_path / "b.parquet", {}) as file:
+            for _ in range(3):
+                file.write(table)
+        assert len(writes) < 10
+        monkeypatch.undo()
+        assert_frame_equal(pl.read_parquet(tmp_path / "a.parquet"), table)
+        assert_frame_equal(pl.read_parquet(tmp_path / "b.parquet"), pl.concat([table] * 3))
 
     def test_json_is_utf8_whatever_it_holds(self, tmp_path):
         document = {"name": "µ板\ud800", "nested": {"x": [1, None]}}

@@ -1,6 +1,7 @@
 """Parquet files that grow: their row groups, whatever the number of those."""
 
 import gc
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -65,6 +66,16 @@ def write_all(tables, path):
     with RowGroups(path, {}) as file:
         for table in tables:
             file.write(table)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a full device")
+def test_a_full_disk_is_told_once(tmp_path, capfd):
+    path = tmp_path / "t.parquet"
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        write_all(portions(21), path)
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
