@@ -145,7 +145,7 @@ def _write_fields(
             n_fields = sum(len(well.fields) for well in wells)
             fields = layout.profiles(wells, metadata.slice(start, n_fields))
             start += n_fields
-            table.write(fields.frame())
+            table.write(fields.to_arrow())
             yield aggregate_profiles(fields)
             heap.trim()
 

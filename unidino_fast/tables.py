@@ -116,7 +116,7 @@ def write_parquet(frame: pl.DataFrame, path: Path, metadata: Mapping[str, Any]) 
         temporary.open("wb") as file,
         in_portions(file) as portions,
     ):
-        pq.write_table(table, portions, **column_options(frame))
+        pq.write_table(table, portions, **column_options(frame.columns))
 
 
 def in_portions(file: BinaryIO) -> pa.BufferedOutputStream:
@@ -133,14 +133,14 @@ def in_portions(file: BinaryIO) -> pa.BufferedOutputStream:
     return pa.BufferedOutputStream(pa.PythonFile(file, mode="w"), _PORTION_BYTES)
 
 
-def column_options(frame: pl.DataFrame, *, plain: bool = False) -> dict[str, Any]:
+def column_options(columns: Sequence[str], *, plain: bool = False) -> dict[str, Any]:
     """How Arrow is to write the columns of a table.
 
     Args:
-        frame: the table.
+        columns: their names.
         plain: leave features uncompressed.
     """
-    told = [name for name in frame.columns if name.startswith(METADATA_PREFIX)]
+    told = [name for name in columns if name.startswith(METADATA_PREFIX)]
     return {
         "compression": dict.fromkeys(told, "zstd") if plain else "zstd",
         "use_dictionary": told,  # features hardly repeat, and nobody asks for their range

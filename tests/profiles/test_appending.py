@@ -8,7 +8,9 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from unidino_fast.errors import TableError
 from unidino_fast.profiles.appending import RowGroups
+from unidino_fast.profiles.table import Profiles
 from unidino_fast.tables import provenance_in
 
 
@@ -66,6 +68,33 @@ def write_all(tables, path):
     with RowGroups(path, {}) as file:
         for table in tables:
             file.write(table)
+
+
+def profiles(values, **more):
+    metadata = pl.DataFrame({"Metadata_Well": ["A01", "B02"], "Metadata_Site": [1, 2]})
+    return Profiles(metadata, ("DNA_000", "DNA_001", "DNA_002"), values, **more)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("hole", [0.5, np.nan])
+@pytest.mark.parametrize("order", [(), ("DNA_002", "Metadata_Site", "DNA_000")])
+@pytest.mark.parametrize("layout", ["C", "F"])
+def test_arrow_has_what_polars_has(dtype, hole, order, layout):
+    values = np.array([[1, 2], [3, 4], [5, hole]], dtype, order=layout)
+    taken = profiles(values, order=order)
+    assert taken.to_arrow().equals(taken.frame().to_arrow())
+    assert taken.to_arrow()["DNA_002"].null_count == int(np.isnan(hole))
+
+
+def test_arrow_has_rows_and_features_where_there_are_none():
+    empty = Profiles(pl.DataFrame({"Metadata_Well": ["A01"]}), (), np.empty((0, 1), np.float32))
+    assert empty.to_arrow().equals(empty.frame().to_arrow())
+
+
+@pytest.mark.parametrize("value", [np.inf, 1e39])
+def test_arrow_is_not_given_what_float32_does_not_hold(value):
+    with pytest.raises(TableError, match="feature DNA_001 of the result is beyond"):
+        profiles(np.array([[1, 2], [3, value], [5, 6]])).to_arrow()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a full device")

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,8 +17,6 @@ from unidino_fast.tables import PROVENANCE_KEY, column_options, in_portions
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-    import polars as pl
 
 
 _DESCRIBED = 8
@@ -66,25 +65,27 @@ class RowGroups:
                     part.close()
             self._file.close()
 
-    def write(self, frame: pl.DataFrame) -> None:
+    def write(self, table: pl.DataFrame | pa.Table) -> None:
         """Appends a table as soon as the one before is written."""
         self._wait()
-        self._pending = self._thread.submit(self._append, frame)
+        self._pending = self._thread.submit(self._append, table)
 
     def _wait(self) -> None:
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
 
-    def _append(self, frame: pl.DataFrame) -> None:
-        table = frame.to_arrow().replace_schema_metadata(self._metadata)
-        self.columns = tuple(frame.columns)
+    def _append(self, table: pl.DataFrame | pa.Table) -> None:
+        if isinstance(table, pl.DataFrame):
+            table = table.to_arrow()
+        table = table.replace_schema_metadata(self._metadata)
+        self.columns = tuple(table.column_names)
         if self._opened is None:
             self._begins = self._file.tell()  # Arrow takes it for the begin of the file
-            options = column_options(frame, plain=self._plain)
+            options = column_options(self.columns, plain=self._plain)
             file = in_portions(self._file)
             self._opened = pq.ParquetWriter(file, table.schema, **options), file
-        self._opened[0].write_table(table, row_group_size=max(frame.height, 1))
+        self._opened[0].write_table(table, row_group_size=max(table.num_rows, 1))
         self._n_described += 1
         if self._n_described == _DESCRIBED:
             self._take_footer(*self._opened)
