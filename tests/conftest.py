@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     import polars as pl
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_torch_thread() -> None:
-    """Networks here are tiny: threads that wait for each other would only slow them down."""
+    """Networks here are tiny: threads that wait for each other would only slow them down.
+
+    In each file anew: large jobs take all cores, and other files compare bits.
+    """
     torch.set_num_threads(1)
 
 
