@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +22,6 @@ from unidino_fast.storage import FolderStorage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
     from types import ModuleType
 
     from unidino_fast.planning import WellTask
@@ -62,6 +62,35 @@ def test_a_full_disk_keeps_finished_wells(
     summary = uf.embed_to_folder(plate, model, small_disk, OPTIONS)
     assert summary.n_resumed == n_kept
     assert tables_of(small_disk / "small") == expected
+
+
+@pytest.mark.parametrize("lost", TABLES)
+def test_a_table_that_cannot_be_written(
+    plate_path: Path,
+    model: uf.Embedder,
+    tmp_path: Path,
+    expected: dict[str, bytes],
+    lost: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each is written in a thread of its own."""
+    replace = Path.replace
+
+    def failing(path: Path, target: Path) -> Path:
+        if target.name == lost:
+            raise OSError(28, "No space left on device")
+        return replace(path, target)
+
+    plate, out = uf.open_plate(plate_path), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", failing)
+        with pytest.raises(OutputError, match=rf"{lost} cannot be written \(No space left"):
+            uf.embed_to_folder(plate, model, out, OPTIONS)
+    assert not (out / "small" / lost).exists()
+    assert json.loads((out / "small/manifest.json").read_bytes())["run"] == {"status": "running"}
+    summary = uf.embed_to_folder(plate, model, out, OPTIONS)
+    assert summary.n_resumed == summary.n_wells
+    assert tables_of(out / "small") == expected
 
 
 def test_an_output_folder_that_vanishes(
