@@ -64,6 +64,7 @@ def mean_of(values: Matrix) -> Matrix:
 
 def weighted_mean(values: Matrix, weights: Matrix) -> Matrix:
     """Mean (F,) in float64 by weights (N,) of what is not NaN; NaN where all is."""
+    values = np.ascontiguousarray(values)  # the last bit is not to tell what stands beside them
     total: Matrix = values @ weights
     weight = np.full_like(total, weights.sum())
     if np.isnan(total).any():
