@@ -9,7 +9,7 @@ import mmap
 import numpy as np
 
 from unidino_fast.reading import decoders
-from unidino_fast.reading.room import ZstdDecoder, n_words
+from unidino_fast.reading.room import Checksum, ZstdDecoder, n_words
 
 MARGIN = 64
 """Pixels before and behind those that are written to."""
@@ -30,6 +30,7 @@ class Place:
         self.staged = np.full(n_bytes, 0xEE, np.uint8)
         self.words = np.zeros(n_words(n_bytes), np.uint64)
         self.zstd = ZstdDecoder()
+        self.sums = Checksum()
 
     def take(self, stored: bytes, *, is_blosc: bool = True) -> bool:
         """Decodes a chunk; what reads a byte behind it crashes."""
@@ -42,10 +43,14 @@ class Place:
         return self.memory, MARGIN, self.pitch, self.rows, self.columns
 
     @property
-    def work(self) -> tuple[np.ndarray, np.ndarray, int]:
-        address = self.zstd.address
-        assert address is not None
-        return self.staged, self.words, address
+    def work(self) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
+        assert self.zstd.address
+        return self.staged, self.words, self.zstd.address, self.sums.numbers
+
+    @property
+    def checksum(self) -> int:
+        """As compiled code leaves it, 0 where it has none."""
+        return int(self.sums.numbers[-1]) % 2**64
 
     @property
     def pixels(self) -> np.ndarray:

@@ -161,10 +161,12 @@ def read_fields(
         allocate: makes memory of so many bytes to read into; ordinary memory by default.
     """
 
-    def note(plane: Plane, number: int) -> _NotedPlane:
+    def note(plane: Plane, number: int, checksum: int | None) -> _NotedPlane:
         choice = _tiles_to_keep(plane, options) if keeps and number == 0 else (0, None)
         quality = measure_plane(plane) if measures else None
-        return _NotedPlane(xxhash.xxh3_64_intdigest(plane.data), *choice, quality)
+        if checksum is None:
+            checksum = xxhash.xxh3_64_intdigest(plane.data)
+        return _NotedPlane(checksum, *choice, quality)
 
     return FieldReader(storage, allocate=allocate).stream_noted(
         (
@@ -316,6 +318,8 @@ def _embedded_planes(pixels: Tensor, task: FieldTask, options: EmbedOptions) -> 
     Without a copy, but where a field has its channels in another order than its plate.
     """
     read = channels_to_read(task, options)
+    if read == task.channels:
+        return pixels
     places = [read.index(channel) for channel in task.channels]
     first = places[0]
     if places == list(range(first, first + len(places))):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import xxhash
 import zstandard
 from decoder_places import LARGE, UNTOUCHED, Place, damaged, planes
 from hypothesis import given, settings
@@ -52,6 +53,8 @@ def test_pixels_are_those_that_were_stored(
     place = Place(shape, kept, kept[1] + beyond)
     assert place.take(stored)
     np.testing.assert_array_equal(place.pixels, pixels[: kept[0], : kept[1]])
+    is_dense = kept == shape and not beyond
+    assert place.checksum == (xxhash.xxh3_64_intdigest(pixels.tobytes()) if is_dense else 0)
 
 
 @pytest.mark.parametrize("shuffle", [Blosc.NOSHUFFLE, Blosc.SHUFFLE])
@@ -106,6 +109,19 @@ def test_damaged_chunks_touch_nothing_else_and_never_differ(codec: str, shuffle:
                 np.testing.assert_array_equal(place.pixels, found[: kept[0], : kept[1]])
             assert place.pixels.shape == kept  # and looks at what lies around
     assert 200 < n_taken < 7000
+
+
+@pytest.mark.parametrize("is_blosc", [True, False])
+def test_a_chunk_that_is_damaged_has_no_checksum(is_blosc: bool) -> None:
+    """Nor that of the chunk before."""
+    pixels = planes("dim", LARGE, 1)
+    stored = Blosc("zstd", 1).encode(pixels) if is_blosc else Zstd(1).encode(pixels)
+    place = Place(LARGE, LARGE, LARGE[1])
+    for _ in range(2):
+        assert place.take(stored, is_blosc=is_blosc)
+        assert place.checksum == xxhash.xxh3_64_intdigest(pixels.tobytes())
+        assert not place.take(stored[:-1], is_blosc=is_blosc)
+        assert place.checksum == 0
 
 
 def edited(**fields: int) -> bytes:
@@ -264,6 +280,8 @@ def test_pixels_of_zstd(kind: str, kept: tuple[int, int], beyond: int) -> None:
         assert place.take(stored, is_blosc=False) == is_told, name
         if is_told:
             np.testing.assert_array_equal(place.pixels, pixels[: kept[0], : kept[1]])
+            is_dense = kept == pixels.shape and not beyond
+            assert place.checksum == (xxhash.xxh3_64_intdigest(pixels.tobytes()) if is_dense else 0)
 
 
 @pytest.mark.parametrize("kept", [(70, 90), (69, 89)])

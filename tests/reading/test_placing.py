@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import xxhash
 from placed_pixels import read_into_used_memory, said, used
 
 from unidino_fast.compiled import Compiled
@@ -87,6 +88,40 @@ def test_each_chunk_is_read_once(
     n_chunks = {"whole": 3, "all-channels": 1}.get(name, 27)
     assert len(steps.parts) == len(set(steps.parts)) == n_chunks
     assert len(others) == len(set(others)) == {"absent": 2, "shards": 6}.get(name, 0)
+
+
+@pytest.mark.parametrize("has_files", [True, False])
+@pytest.mark.parametrize("name", [*READ, "broken"])
+def test_checksums_are_taken_on_the_way_of_planes_that_are_chunks(
+    name: str,
+    has_files: bool,
+    steps: Steps,
+    plates: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of pixels as they are, or none: not of what was read before, where nothing is read."""
+    absent = ((1, 0, 0),) if name == "whole" else READ.get(name, {}).get("absent", ())
+    layout = READ.get(name, {}) | {"absent": absent}
+    written = plates.write_plate(tmp_path / "p", codec="blosc-zstd-bitshuffle", **layout)
+    if name == "broken":
+        (tmp_path / "p/A/1/0/0/1/0/0").write_bytes(b"broken")
+    plate = open_plate(tmp_path / "p")
+    if not has_files:
+        monkeypatch.setattr(plate.storage, "files", None)
+    taken = []
+
+    def note(plane: Any, number: int, checksum: int | None) -> None:
+        taken.append(checksum is not None)
+        assert checksum in (None, xxhash.xxh3_64_intdigest(np.ascontiguousarray(plane)))
+
+    requests = [FieldRequest(field, 0, (0, 1, 2), "max") for field in plate.fields]
+    found = list(FieldReader(plate.storage, n_threads=1).stream_noted(requests, note, list))
+    n_broken = sum(isinstance(one, PixelError) for one in found)
+    assert (len(found), n_broken) == (len(written), int(name == "broken"))
+    n_planes = 3 * len(written)
+    expected = {"whole": n_planes - len(written), "signed": n_planes, "broken": n_planes - 2}
+    assert sum(taken) == expected.get(name, 0)
 
 
 @pytest.mark.parametrize("codec", ["blosc-lz4-shuffle", "blosc-zstd-bitshuffle", "zstd"])

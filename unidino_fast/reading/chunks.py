@@ -115,13 +115,14 @@ class ChunkReader:
             if not self._filled(array, _along(own, number), outs[number], scratch):
                 outs[number].view(self._form.dtype)[...] = self._form.fill
 
-    def place(self, array: str, first: tuple[int, ...], scratch: Scratch, windows: Windows) -> bool:
-        """As `put`, where `is_placed`, to where the pixels belong; False: there is no way yet."""
-        width = self.block_shape[-1]
-        form = self._form
+    def place(
+        self, array: str, first: tuple[int, ...], scratch: Scratch, windows: Windows
+    ) -> int | None:
+        """As `put`, where `is_placed`, to where they belong; its checksum, or None: no way yet."""
+        form, width = self._form, self.block_shape[-1]
         placer = placing(form.encoding, windows, width, scratch)
         if placer is None:
-            return False
+            return None
 
         def decode(found: memoryview, start: int) -> None:
             if not placer.put(found, start):
@@ -139,7 +140,7 @@ class ChunkReader:
             start = windows.starts[number]
             if not self._filled(array, _along(own, number), start, scratch, decode):
                 windows.fill(start, form.fill)
-        return True
+        return 0 if missed else placer.checksum()
 
     def _missed_in_files(
         self, array: str, own: tuple[int, ...], n_chunks: int, placer: Placer

@@ -11,16 +11,13 @@ declares is looked at here before it is used. (Blosc's: README_CHUNK_FORMAT of c
 
 from __future__ import annotations
 
-import ctypes
-import importlib
-import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from llvmlite.binding import add_symbol
-from numba import types, uint64
+from numba import uint64
 
 from unidino_fast.compiled import compiled
+from unidino_fast.reading import libraries
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +27,8 @@ if TYPE_CHECKING:
     Chunk = tuple[bool, int, int]
     To = tuple[NDArray[np.uint16], int, int, int, int]
     Words = NDArray[np.uint64]
-    Work = tuple[Bytes, Words, int]
+    Sums = NDArray[np.int64]
+    Work = tuple[Bytes, Words, int, Sums]
 
 _PIXEL_BYTES, _PIXEL_BITS, _WORD_BYTES, _HEADER_BYTES = 2, 16, 8, 16
 _VERSION, _CODEC_VERSION = 2, 1
@@ -50,30 +48,8 @@ _GROUP = 8
 _BITS = (4, 0x0F0F0F0F0F0F0F0F), (2, 0x3333333333333333), (1, 0x5555555555555555)
 _BYTES = (32, 0x00000000FFFFFFFF), (16, 0x0000FFFF0000FFFF), (8, 0x00FF00FF00FF00FF)
 """How far apart change places in a square of 8 x 8, and which of them, by a mask."""
-
-
-def _library(name: str) -> Any:
-    """A module of numcodecs as a library: it holds the codec that it wraps."""
-    return ctypes.CDLL(importlib.import_module(f"numcodecs.{name}").__file__)
-
-
-def _linked(function: Any, result: Any, *arguments: Any) -> Any:
-    """A function of a library, by a name: code that is kept on disk is linked by that."""
-    name = f"unidino_fast_{function.__name__}"
-    add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
-    return types.ExternalFunction(name, result(*arguments))
-
-
-_lz4 = _linked(
-    _library("lz4").LZ4_decompress_safe, types.intc, types.intp, types.intp, types.intc, types.intc
-)
-_zstd = _linked(_library("zstd").ZSTD_decompressDCtx, types.uintp, *[types.intp] * 5)
-_zstd_size = _linked(_library("zstd").ZSTD_getFrameContentSize, types.uint64, *[types.intp] * 2)
-_files = ctypes.CDLL(None)
-_open = _linked(_files.open, types.intc, types.intp, types.intc)
-_pread = _linked(_files.pread, types.intp, types.intc, types.intp, types.intp, types.int64)
-_close = _linked(_files.close, types.intc, types.intc)
-_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # as `FolderStorage` opens them
+_STATE, _USED, _SUM = 0, 1, 2
+"""Of a checksum: the address of its state, the same where it is taken, 0 else, and what it is."""
 
 
 class Window(NamedTuple):
@@ -95,7 +71,8 @@ def place(chunk: Chunk, stored: Bytes, to: To, work: Work) -> Any:
             that it must hold; and their number in a row.
         stored: all its bytes.
         to: a `Window` as a plain tuple: to recognise any other takes numba 1 us.
-        work: for use here, as `room.work_room` gives it for a chunk.
+        work: for use here, as `room.work_room` gives it for a chunk. The checksum of its pixels
+            stands there afterwards, if it has a state and they have no gaps; else 0.
 
     Returns:
         Whether the chunk is sound, and of a kind that is known here: elements of two bytes, either
@@ -104,11 +81,20 @@ def place(chunk: Chunk, stored: Bytes, to: To, work: Work) -> Any:
     is_blosc, n_pixels, width = chunk
     memory, start, pitch, rows, columns = to
     window = Window(memory, start, pitch, rows, columns)
+    sums = work[3]
+    sums[_USED], sums[_SUM] = 0, 0
     if not _fits(n_pixels, width, window):
         return False
+    if columns == width == pitch and rows * width == n_pixels and sums[_STATE]:
+        sums[_USED] = sums[_STATE]
+        libraries.xxh3_reset(sums[_USED])
     if is_blosc:
-        return _place_blosc(stored, n_pixels, width, window, work)
-    return _place_zstd(stored, n_pixels, width, window, work)
+        is_sound = _place_blosc(stored, n_pixels, width, window, work)
+    else:
+        is_sound = _place_zstd(stored, n_pixels, width, window, work)
+    if sums[_USED] and is_sound:
+        sums[_SUM] = np.int64(libraries.xxh3_digest(sums[_USED]))
+    return is_sound
 
 
 @compiled
@@ -132,24 +118,24 @@ def fetch(chunk: Chunk, paths: Bytes, parts: Parts, stored: Bytes, to: To, work:
     for path, offset, length in parts:
         if path != of:
             if file >= 0:
-                _close(file)
-            file, of = _open(paths.ctypes.data + path, _FLAGS), path
+                libraries.close_file(file)
+            file, of = libraries.open_file(paths.ctypes.data + path, libraries.OPEN_FLAGS), path
         if file < 0 or abs(length) > stored.size:
             break
-        n = _pread(file, stored.ctypes.data, abs(length), offset)
+        n = libraries.read_at(file, stored.ctypes.data, abs(length), offset)
         if n < 1 or (n == -length if length < 0 else n != length):
             break
         if not place(chunk, stored[:n], (memory, start, pitch, rows, columns), work):
             break
         n_sound, start = n_sound + 1, start + chunk[2]
     if file >= 0:
-        _close(file)
+        libraries.close_file(file)
     return n_sound
 
 
 @compiled
 def _place_blosc(stored: Bytes, n_pixels: int, width: int, to: Window, work: Work) -> Any:
-    staged, words, zstd = work
+    staged, words, zstd, sums = work
     n_stored, n_bytes = stored.size, n_pixels * _PIXEL_BYTES
     if not _is_meant(stored, n_bytes):
         return False
@@ -160,6 +146,7 @@ def _place_blosc(stored: Bytes, n_pixels: int, width: int, to: Window, work: Wor
         if 8 * words.size < n_bytes:
             return False
         _put_plain(stored[_HEADER_BYTES:], 0, width, to, words)
+        _add_up(sums, to, 0, n_pixels)
         return True
     n_words = (block_bytes + _WORD_BYTES - 1) // _WORD_BYTES + _PIXEL_BITS
     if block_bytes > staged.size or 2 * n_words > words.size:
@@ -201,24 +188,35 @@ def _place_blosc(stored: Bytes, n_pixels: int, width: int, to: Window, work: Wor
             _put_bytes(low, high, first, width, to)
         else:  # or bits of a number of pixels that c-blosc leaves as they are
             _put_plain(whole, first, width, to, words)
+        _add_up(sums, to, first, n)
     return True
 
 
 @compiled
 def _place_zstd(stored: Bytes, n_pixels: int, width: int, to: Window, work: Work) -> Any:
-    staged, _, zstd = work
+    staged, _, zstd, sums = work
     n_bytes = n_pixels * _PIXEL_BYTES
     if staged.size < n_bytes:
         return False
-    if _zstd_size(stored.ctypes.data, stored.size) != np.uint64(n_bytes):  # or what is no frame
+    source, size = stored.ctypes.data, stored.size
+    if libraries.zstd_size(source, size) != np.uint64(n_bytes):  # or what is no frame
         return False
     is_dense = to.columns == width == to.pitch and to.rows * width == n_pixels
     out = to.memory.ctypes.data + _PIXEL_BYTES * to.start if is_dense else staged.ctypes.data
-    if _zstd(zstd, out, n_bytes, stored.ctypes.data, stored.size) != np.uint64(n_bytes):
+    if libraries.zstd_decompress(zstd, out, n_bytes, source, size) != np.uint64(n_bytes):
         return False
     if not is_dense:
         _put(staged[:n_bytes].view(np.uint16), 0, width, to)
+    _add_up(sums, to, 0, n_pixels)
     return True
+
+
+@compiled
+def _add_up(sums: Sums, to: Window, first: int, n: int) -> None:
+    """Adds pixels, from the `first` of a chunk on, to its checksum while the caches hold them."""
+    if sums[_USED]:
+        start = to.memory.ctypes.data + _PIXEL_BYTES * (to.start + first)
+        libraries.xxh3_update(sums[_USED], start, _PIXEL_BYTES * n)
 
 
 @compiled
@@ -264,8 +262,10 @@ def _unpack(packed: Bytes, out: Bytes, codec: int, zstd: int) -> Any:
         return True
     source, target = packed.ctypes.data, out.ctypes.data
     if codec == _LZ4:
-        return _lz4(source, target, np.int32(packed.size), np.int32(out.size)) == out.size
-    return _zstd(zstd, target, out.size, source, packed.size) == np.uint64(out.size)
+        size, most = np.int32(packed.size), np.int32(out.size)
+        return libraries.lz4_decompress(source, target, size, most) == out.size
+    n_bytes = libraries.zstd_decompress(zstd, target, out.size, source, packed.size)
+    return n_bytes == np.uint64(out.size)
 
 
 @compiled

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Pixels = NDArray[Any]
-    Note = Callable[[Pixels, int], Any]
+    Note = Callable[[Pixels, int, int | None], Any]
 
 
 class Look:
@@ -21,8 +21,8 @@ class Look:
     as long as memory does.
 
     Args:
-        note: says something of a plane (Y, X), given its number in the field. It is asked by the
-            threads that read, of several planes at a time.
+        note: says something of a plane (Y, X), given its number in the field and its checksum, if
+            that is known. It is asked by the threads that read, of several planes at a time.
         n_parts: in how many parts each plane is read.
 
     Attributes:
@@ -35,8 +35,14 @@ class Look:
         self._lock = threading.Lock()
         self.noted: list[Any] = [None] * len(n_parts)
 
-    def take(self, pixels: Pixels, numbers: Iterable[int]) -> None:
-        """Another part of some planes of the pixels (C, Y, X) is there; raises what `note` does."""
+    def take(self, pixels: Pixels, numbers: Iterable[int], checksum: int | None = None) -> None:
+        """Another part of some planes of the pixels (C, Y, X) is there; raises what `note` does.
+
+        Args:
+            pixels: of the field.
+            numbers: of the planes.
+            checksum: XXH3 (64 bits) of the one plane, if that part is all of it, and if known.
+        """
         complete = []
         with self._lock:
             for number in numbers:
@@ -44,4 +50,4 @@ class Look:
                 if not self._left[number]:
                     complete.append(number)
         for number in complete:
-            self.noted[number] = self._note(pixels[number], number)
+            self.noted[number] = self._note(pixels[number], number, checksum)

@@ -22,10 +22,17 @@ if TYPE_CHECKING:
 
 
 class Taker(NamedTuple):
-    """A field that takes pixels of a pile, and where they go: planes (C, Y, X)."""
+    """A field that takes pixels of a pile, and where they go.
+
+    Attributes:
+        planes: (C, Y, X).
+        target: where in these.
+        sums: whether checksums of planes are asked for.
+    """
 
     planes: Pixels
     target: Target
+    sums: bool = False
 
 
 class PileReader:
@@ -46,7 +53,9 @@ class PileReader:
         self.fits = chunks.fits_planes and not self._is_mean
         """Whether chunks are put into place as they are."""
 
-    def read(self, array: str, strip: Strip, takers: Sequence[Taker], scratch: Scratch) -> None:
+    def read(
+        self, array: str, strip: Strip, takers: Sequence[Taker], scratch: Scratch
+    ) -> int | None:
         """Reads the piles of a strip, and puts their pixels into all fields that take some.
 
         Args:
@@ -55,29 +64,36 @@ class PileReader:
             takers: those of its targets whose pixels are still wanted.
             scratch: of this thread.
 
+        Returns:
+            XXH3 (64 bits) of the one plane that a strip is, where it was taken on the way.
+
         Raises:
             PixelError: a chunk cannot be read or decoded (names it).
         """
         if self._is_mean:
             self._read_mean(array, strip.places[0], takers, scratch)
-            return
-        n_placed = int(self._place(array, strip, takers, scratch))
+            return None
+        checksum = self._place(array, strip, takers, scratch)
+        n_placed = int(checksum is not None)
         if n_placed == len(self._layers):
-            return
+            return checksum or None
         if len(strip.places) > 1:
             self._read_strip(array, strip.places, takers[0], scratch, n_placed)
         else:
             self._read_pile(array, strip, takers, scratch, n_placed)
+        return None
 
-    def _place(self, array: str, strip: Strip, takers: Sequence[Taker], scratch: Scratch) -> bool:
+    def _place(
+        self, array: str, strip: Strip, takers: Sequence[Taker], scratch: Scratch
+    ) -> int | None:
         """Has chunks of the first layer decoded to where their pixels belong, if that can be."""
         if not self._chunks.is_placed or len(takers) > 1:
-            return False
-        planes, target = takers[0]
+            return None
+        planes, target, sums = takers[0]
         n_channels, _, width = self._block
         (to_y, to_x), (of_y, of_x) = target.to, target.of
         if of_y.start or of_x.start or (n_channels > 1 and strip.whole is None):
-            return False
+            return None
         pitch = planes.shape[-1]
         start = (target.channels[0][0] * planes.shape[-2] + to_y.start) * pitch + to_x.start
         windows = Windows(
@@ -86,6 +102,7 @@ class PileReader:
             pitch,
             rows=n_channels * (of_y.stop - of_y.start),
             columns=of_x.stop - of_x.start,
+            sums=sums and n_channels == 1 and planes[0].shape == self._block[1:],
         )
         t, c, y, x = strip.places[0]
         layer, _ = self._layers[0]
@@ -94,7 +111,7 @@ class PileReader:
     def _read_strip(
         self, array: str, places: Sequence[Place], taker: Taker, scratch: Scratch, n_placed: int
     ) -> None:
-        planes, target = taker
+        planes, target, _ = taker
         blocks, rows = scratch.blocks((len(places), *self._block), planes.dtype)  # (N, C, Y, X)
         for number, (layer, _) in enumerate(self._layers[n_placed:], n_placed):
             t, c, y, x = places[0]
@@ -119,7 +136,7 @@ class PileReader:
                 continue  # of one plane
             block = self._chunks.block(array, (t, c, layer, y, x), scratch)
             for plane in within:
-                for planes, target in takers:
+                for planes, target, _ in takers:
                     for position, offset in target.channels:
                         source = block[target.time, offset, plane][target.of]
                         if is_first and plane == within.start:
@@ -133,7 +150,7 @@ class PileReader:
     ) -> None:
         t, c, y, x = place
         sums: list[list[Pixels]] = []
-        for number, (planes, target) in enumerate(takers):
+        for number, (planes, target, _) in enumerate(takers):
             sums.append([])
             for position, _ in target.channels:
                 shape = planes[position][target.to].shape
@@ -142,11 +159,11 @@ class PileReader:
                 sums[-1][-1][...] = 0
         for layer, within in self._layers:
             block = self._chunks.block(array, (t, c, layer, y, x), scratch)
-            for (_, target), totals in zip(takers, sums, strict=True):
+            for (_, target, _), totals in zip(takers, sums, strict=True):
                 for (_, offset), total in zip(target.channels, totals, strict=True):
                     for plane in within:
                         total += block[target.time, offset, plane][target.of]
-        for (planes, target), totals in zip(takers, sums, strict=True):
+        for (planes, target, _), totals in zip(takers, sums, strict=True):
             for (position, _), total in zip(target.channels, totals, strict=True):
                 total /= self._n_planes
                 if planes.dtype.kind in "iu":

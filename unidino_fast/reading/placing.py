@@ -35,6 +35,7 @@ class Windows(NamedTuple):
         pitch: from row to row, in pixels.
         rows: of each chunk.
         columns: of each chunk.
+        sums: whether the checksum of a chunk is asked for.
     """
 
     memory: Pixels
@@ -42,6 +43,7 @@ class Windows(NamedTuple):
     pitch: int
     rows: int
     columns: int
+    sums: bool = False
 
     def fill(self, start: int, pixels: Pixels) -> None:
         """Puts the pixels (Y, X) of a whole chunk, or one for all, where one begins."""
@@ -66,10 +68,13 @@ class Placer(NamedTuple):
             is damaged, or of a kind that is not known.
         fetch: reads chunks from files, and does the same; see `decoders.fetch` for what it takes,
             of which paths are bytes here. Gives which of them it did not take.
+        checksum: gives XXH3 (64 bits) of the pixels of the last chunk that was put, if it was asked
+            for and they stand one after another; else 0.
     """
 
     put: Callable[[memoryview, int], bool]
     fetch: Callable[[bytes, Pixels], list[int]]
+    checksum: Callable[[], int]
 
 
 def placing(encoding: Encoding, windows: Windows, width: int, scratch: Scratch) -> Placer | None:
@@ -87,8 +92,8 @@ def placing(encoding: Encoding, windows: Windows, width: int, scratch: Scratch) 
         return None
     chunk = encoding.decompress is blosc_into, n_pixels, width
     memory = windows.memory.view(np.uint16)
-    _, starts, pitch, rows, columns = windows
-    work = work_room(encoding.n_bytes, scratch)
+    _, starts, pitch, rows, columns, sums = windows
+    work = work_room(encoding.n_bytes, scratch, sums=sums)
 
     def put(stored: memoryview, start: int) -> bool:
         # to numba, bytes that cannot be written are of another type
@@ -108,7 +113,10 @@ def placing(encoding: Encoding, windows: Windows, width: int, scratch: Scratch) 
                 done += 1
         return missed
 
-    return Placer(put, fetch)
+    def checksum() -> int:
+        return int(work[3][-1]) % 2**64
+
+    return Placer(put, fetch, checksum)
 
 
 class _Decoders(NamedTuple):

@@ -128,15 +128,16 @@ class FieldReader:
     def stream_noted(
         self,
         requests: Iterable[FieldRequest],
-        note: Callable[[Pixels, int], Noted],
+        note: Callable[[Pixels, int, int | None], Noted],
         gather: Callable[[list[Noted]], Gathered],
     ) -> Generator[tuple[Pixels, Gathered] | PixelError, None, None]:
         """As `stream`, with what is noted of the pixels of each field.
 
         Args:
             requests: of the fields.
-            note: says something of a plane (Y, X), given its number in the field. It is asked in
-                the threads that read, of several planes at a time, each still in the caches.
+            note: says something of a plane (Y, X), given its number in the field and, where it was
+                taken block by block while the plane was decoded, its checksum: XXH3 (64 bits). It
+                is asked in the threads that read, of several planes at a time.
             gather: makes one of what was said of the planes of a field, in order.
         """
         with contextlib.closing(self._slots(requests, note)) as slots:
@@ -236,24 +237,26 @@ def _read_strips(step: Step, array: str, slots: list[Slot], scratch: Scratch) ->
         for target in strip.targets:
             slot = slots[target.request]
             if slot.planes is not None and not slot.is_lost(at):
-                takers.append(Taker(slot.planes, target))
+                takers.append(Taker(slot.planes, target, sums=slot.look is not None))
+        checksum = None
         try:
             if takers:
-                step.reader.read(array, strip, takers, scratch)
+                checksum = step.reader.read(array, strip, takers, scratch)
         except (PixelError, MemoryError) as error:
             _forget_frames(error)
             for target in strip.targets:
                 slots[target.request].blame(error, at)
         else:
-            for _, target in takers:
-                _look(slots[target.request], [position for position, _ in target.channels], at)
+            for _, target, _ in takers:
+                numbers = [position for position, _ in target.channels]
+                _look(slots[target.request], numbers, at, checksum)
 
 
-def _look(slot: Slot, numbers: Iterable[int], at: int) -> None:
+def _look(slot: Slot, numbers: Iterable[int], at: int, checksum: int | None = None) -> None:
     """Says that another part of some planes is there; what is wrong with them is its fault."""
     if slot.look is not None and slot.planes is not None:
         try:
-            slot.look.take(slot.planes, numbers)
+            slot.look.take(slot.planes, numbers, checksum)
         except Exception as error:
             _forget_frames(error)
             slot.blame(error, at)

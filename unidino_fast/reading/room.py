@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -14,22 +14,36 @@ if TYPE_CHECKING:
 
     from unidino_fast.reading.buffers import Scratch
 
-    Work = tuple[NDArray[np.uint8], NDArray[np.uint64], int]
+    Work = tuple[NDArray[np.uint8], NDArray[np.uint64], int, NDArray[np.int64]]
+
+Kept = TypeVar("Kept")
 
 _WORD_BYTES = 8
 _ROWS = 16
 """Bits of a pixel: where they stand apart, each is a row, which ends with a whole word."""
 _OF_THREAD = threading.local()
+_NO_CHECKSUM = np.zeros(3, np.int64)
+"""For all threads: zeros are all that is written there."""
 
 _zstd = ctypes.CDLL(importlib.import_module("numcodecs.zstd").__file__)
 _zstd.ZSTD_createDCtx.restype = ctypes.c_void_p
 _zstd.ZSTD_freeDCtx.argtypes = [ctypes.c_void_p]
+_xxhash = ctypes.CDLL(importlib.import_module("xxhash._xxhash").__file__)
+_xxhash.XXH3_createState.restype = ctypes.c_void_p
+_xxhash.XXH3_freeState.argtypes = [ctypes.c_void_p]
 
 
-def work_room(n_bytes: int, scratch: Scratch) -> Work:
-    """For chunks of so many bytes; see `decoders.place`."""
+def work_room(n_bytes: int, scratch: Scratch, *, sums: bool = False) -> Work:
+    """For chunks of so many bytes; see `decoders.place`.
+
+    Args:
+        n_bytes: of a chunk's pixels.
+        scratch: of this thread.
+        sums: have the checksum of pixels taken.
+    """
     words = scratch.bytes("words", _WORD_BYTES * n_words(n_bytes)).view(np.uint64)
-    return scratch.bytes("staged", n_bytes), words, zstd_of_thread()
+    numbers = _of_thread(Checksum).numbers if sums else _NO_CHECKSUM
+    return scratch.bytes("staged", n_bytes), words, zstd_of_thread(), numbers
 
 
 def n_words(n_bytes: int) -> int:
@@ -44,9 +58,10 @@ class ZstdDecoder:
         address: of its state, valid as long as this object lives.
     """
 
+    address = 0
+
     def __init__(self) -> None:
-        self.address: int | None = None
-        self.address = _zstd.ZSTD_createDCtx()
+        self.address = _zstd.ZSTD_createDCtx() or 0
         if not self.address:
             raise MemoryError
 
@@ -55,11 +70,36 @@ class ZstdDecoder:
             free(self.address)
 
 
+class Checksum:
+    """XXH3 (64 bits) of pixels, of one thread.
+
+    Attributes:
+        numbers: for `decoders.place`, valid as long as this object lives.
+    """
+
+    _address = 0
+
+    def __init__(self) -> None:
+        self._address = _xxhash.XXH3_createState() or 0
+        if not self._address:
+            raise MemoryError
+        self.numbers = np.array([self._address, 0, 0], np.int64)
+
+    def __del__(self, free: Any = _xxhash.XXH3_freeState) -> None:
+        if self._address:
+            free(self._address)
+
+
 def zstd_of_thread() -> int:
     """The address of this thread's decoder of zstd."""
+    return _of_thread(ZstdDecoder).address
+
+
+def _of_thread(kind: type[Kept]) -> Kept:
+    """This thread's own of some kind."""
     try:
-        decoder = _OF_THREAD.zstd
+        found: Kept = getattr(_OF_THREAD, kind.__name__)
     except AttributeError:
-        decoder = _OF_THREAD.zstd = ZstdDecoder()
-    address: int = decoder.address
-    return address
+        found = kind()
+        setattr(_OF_THREAD, kind.__name__, found)
+    return found
