@@ -15,7 +15,7 @@ from unidino_fast.errors import PixelError
 from unidino_fast.planning import plan_plate
 from unidino_fast.plate import open_plate
 from unidino_fast.preprocess import tiles_with_signal
-from unidino_fast.qc.measures import measure_planes
+from unidino_fast.qc.measures import measure_planes, measured
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,5 +54,5 @@ def test_what_is_noted_of_fields_is_that_of_their_pixels(
         assert noted.checksum == xxhash.xxh3_64(together).intdigest()
         keep = tiles_with_signal(torch.from_numpy(pixels[0]), tile=16, stride=16)
         assert noted.n_dropped == int((~keep).sum())
-        assert noted.quality is not None
-        np.testing.assert_array_equal(noted.quality, measure_planes(pixels))
+        assert noted.seen is not None
+        np.testing.assert_array_equal(measured(noted.seen), measure_planes(pixels))

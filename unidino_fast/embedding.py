@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +20,7 @@ from unidino_fast.errors import PixelError
 from unidino_fast.heap import HeapTrimmer
 from unidino_fast.planning import channels_to_read
 from unidino_fast.preprocess import all_with_signal, tiles_of, tiles_with_signal
-from unidino_fast.qc.measures import gathered, measure_plane
+from unidino_fast.qc.measures import look_at, measured
 from unidino_fast.reading import FieldReader, FieldRequest
 from unidino_fast.results import FieldResult, WellResult
 from unidino_fast.upload import Uploader
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from unidino_fast.engines import Embedder
     from unidino_fast.engines.packing import Ticket, TilePacker
     from unidino_fast.planning import FieldTask, WellTask
+    from unidino_fast.qc.measures import Seen
     from unidino_fast.storage import Storage
 
     Plane = NDArray[Any]
@@ -103,7 +105,7 @@ class _NotedPlane(NamedTuple):
     checksum: int
     n_dropped: int
     kept: Tensor | None
-    quality: tuple[float, ...] | None
+    seen: Seen | None
 
 
 class Noted(NamedTuple):
@@ -113,32 +115,31 @@ class Noted(NamedTuple):
         checksum: XXH3 (64 bits) of those of its planes: what it was when it was embedded.
         n_dropped: tiles not to embed, if it was asked for.
         kept: places of the others, where there are any not to embed.
-        quality: (channels that were read, M) of their quality, if it was asked for.
+        seen: what a look at each plane found, if quality was asked for.
     """
 
     checksum: int
     n_dropped: int
     kept: Tensor | None
-    quality: NDArray[np.float32] | None
+    seen: Sequence[Seen | None] | None
 
     @classmethod
-    def of(cls, planes: Sequence[_NotedPlane]) -> Noted:
+    def of(cls, planes: Sequence[_NotedPlane], *, measures: bool) -> Noted:
         """Of what was noted of each plane; the first one decides which tiles are dropped."""
         checksums = np.array([plane.checksum for plane in planes], "<u8")
-        measured = [plane.quality for plane in planes if plane.quality is not None]
         return cls(
             xxhash.xxh3_64_intdigest(checksums.data),
             planes[0].n_dropped,
             planes[0].kept,
-            gathered(measured) if measured else None,
+            [plane.seen for plane in planes] if measures else None,
         )
 
-    def quality_of(self, task: FieldTask, options: EmbedOptions) -> NDArray[np.float32] | None:
-        """That of the channels that are embedded (C, M)."""
-        if self.quality is None:
-            return None
+    def seen_of(self, task: FieldTask, options: EmbedOptions) -> Sequence[Seen | None] | None:
+        """`seen` of the channels that are embedded."""
         read = channels_to_read(task, options)
-        return self.quality[[read.index(channel) for channel in task.channels]]
+        if self.seen is None or read == task.channels:
+            return self.seen
+        return [self.seen[read.index(channel)] for channel in task.channels]
 
 
 def read_fields(
@@ -163,10 +164,10 @@ def read_fields(
 
     def note(plane: Plane, number: int, checksum: int | None) -> _NotedPlane:
         choice = _tiles_to_keep(plane, options) if keeps and number == 0 else (0, None)
-        quality = measure_plane(plane) if measures else None
+        seen = look_at(plane) if measures else None
         if checksum is None:
             checksum = xxhash.xxh3_64_intdigest(plane.data)
-        return _NotedPlane(checksum, *choice, quality)
+        return _NotedPlane(checksum, *choice, seen)
 
     return FieldReader(storage, allocate=allocate).stream_noted(
         (
@@ -175,7 +176,7 @@ def read_fields(
             for field in well.fields
         ),
         note,
-        Noted.of,
+        partial(Noted.of, measures=measures),
     )
 
 
@@ -234,7 +235,7 @@ class _Begun:
 class _BegunField:
     task: FieldTask
     checksum: int
-    quality: NDArray[np.float32] | None
+    seen: Sequence[Seen | None] | None
     n_dropped: int
     tickets: list[Ticket]
     """Of tiles of all channels, one channel after the other."""
@@ -288,7 +289,7 @@ def _begin_field(
                 well.name,
                 task,
                 task.labels[part],
-                pixels[part],
+                pixels if together >= len(pixels) else pixels[part],
                 options,
                 packer.patch,
                 packer.dtype,
@@ -297,8 +298,8 @@ def _begin_field(
                 patches = patches[:, kept]
         with clock.stage("embed"):
             tickets.append(packer.add(patches.flatten(0, 1)))
-    quality = noted.quality_of(task, options)
-    return _BegunField(task, noted.checksum, quality, noted.n_dropped, tickets)
+    seen = noted.seen_of(task, options)
+    return _BegunField(task, noted.checksum, seen, noted.n_dropped, tickets)
 
 
 def _together(task: FieldTask, options: EmbedOptions, packer: TilePacker) -> int:
@@ -331,8 +332,18 @@ def _finished(begun: _Begun) -> tuple[WellTask, WellResult | PixelError]:
     """The result of a well whose features are all there."""
     if begun.error is not None:
         return begun.task, begun.error
-    fields = tuple(_field_result(field) for field in begun.fields)
+    fields = tuple(map(_field_result, begun.fields, _qualities(begun.fields)))
     return begun.task, WellResult(begun.task.well.position, fields)
+
+
+def _qualities(fields: Sequence[_BegunField]) -> Iterator[NDArray[np.float32] | None]:
+    """Measures of the channels of each field (C, M), of all in one go."""
+    measures = measured([one for begun in fields for one in begun.seen or ()])
+    start = 0
+    for begun in fields:
+        end = start + len(begun.seen or ())
+        yield None if begun.seen is None else measures[start:end]
+        start = end
 
 
 def _tiles_to_keep(plane: Plane, options: EmbedOptions) -> tuple[int, Tensor | None]:
@@ -373,7 +384,7 @@ def _patches(
         raise
 
 
-def _field_result(begun: _BegunField) -> FieldResult:
+def _field_result(begun: _BegunField, quality: NDArray[np.float32] | None) -> FieldResult:
     """Means over the tiles of one field."""
     of_tiles = np.concatenate([ticket.features for ticket in begun.tickets])
     of_tiles = of_tiles.reshape(len(begun.task.channels), -1, of_tiles.shape[1])  # (C, N, D)
@@ -386,5 +397,5 @@ def _field_result(begun: _BegunField) -> FieldResult:
         checksum=begun.checksum,
         metadata_digest=begun.task.field.metadata_digest,
         features=of_tiles.mean(axis=1, dtype=np.float64).astype(np.float32),  # (C, D)
-        quality=begun.quality,
+        quality=quality,
     )

@@ -16,6 +16,7 @@ from unidino_fast.engines.selfcheck import SelfCheck, self_check
 from unidino_fast.errors import OutputError, PixelError
 from unidino_fast.names import left_out_for
 from unidino_fast.parts import anew, part_path
+from unidino_fast.qc.measures import measured
 from unidino_fast.reading import Absent
 from unidino_fast.results import WellResult
 from unidino_fast.stamps import absent_chunks, stamp_as_read, stamps_before
@@ -211,9 +212,8 @@ class PlateRun:
                 f"the pixels of field {task.name}/{field.site} differ from those that {path} was"
                 f" made of: {anew(self.folder.remedy)}"
             )
-        if self.qc is None:
-            return field
-        return replace(field, quality=noted.quality_of(field_task, self.options))
+        seen = noted.seen_of(field_task, self.options)
+        return field if seen is None else replace(field, quality=measured(seen))
 
     @property
     def pending(self) -> list[WellTask]:

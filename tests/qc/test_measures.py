@@ -198,10 +198,9 @@ def test_both_passes_find_the_same(dtype: Any, shape: tuple[int, int], highest: 
             n_sampled = plane[::step, ::step].size
             places = n_sampled // 20, n_sampled - 1
             one, other = (
-                go(plane, step, places, every)._asdict()
+                go(plane, step, places, every, (9.0, 23.0))._asdict()
                 for go in (passes.pass_by_numpy, compiled_pass)
             )
-            np.testing.assert_array_equal(one.pop("spans"), other.pop("spans"))
             assert one == other
             ordered = np.sort(plane[::step, ::step], axis=None)
             assert (one["low"], one["high"]) == (ordered[places[0]], ordered[places[1]])
@@ -229,7 +228,7 @@ def test_the_widest_differences_overflow_nothing(dtype: Any, go: Any) -> None:
     for edge, kind in ((1, "cross"), (2, "fine"), (4, "coarse")):
         bright = y // edge % 2 if kind == "coarse" else (y // edge + x // edge) % 2
         plane = (bright * highest).astype(dtype)
-        found = go(plane, 4, (0, 65535), 1)
+        found = go(plane, 4, (0, 65535), 1, (1.0, 1.0))
         energies = {"cross": found.cross, "fine": found.fine, "coarse": found.coarse}
         largest = (2 * edge**2 * highest) ** 2 * (1024 // edge // 2) ** 2
         assert energies == dict.fromkeys(energies, 0) | {kind: largest}

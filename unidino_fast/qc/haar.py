@@ -25,11 +25,14 @@ _EDGE, _OF_SQUARE = 8, 8
 no constant of other files."""
 
 
-def compiled_pass(plane: NDArray[Any], step: int, places: tuple[int, int], every: int) -> Found:
+def compiled_pass(
+    plane: NDArray[Any], step: int, places: tuple[int, int], every: int, noise: tuple[float, float]
+) -> Found:
     """See `passes.pass_over`; the plane is contiguous, native and writable."""
     even = plane if plane.shape[1] % 2 == 0 else np.ascontiguousarray(plane[:, :-1])
     pairs = even.view(_PAIRS[plane.itemsize])
-    return Found._make(_pass(plane, pairs, step, places, every, *_COUNTERS.of(plane.itemsize)))
+    counters = _COUNTERS.of(plane.itemsize)
+    return Found._make(_pass(plane, pairs, step, places, every, noise, *counters))
 
 
 class _Counters(threading.local):
@@ -56,7 +59,14 @@ _COUNTERS = _Counters()
 
 @compiled
 def _pass(
-    plane: Row, pairs: Row, step: int, places: Any, every: int, counts: Row, crosses: Row
+    plane: Row,
+    pairs: Row,
+    step: int,
+    places: Any,
+    every: int,
+    noise: Any,
+    counts: Row,
+    crosses: Row,
 ) -> Any:
     """Strip by strip, each of which the caches hold; gives what `passes.Found` has, in order."""
     height, width = plane.shape
@@ -77,7 +87,7 @@ def _pass(
         for y in range(-(-top // step) * step, end, step):
             _count(plane[y], step, counts)
         if strip < n_strips:
-            _add_up(pairs[top:end], 8 * plane.itemsize, columns, sums[strip])
+            _add_up(pairs[top:end], 8 * plane.itemsize, high, columns, sums[strip])
             if strip % every == 0:
                 energies = _details(pairs[top:end], 8 * plane.itemsize, crosses)
                 cross += energies[0]
@@ -89,9 +99,10 @@ def _pass(
     middle = _value_at(crosses, n_crosses // 2)
     counts[: highest + 1] = 0
     crosses[: 2 * (highest - lowest) + 1] = 0
+    n_empty = _count_upto(spans, max(middle * noise[0], noise[1]))
     whole = total + _beyond(plane)
     found = whole, lowest, highest, n_highest, low, high, middle, cross, fine, coarse
-    return (*found, spans, total, down, right)
+    return (*found, n_empty, total, down, right)
 
 
 @compiled
@@ -113,6 +124,14 @@ def _count_of(pixels: Row, value: int) -> Any:
 
 
 @compiled
+def _count_upto(values: Row, limit: float) -> Any:
+    n = 0
+    for x in range(len(values)):
+        n += values[x] <= limit
+    return n
+
+
+@compiled
 def _count(row: Row, step: int, counts: Row) -> None:
     """Counts each `step`-th value."""
     for x in range(0, len(row), step):
@@ -127,9 +146,11 @@ def _count_sizes(row: Row, counts: Row) -> None:
 
 
 @compiled
-def _add_up(pairs: Row, bits: int, columns: Row, sums: Row) -> None:
+def _add_up(pairs: Row, bits: int, highest: int, columns: Row, sums: Row) -> None:
     """A strip (8, W / 2) of pairs -> sums of their columns, and of squares."""
-    if bits == 16:  # shifts that are known beforehand take words of 32 bits, others of 64
+    if _EDGE * highest < 1 << bits:
+        _add_words(pairs, bits, columns)
+    elif bits == 16:  # shifts that are known beforehand take words of 32 bits, others of 64
         _add_pairs(pairs, 16, columns)
     else:
         _add_pairs(pairs, 8, columns)
@@ -146,6 +167,21 @@ def _add_pairs(pairs: Row, bits: int, columns: Row) -> None:
         upper = (_pair(a[x], bits) + _pair(b[x], bits)) + (_pair(c[x], bits) + _pair(d[x], bits))
         lower = (_pair(e[x], bits) + _pair(f[x], bits)) + (_pair(g[x], bits) + _pair(h[x], bits))
         columns[x] = upper + lower
+
+
+@compiled
+def _add_words(pairs: Row, bits: int, columns: Row) -> None:
+    """As `_add_pairs`, where the sums of eight pixels need no more bits than a pixel has."""
+    a, b, c, d = pairs[0], pairs[1], pairs[2], pairs[3]
+    e, f, g, h = pairs[4], pairs[5], pairs[6], pairs[7]
+    for x in range(len(columns)):
+        columns[x] = ((a[x] + b[x]) + (c[x] + d[x])) + ((e[x] + f[x]) + (g[x] + h[x]))
+    if bits == 16:
+        for x in range(len(columns)):
+            columns[x] = _pair(np.uint32(columns[x]), 16)
+    else:
+        for x in range(len(columns)):
+            columns[x] = _pair(np.uint32(columns[x]), 8)
 
 
 @compiled

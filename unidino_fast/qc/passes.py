@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Pass = Callable[[NDArray[Any], int, tuple[int, int], int], "Found"]
+    Pass = Callable[[NDArray[Any], int, tuple[int, int], int, tuple[float, float]], "Found"]
 
 EDGE = 8
 """Edge in pixels of the largest squares whose sums are found, and of the smallest plane."""
@@ -32,7 +32,7 @@ SQUARE = 64
 
 
 class Found(NamedTuple):
-    """What a pass finds.
+    """What a pass finds: numbers of a plane, or arrays of those of several.
 
     Attributes:
         total: of all pixels.
@@ -44,8 +44,8 @@ class Found(NamedTuple):
         cross: squares of the crosswise differences of 2 x 2 pixels, added up.
         fine: likewise, of squares of 2 x 2 pixels.
         coarse: squares of the differences down and to the right, of squares of 4 x 4 pixels.
-        spans: highest less lowest sum of 8 x 8 pixels in each whole square of 64 x 64, or in what
-            there is of the only one.
+        n_empty: whole squares of 64 x 64 pixels, or what there is of the only one, whose sums of
+            8 x 8 pixels span no more than noise does.
         within: sum of the pixels of whole squares of 8 x 8.
         down, right: sums of 8 x 8 pixels, each times twice its place down, or to the right, from
             the middle: these add up to nothing where light is even.
@@ -53,23 +53,25 @@ class Found(NamedTuple):
     The differences are those of every n-th strip of 8 rows, the others those of all pixels.
     """
 
-    total: int
-    lowest: int
-    highest: int
-    n_highest: int
-    low: int
-    high: int
-    middle: int
-    cross: int
-    fine: int
-    coarse: int
-    spans: NDArray[np.int32]
-    within: int
-    down: int
-    right: int
+    total: Any
+    lowest: Any
+    highest: Any
+    n_highest: Any
+    low: Any
+    high: Any
+    middle: Any
+    cross: Any
+    fine: Any
+    coarse: Any
+    n_empty: Any
+    within: Any
+    down: Any
+    right: Any
 
 
-def pass_over(plane: NDArray[Any], step: int, places: tuple[int, int], every: int) -> Found:
+def pass_over(
+    plane: NDArray[Any], step: int, places: tuple[int, int], every: int, noise: tuple[float, float]
+) -> Found:
     """Goes over a plane (H, W) of uint8 or uint16, 8 x 8 pixels or larger.
 
     Squares that an edge would cut are left out of what squares say.
@@ -80,16 +82,19 @@ def pass_over(plane: NDArray[Any], step: int, places: tuple[int, int], every: in
         places: in the ordered sample, from 0.
         every: from strip to strip of those whose differences are found, which are to be fewer than
             100: so many fit 64 bits.
+        noise: what it makes sums of 8 x 8 pixels span, as a multiple of `Found.middle`; at least.
     """
     flags = plane.flags
     if not (flags.c_contiguous and flags.writeable and plane.dtype.isnative):
         # numba tells these apart, and would compile for each
         plane = np.require(plane, plane.dtype.newbyteorder("="), ["C", "W"])
     go = _COMPILED[plane.itemsize].for_more(plane.size) or pass_by_numpy
-    return go(plane, step, places, every)
+    return go(plane, step, places, every, noise)
 
 
-def pass_by_numpy(plane: NDArray[Any], step: int, places: tuple[int, int], every: int) -> Found:
+def pass_by_numpy(
+    plane: NDArray[Any], step: int, places: tuple[int, int], every: int, noise: tuple[float, float]
+) -> Found:
     """See `pass_over`."""
     upto = np.bincount(plane[::step, ::step].reshape(-1)).cumsum()
     low, high = np.searchsorted(upto, places, side="right").tolist()
@@ -97,8 +102,7 @@ def pass_by_numpy(plane: NDArray[Any], step: int, places: tuple[int, int], every
     twos, cross = halved(*quarters(some_strips(plane, every).astype(np.int32)))
     fours, fine = halved(*quarters(twos))
     down, right = along(*quarters(fours))
-    crosses = np.abs(cross[::2, ::2]).reshape(-1)
-    middle = crosses.size // 2
+    middle = median_of(cross)
     return Found(
         total=int(plane.sum(dtype=np.int64)),
         lowest=int(plane.min()),
@@ -106,11 +110,11 @@ def pass_by_numpy(plane: NDArray[Any], step: int, places: tuple[int, int], every
         n_highest=int(np.count_nonzero(plane == highest)),
         low=low,
         high=high,
-        middle=int(np.partition(crosses, middle)[middle]),
+        middle=middle,
         cross=_energy(cross),
         fine=_energy(fine),
         coarse=_energy(down) + _energy(right),
-        **summed_up(square_sums(plane, np.int32)),
+        **summed_up(square_sums(plane, np.int32), middle, noise),
     )
 
 
@@ -129,8 +133,15 @@ def square_sums(plane: NDArray[Any], dtype: Any) -> NDArray[Any]:
     return found
 
 
-def summed_up(sums: NDArray[Any]) -> dict[str, Any]:
-    """`Found.spans`, `within`, `down` and `right` of sums of 8 x 8 pixels (H // 8, W // 8)."""
+def median_of(cross: NDArray[Any]) -> Any:
+    """`Found.middle` of all crosswise differences."""
+    sizes = np.abs(cross[::2, ::2]).reshape(-1)
+    middle = sizes.size // 2
+    return np.partition(sizes, middle)[middle].item()
+
+
+def summed_up(sums: NDArray[Any], middle: float, noise: tuple[float, float]) -> dict[str, Any]:
+    """What `Found` has of sums of 8 x 8 pixels (H // 8, W // 8)."""
     rows, columns = n_squares(sums.shape)
     width = min(SQUARE // EDGE, sums.shape[1])
     strips = sums[: rows * SQUARE // EDGE, : columns * width].reshape(rows, -1, columns * width)
@@ -139,8 +150,9 @@ def summed_up(sums: NDArray[Any]) -> dict[str, Any]:
     )
     wide = np.float64 if sums.dtype.kind == "f" else np.int64
     down, right = (sums.sum(axis=axis, dtype=wide) for axis in (1, 0))
+    spans = highest.max(axis=2) - lowest.min(axis=2)
     return {
-        "spans": (highest.max(axis=2) - lowest.min(axis=2)).reshape(-1),
+        "n_empty": int(np.count_nonzero(spans <= max(middle * noise[0], noise[1]))),
         "within": down.sum().item(),
         "down": (down * _from_middle(len(down))).sum().item(),
         "right": (right * _from_middle(len(right))).sum().item(),
@@ -190,7 +202,7 @@ def _compiled_for(dtype: type[np.unsignedinteger[Any]]) -> Compiled[Pass]:
     def make() -> Pass:
         from unidino_fast.qc.haar import compiled_pass
 
-        compiled_pass(np.zeros((EDGE, EDGE), dtype), 1, (0, 0), 1)
+        compiled_pass(np.zeros((EDGE, EDGE), dtype), 1, (0, 0), 1, (0.0, 0.0))
         return compiled_pass
 
     lack = "quality is measured by numpy, which is slower"
