@@ -163,8 +163,10 @@ def read_fields(
     """
 
     def note(plane: Plane, number: int, checksum: int | None) -> _NotedPlane:
-        choice = _tiles_to_keep(plane, options) if keeps and number == 0 else (0, None)
         seen = look_at(plane) if measures else None
+        has_zeros = seen is None or seen.found.lowest <= 0  # else all tiles have signal
+        chooses = keeps and number == 0 and has_zeros
+        choice = _tiles_to_keep(plane, options) if chooses else (0, None)
         if checksum is None:
             checksum = xxhash.xxh3_64_intdigest(plane.data)
         return _NotedPlane(checksum, *choice, seen)

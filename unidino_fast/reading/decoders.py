@@ -11,6 +11,7 @@ declares is looked at here before it is used. (Blosc's: README_CHUNK_FORMAT of c
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -48,6 +49,8 @@ _GROUP = 8
 _BITS = (4, 0x0F0F0F0F0F0F0F0F), (2, 0x3333333333333333), (1, 0x5555555555555555)
 _BYTES = (32, 0x00000000FFFFFFFF), (16, 0x0000FFFF0000FFFF), (8, 0x00FF00FF00FF00FF)
 """How far apart change places in a square of 8 x 8, and which of them, by a mask."""
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+"""As `FolderStorage` opens files."""
 _STATE, _USED, _SUM = 0, 1, 2
 """Of a checksum: the address of its state, the same where it is taken, 0 else, and what it is."""
 
@@ -119,7 +122,7 @@ def fetch(chunk: Chunk, paths: Bytes, parts: Parts, stored: Bytes, to: To, work:
         if path != of:
             if file >= 0:
                 libraries.close_file(file)
-            file, of = libraries.open_file(paths.ctypes.data + path, libraries.OPEN_FLAGS), path
+            file, of = libraries.open_file(paths.ctypes.data + path, _FLAGS), path
         if file < 0 or abs(length) > stored.size:
             break
         n = libraries.read_at(file, stored.ctypes.data, abs(length), offset)

@@ -1,20 +1,16 @@
 """Functions of other libraries, as compiled code calls them.
 
-What was compiled and kept on disk is linked to them by their names, which stand here.
+What was compiled and kept on disk is linked to them by the names that they are given here.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib
-import os
 from typing import Any
 
 from llvmlite.binding import add_symbol
 from numba import types
-
-OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-"""As `FolderStorage` opens files."""
 
 
 def _library(module: str) -> Any:
@@ -22,31 +18,39 @@ def _library(module: str) -> Any:
     return ctypes.CDLL(importlib.import_module(module).__file__)
 
 
-def _linked(function: Any, result: Any, *arguments: Any) -> Any:
-    """A function of a library, by a name."""
-    name = f"unidino_fast_{function.__name__}"
+def _linked(name: str, function: Any, result: Any, *arguments: Any) -> Any:
+    """A function by a name, which stays the same whatever stands behind it."""
+    name = f"unidino_fast_{name}"
     add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
     return types.ExternalFunction(name, result(*arguments))
 
 
+_ADDRESS, _SIZE = types.intp, types.intp
+
 _lz4, _zstd = _library("numcodecs.lz4"), _library("numcodecs.zstd")
 lz4_decompress = _linked(
-    _lz4.LZ4_decompress_safe, types.intc, types.intp, types.intp, types.intc, types.intc
+    "lz4", _lz4.LZ4_decompress_safe, types.intc, _ADDRESS, _ADDRESS, types.intc, types.intc
 )
-zstd_decompress = _linked(_zstd.ZSTD_decompressDCtx, types.uintp, *[types.intp] * 5)
-zstd_size = _linked(_zstd.ZSTD_getFrameContentSize, types.uint64, *[types.intp] * 2)
+zstd_decompress = _linked(
+    "zstd",
+    _zstd.ZSTD_decompressDCtx,
+    types.uintp,
+    *(_ADDRESS, _ADDRESS, _SIZE, _ADDRESS, _SIZE),
+)
+zstd_size = _linked("zstd_size", _zstd.ZSTD_getFrameContentSize, types.uint64, _ADDRESS, _SIZE)
 
 _xxhash = _library("xxhash._xxhash")
-xxh3_reset = _linked(_xxhash.XXH3_64bits_reset, types.intc, types.intp)
-xxh3_digest = _linked(_xxhash.XXH3_64bits_digest, types.uint64, types.intp)
+xxh3_reset = _linked("xxh3_reset", _xxhash.XXH3_64bits_reset, types.intc, _ADDRESS)
 xxh3_update = _linked(
+    "xxh3_update",
     # the first, where there is one, takes the widest vectors of the processor
     getattr(_xxhash, "XXH3_64bits_update_dispatch", None) or _xxhash.XXH3_64bits_update,
     types.intc,
-    *[types.intp] * 3,
+    *(_ADDRESS, _ADDRESS, _SIZE),
 )
+xxh3_digest = _linked("xxh3_digest", _xxhash.XXH3_64bits_digest, types.uint64, _ADDRESS)
 
 _files = ctypes.CDLL(None)
-open_file = _linked(_files.open, types.intc, types.intp, types.intc)
-read_at = _linked(_files.pread, types.intp, types.intc, types.intp, types.intp, types.int64)
-close_file = _linked(_files.close, types.intc, types.intc)
+open_file = _linked("open", _files.open, types.intc, _ADDRESS, types.intc)
+read_at = _linked("pread", _files.pread, types.intp, types.intc, _ADDRESS, _SIZE, types.int64)
+close_file = _linked("close", _files.close, types.intc, types.intc)
