@@ -91,7 +91,7 @@ def test_each_chunk_is_read_once(
 
 
 @pytest.mark.parametrize("has_files", [True, False])
-@pytest.mark.parametrize("name", [*READ, "broken"])
+@pytest.mark.parametrize("name", [*READ, "rows", "stack", "broken"])
 def test_checksums_are_taken_on_the_way_of_planes_that_are_chunks(
     name: str,
     has_files: bool,
@@ -103,6 +103,10 @@ def test_checksums_are_taken_on_the_way_of_planes_that_are_chunks(
     """Of pixels as they are, or none: not of what was read before, where nothing is read."""
     absent = ((1, 0, 0),) if name == "whole" else READ.get(name, {}).get("absent", ())
     layout = READ.get(name, {}) | {"absent": absent}
+    if name == "rows":
+        layout["chunks"] = 1, 15, 51
+    if name == "stack":
+        layout |= {"axes": "czyx", "chunks": (1, 1, 45, 51)}
     written = plates.write_plate(tmp_path / "p", codec="blosc-zstd-bitshuffle", **layout)
     if name == "broken":
         (tmp_path / "p/A/1/0/0/1/0/0").write_bytes(b"broken")
