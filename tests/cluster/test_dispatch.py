@@ -11,9 +11,10 @@ from unittest import mock
 
 import pytest
 from distributed.client import ClosedClientError
+from distributed.comm.core import CommClosedError
 
 import unidino_fast as uf
-from unidino_fast.cluster import job
+from unidino_fast.cluster import job, session
 from unidino_fast.cluster.dispatch import Dispatcher, wells_per_job
 from unidino_fast.cluster.job import Done, PlateJob, WellsJob, Written
 from unidino_fast.config import EmbedOptions
@@ -216,3 +217,18 @@ def test_workers_are_gone_when_there_have_been_none_for_long(
                 dispatcher._next_done()
             assert clock.now == lost
     assert told.mock_calls == [mock.call("no workers: waiting for one for %d s", 30)] * n_told
+
+
+@pytest.mark.parametrize("n_deaths", [1, 2, 3])
+def test_a_worker_that_dies_while_it_is_given_the_backbone(n_deaths: int) -> None:
+    """Dask's scheduler hangs up then; one that is gone for good does so each time."""
+    client = mock.Mock()
+    client.register_plugin.side_effect = [CommClosedError("gone")] * n_deaths + [{}]
+    if n_deaths == 3:
+        with pytest.raises(CommClosedError):
+            session._register(client, mock.sentinel.plugin)
+    else:
+        session._register(client, mock.sentinel.plugin)
+    assert client.register_plugin.mock_calls == [mock.call(mock.sentinel.plugin)] * min(
+        n_deaths + 1, 3
+    )

@@ -39,6 +39,8 @@ _START_SECONDS = 120
 """Until the first worker is there with torch imported and its backbone."""
 _QUIET_SECONDS = 3
 """Before a person is told that a cluster has none yet."""
+_REGISTERED_MOST = 3
+"""Times that workers are given the backbone, while some of them die."""
 _CHECKED_WELLS = 8
 """Wells that a self-check looks for a readable field in."""
 
@@ -212,12 +214,24 @@ def _session(
             " enough memory for them?"
         ) from error
     plugin = BackbonePlugin(spec)
-    client.register_plugin(plugin)
+    _register(client, plugin)
     try:
         yield Session(client, plugin.name, _facts(client, plugin.name))
     finally:
         with suppress(Exception):  # the scheduler may be gone, and the plugin with it
             client.unregister_worker_plugin(plugin.name)
+
+
+def _register(client: Client, plugin: BackbonePlugin) -> None:
+    """Brings the backbone to all workers, anew where one of them dies meanwhile.
+
+    Dask's scheduler then hangs up, without a word, on who asked for it.
+    """
+    for _ in range(_REGISTERED_MOST - 1):
+        with suppress(CommClosedError):
+            client.register_plugin(plugin)
+            return
+    client.register_plugin(plugin)
 
 
 def _facts(client: Client, plugin: str) -> dict[str, Any]:
