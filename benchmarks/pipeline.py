@@ -39,10 +39,10 @@ from unidino_fast.cluster.job import Done, PlateJob, WellsJob, Written
 from unidino_fast.cluster.session import local_session
 from unidino_fast.config import EmbedOptions
 from unidino_fast.cores import reading_cores
-from unidino_fast.embedding import read_fields
 from unidino_fast.engines.spec import ModelSpec
 from unidino_fast.errors import PixelError
 from unidino_fast.names import WellName
+from unidino_fast.noted_fields import read_fields
 from unidino_fast.pipeline import embed_to_folder
 from unidino_fast.planning import WellTask, plan_plate
 from unidino_fast.plate import open_plate

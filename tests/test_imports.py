@@ -42,6 +42,7 @@ LAYERS = [
     "columns query",
     "platemap profiles",
     "qc",
+    "noted_fields",
     "manifest provenance embedding parts write_behind absences",
     "output",
     "assembly",

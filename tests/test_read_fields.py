@@ -10,8 +10,8 @@ import torch
 import xxhash
 
 from unidino_fast.config import EmbedOptions
-from unidino_fast.embedding import read_fields
 from unidino_fast.errors import PixelError
+from unidino_fast.noted_fields import read_fields
 from unidino_fast.planning import plan_plate
 from unidino_fast.plate import open_plate
 from unidino_fast.preprocess import tiles_with_signal

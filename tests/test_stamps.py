@@ -12,8 +12,8 @@ import pytest
 
 from unidino_fast import stamps
 from unidino_fast.config import EmbedOptions
-from unidino_fast.embedding import read_fields
 from unidino_fast.errors import PlateError
+from unidino_fast.noted_fields import read_fields
 from unidino_fast.planning import plan_plate
 from unidino_fast.plate import open_plate
 from unidino_fast.reading import FieldReader

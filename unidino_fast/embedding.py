@@ -8,25 +8,24 @@ from __future__ import annotations
 from collections import deque
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xxhash
 
 from unidino_fast.errors import PixelError
 from unidino_fast.heap import HeapTrimmer
+from unidino_fast.noted_fields import read_fields
 from unidino_fast.planning import channels_to_read
-from unidino_fast.preprocess import all_with_signal, tiles_of, tiles_with_signal
-from unidino_fast.qc.measures import look_at, measured
-from unidino_fast.reading import FieldReader, FieldRequest
+from unidino_fast.preprocess import tiles_of
+from unidino_fast.qc.measures import measured
+from unidino_fast.reading import FieldReader
 from unidino_fast.results import FieldResult, WellResult
 from unidino_fast.upload import Uploader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -35,14 +34,12 @@ if TYPE_CHECKING:
     from unidino_fast.config import EmbedOptions
     from unidino_fast.engines import Embedder
     from unidino_fast.engines.packing import Ticket, TilePacker
+    from unidino_fast.noted_fields import Noted, Read
     from unidino_fast.planning import FieldTask, WellTask
     from unidino_fast.qc.measures import Seen
     from unidino_fast.storage import Storage
 
-    Plane = NDArray[Any]
     Planes = NDArray[Any]
-    Read = tuple[Planes, "Noted"] | PixelError
-    """A field, and what was noted of it."""
 
 SAMPLE_TILES = 16
 """Tiles that an engine is held against the reference on."""
@@ -97,89 +94,6 @@ def embed_wells(
     with clock.stage("embed"):
         packer.flush()
     yield from map(_finished, begun)
-
-
-class _NotedPlane(NamedTuple):
-    """What the thread that reads a plane notes of its pixels; for the attributes see `Noted`."""
-
-    checksum: int
-    n_dropped: int
-    kept: Tensor | None
-    seen: Seen | None
-
-
-class Noted(NamedTuple):
-    """What was noted of the pixels of a field while they were read.
-
-    Attributes:
-        checksum: XXH3 (64 bits) of those of its planes: what it was when it was embedded.
-        n_dropped: tiles not to embed, if it was asked for.
-        kept: places of the others, where there are any not to embed.
-        seen: what a look at each plane found, if quality was asked for.
-    """
-
-    checksum: int
-    n_dropped: int
-    kept: Tensor | None
-    seen: Sequence[Seen | None] | None
-
-    @classmethod
-    def of(cls, planes: Sequence[_NotedPlane], *, measures: bool) -> Noted:
-        """Of what was noted of each plane; the first one decides which tiles are dropped."""
-        checksums = np.array([plane.checksum for plane in planes], "<u8")
-        return cls(
-            xxhash.xxh3_64_intdigest(checksums.data),
-            planes[0].n_dropped,
-            planes[0].kept,
-            [plane.seen for plane in planes] if measures else None,
-        )
-
-    def seen_of(self, task: FieldTask, options: EmbedOptions) -> Sequence[Seen | None] | None:
-        """`seen` of the channels that are embedded."""
-        read = channels_to_read(task, options)
-        if self.seen is None or read == task.channels:
-            return self.seen
-        return [self.seen[read.index(channel)] for channel in task.channels]
-
-
-def read_fields(
-    tasks: Sequence[WellTask],
-    storage: Storage,
-    options: EmbedOptions,
-    *,
-    keeps: bool = False,
-    measures: bool = False,
-    allocate: Callable[[int], memoryview] | None = None,
-) -> Generator[Read, None, None]:
-    """The pixels (C, H, W) that embedding wells takes in, field by field, read ahead.
-
-    Args:
-        tasks: the wells.
-        storage: where their plate lies.
-        options: of the run.
-        keeps: note which tiles have signal.
-        measures: note the quality of the pixels.
-        allocate: makes memory of so many bytes to read into; ordinary memory by default.
-    """
-
-    def note(plane: Plane, number: int, checksum: int | None) -> _NotedPlane:
-        seen = look_at(plane) if measures else None
-        has_zeros = seen is None or seen.found.lowest <= 0  # else all tiles have signal
-        chooses = keeps and number == 0 and has_zeros
-        choice = _tiles_to_keep(plane, options) if chooses else (0, None)
-        if checksum is None:
-            checksum = xxhash.xxh3_64_intdigest(plane.data)
-        return _NotedPlane(checksum, *choice, seen)
-
-    return FieldReader(storage, allocate=allocate).stream_noted(
-        (
-            FieldRequest(field.field, field.time, channels_to_read(field, options), options.z)
-            for well in tasks
-            for field in well.fields
-        ),
-        note,
-        partial(Noted.of, measures=measures),
-    )
 
 
 def sample_patches(
@@ -346,16 +260,6 @@ def _qualities(fields: Sequence[_BegunField]) -> Iterator[NDArray[np.float32] | 
         end = start + len(begun.seen or ())
         yield None if begun.seen is None else measures[start:end]
         start = end
-
-
-def _tiles_to_keep(plane: Plane, options: EmbedOptions) -> tuple[int, Tensor | None]:
-    """How many tiles of a plane (H, W) have no signal, and the places of the others, if any."""
-    if all_with_signal(plane, tile=options.tile, stride=options.step):
-        return 0, None
-    keep = tiles_with_signal(torch.from_numpy(plane), tile=options.tile, stride=options.step)
-    places = keep.nonzero()[:, 0]
-    n_dropped = len(keep) - len(places)
-    return n_dropped, places if n_dropped else None
 
 
 def _patches(

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from unidino_fast.absences import said_of_absent
 from unidino_fast.assembly import Layout, write_tables
 from unidino_fast.clock import StageClock, peak_memory_mb
-from unidino_fast.embedding import embed_wells, read_fields, sample_patches
+from unidino_fast.embedding import embed_wells, sample_patches
 from unidino_fast.engines.selfcheck import SelfCheck, self_check
 from unidino_fast.errors import OutputError, PixelError
 from unidino_fast.names import left_out_for
+from unidino_fast.noted_fields import read_fields
 from unidino_fast.parts import anew, part_path
 from unidino_fast.qc.measures import measured
 from unidino_fast.reading import Absent
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from unidino_fast.cluster.job import Written
     from unidino_fast.cluster.session import Session
     from unidino_fast.config import EmbedOptions
-    from unidino_fast.embedding import Read
     from unidino_fast.engines import Embedder
+    from unidino_fast.noted_fields import Read
     from unidino_fast.output import OutputFolder
     from unidino_fast.planning import FieldTask, Plan, WellTask
     from unidino_fast.plate_model import Plate
