@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from unidino_fast.qc.measures import Seen
     from unidino_fast.storage import Storage
 
-    Plane = NDArray[Any]
-    Read = tuple[NDArray[Any], "Noted"] | PixelError
+    Pixels = NDArray[Any]
+    Read = tuple[Pixels, "Noted"] | PixelError
     """A field (C, H, W), and what was noted of it."""
 
 
@@ -94,14 +94,16 @@ def read_fields(
         allocate: makes memory of so many bytes to read into; ordinary memory by default.
     """
 
-    def note(plane: Plane, number: int, checksum: int | None) -> _NotedPlane:
-        seen = look_at(plane) if measures else None
-        has_zeros = seen is None or seen.found.lowest <= 0  # else all tiles have signal
-        chooses = keeps and number == 0 and has_zeros
-        choice = _tiles_to_keep(plane, options) if chooses else (0, None)
-        if checksum is None:
-            checksum = xxhash.xxh3_64_intdigest(plane.data)
-        return _NotedPlane(checksum, *choice, seen)
+    def note(pixels: Pixels, numbers: Sequence[int], checksums: Sequence[int]) -> list[_NotedPlane]:
+        looks = look_at(pixels, numbers) if measures else [None] * len(numbers)
+        noted = []
+        for number, checksum, seen in zip(numbers, checksums, looks, strict=True):
+            has_zeros = seen is None or seen.lowest <= 0  # else all tiles have signal
+            chooses = keeps and number == 0 and has_zeros
+            choice = _tiles_to_keep(pixels[0], options) if chooses else (0, None)
+            known = checksum or xxhash.xxh3_64_intdigest(pixels[number].data)
+            noted.append(_NotedPlane(known, *choice, seen))
+        return noted
 
     return FieldReader(storage, allocate=allocate).stream_noted(
         (
@@ -114,7 +116,7 @@ def read_fields(
     )
 
 
-def _tiles_to_keep(plane: Plane, options: EmbedOptions) -> tuple[int, Tensor | None]:
+def _tiles_to_keep(plane: Pixels, options: EmbedOptions) -> tuple[int, Tensor | None]:
     """How many tiles of a plane (H, W) have no signal, and the places of the others, if any."""
     if all_with_signal(plane, tile=options.tile, stride=options.step):
         return 0, None

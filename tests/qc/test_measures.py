@@ -193,17 +193,21 @@ def test_both_passes_find_the_same(dtype: Any, shape: tuple[int, int], highest: 
     highest = min(highest, int(np.iinfo(dtype).max))
     flat = rng.integers(0, highest, shape, endpoint=True).astype(dtype)
     dim = rng.poisson(highest / 20, shape).astype(dtype)
-    for plane in (flat, dim):
-        for step, every in ((1, 1), (2, 3), (3, 2)):
-            n_sampled = plane[::step, ::step].size
-            places = n_sampled // 20, n_sampled - 1
-            one, other = (
-                go(plane, step, places, every, (9.0, 23.0))._asdict()
-                for go in (passes.pass_by_numpy, compiled_pass)
-            )
-            assert one == other
-            ordered = np.sort(plane[::step, ::step], axis=None)
-            assert (one["low"], one["high"]) == (ordered[places[0]], ordered[places[1]])
+    planes = np.stack([flat, dim, dim[::-1]])
+    numbers = [2, 0]
+    for step, every in ((1, 1), (2, 3), (3, 2)):
+        n_sampled = flat[::step, ::step].size
+        places = n_sampled // 20, n_sampled - 1
+        one, other = (
+            go(planes, numbers, step, places, every, (9.0, 23.0))
+            for go in (passes.pass_by_numpy, compiled_pass)
+        )
+        np.testing.assert_array_equal(one, other)
+        assert one.shape == (2, len(passes.Found._fields))
+        for number, row in zip(numbers, one, strict=True):
+            found = passes.Found(*row)
+            ordered = np.sort(planes[number, ::step, ::step], axis=None)
+            assert (found.low, found.high) == (ordered[places[0]], ordered[places[1]])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -228,7 +232,7 @@ def test_the_widest_differences_overflow_nothing(dtype: Any, go: Any) -> None:
     for edge, kind in ((1, "cross"), (2, "fine"), (4, "coarse")):
         bright = y // edge % 2 if kind == "coarse" else (y // edge + x // edge) % 2
         plane = (bright * highest).astype(dtype)
-        found = go(plane, 4, (0, 65535), 1, (1.0, 1.0))
+        found = passes.Found(*go(plane[None], [0], 4, (0, 65535), 1, (1.0, 1.0))[0].tolist())
         energies = {"cross": found.cross, "fine": found.fine, "coarse": found.coarse}
         largest = (2 * edge**2 * highest) ** 2 * (1024 // edge // 2) ** 2
         assert energies == dict.fromkeys(energies, 0) | {kind: largest}

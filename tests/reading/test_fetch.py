@@ -14,7 +14,7 @@ from numcodecs import Blosc, Zstd
 from unidino_fast.plate import open_plate
 from unidino_fast.reading import decoders
 from unidino_fast.reading.buffers import Scratch
-from unidino_fast.reading.files import ShardRow, parts_of_shards, whole_files
+from unidino_fast.reading.files import ShardRow, WholeFiles, parts_of_shards
 from unidino_fast.reading.formats import ShardFormat
 from unidino_fast.reading.room import work_room
 
@@ -63,6 +63,10 @@ def placed(codec: str, found: list[Part], to: Any, n_bytes: int = MOST + 1) -> i
     table = np.array(parts, np.int64).reshape(-1, 3)
     chunk = codec == "blosc", 24 * 61, 61
     stored = at_the_end_of_memory(bytes(n_bytes))
+    memory, start, pitch, rows, columns = to
+    places = [(start + number * 61, rows, columns) for number in range(len(parts))]
+    windows = np.array(places, np.int64).reshape(-1, 3)
+    to = memory, pitch, windows, np.zeros(len(parts), np.uint64)
     return decoders.fetch(chunk, np.frombuffer(paths, np.uint8), table, stored, to, work)
 
 
@@ -190,14 +194,14 @@ def test_no_more_is_read_than_there_is_room_for(codec: str, tmp_path: Path) -> N
     name = np.frombuffer(bytes(path) + b"\0", np.uint8)
     for length in (len(chunk), -len(chunk) - 1):
         parts, stored = np.array([[0, 0, length]]), held[: len(chunk) - 1]
-        row = field.reshape(-1), 0, 61, 24, 61
+        row = field.reshape(-1), 61, np.array([[0, 24, 61]]), np.zeros(1, np.uint64)
         kind = codec == "blosc", 24 * 61, 61
         assert decoders.fetch(kind, name, parts, stored, row, work) == 0
         assert not held[len(chunk) - 1 :].any()
 
 
 def test_where_chunks_stand() -> None:
-    found = whole_files("/a/b/", range(9, 12), 70)
+    found = WholeFiles(["9", "10", "11"], 70).of("/a/b/")
     assert found.paths == b"/a/b/9\x00/a/b/10\x00/a/b/11\x00"
     assert found.parts.tolist() == [[0, 0, -71], [7, 0, -71], [15, 0, -71]]
     most = 2**64 - 1
@@ -234,7 +238,7 @@ def test_a_row_that_leaves_the_memory(codec: str, tmp_path: Path) -> None:
 
 def test_names_that_no_file_has(steps: Steps, plates: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a zero ends"):
-        whole_files("a\0b/", range(2), 9)
+        WholeFiles(["0", "1"], 9).of("a\0b/")
     with pytest.raises(ValueError, match="surrogates"):
         parts_of_shards([ShardRow("\ud800", None, (), 1)], 9)
     written = plates.write_plate(tmp_path / "p")

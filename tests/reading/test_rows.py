@@ -1,4 +1,4 @@
-"""Chunks of a row of a shard, which compiled code decodes in one step: as one by one."""
+"""Chunks of a shard, which compiled code decodes many at a step: as one by one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 LAYOUT: dict[str, Any] = {
     "zarr_format": 3, "ngff": "0.5", "chunks": (1, 16, 10), "shards": (1, 48, 60),
 }  # fmt: skip
-"""Five chunks a row, and one that ends behind the field; the last of three rows does, too."""
+"""Five chunks a row, and one that ends behind the field; the last of three rows does, too: with
+three channels 54 in all."""
+OF_TWO_THREADS = 30, 24
+"""Chunks that each reads in one step: half of them, in whole rows."""
 ABSENT = np.uint64(2**64 - 1)
 
 
@@ -58,7 +61,7 @@ def with_chunk(place: tuple[int, ...], chunk: Any) -> Callable[[Chunks], Chunks]
 @pytest.mark.parametrize("gap", [0, 7])
 @pytest.mark.parametrize("order", ["row by row", "backwards", "any"])
 @pytest.mark.parametrize("codec", ["blosc-lz4-shuffle", "blosc-zstd-bitshuffle", "zstd"])
-def test_a_row_is_one_step(
+def test_many_rows_are_one_step(
     codec: str,
     order: str,
     gap: int,
@@ -80,7 +83,7 @@ def test_a_row_is_one_step(
     spans = {key: rewritten(tmp_path / "p" / key, ordered, gap) for key in shards}
     for path, read in read_into_used_memory(open_plate(tmp_path / "p")):
         np.testing.assert_array_equal(read, written[path])
-    assert sorted(steps) == [(1, 1)] * 9 + [(5, 5)] * 9
+    assert sorted(steps, reverse=True) == [(n, n) for n in OF_TWO_THREADS]
     for key in shards:
         found = [
             range(offset, offset + length)
@@ -98,9 +101,8 @@ def test_rows_of_many_chunks_and_of_several_shards(
     written = plates.write_plate(tmp_path / "p", {"A/1": ["0"]}, **layout)
     for path, read in read_into_used_memory(open_plate(tmp_path / "p")):
         np.testing.assert_array_equal(read, written[path])
-    n_whole, n_edge = 51 // width, 51 % width > 0
-    row = [n_whole] * (n_whole > 0) + [1] * n_edge
-    assert sorted(steps) == sorted((n, n) for n in row * 7 * 3)
+    assert [n_given for n_given, _ in steps] == [n_taken for _, n_taken in steps]
+    assert (len(steps), sum(n for n, _ in steps)) == (2, 3 * 7 * -(-51 // width))
 
 
 def stream(plate: Plate, n_threads: int = 2) -> list[np.ndarray | PixelError]:
@@ -148,14 +150,16 @@ def test_a_damaged_chunk_is_named_as_one_by_one(
     assert str(found).startswith(f"chunk {shard} cannot be read")
     np.testing.assert_array_equal(pixels, written["A/1/1"])
     np.testing.assert_array_equal(other, written["A/1/1"])
-    assert (5, x) in steps
+    first, second = OF_TWO_THREADS
+    assert (first, 18 + 6 + x) in steps  # behind a channel, and a row of the next
+    assert (second, second) in steps
 
 
 @pytest.mark.parametrize("x", [0, 2, 4])
-def test_a_chunk_of_another_kind_in_a_row(
+def test_a_chunk_of_another_kind_among_others(
     x: int, steps: Steps, plates: ModuleType, tmp_path: Path
 ) -> None:
-    """It is decoded otherwise, and the others as ever; no other row is tried."""
+    """It is decoded otherwise, and the others as ever."""
     written = plates.write_plate(
         tmp_path / "p", {"A/1": ["0"]}, codec="blosc-lz4-shuffle", **LAYOUT
     )
@@ -165,13 +169,12 @@ def test_a_chunk_of_another_kind_in_a_row(
     written["A/1/0"][0, :16, 10 * x : 10 * x + 10] = pixels
     for path, read in read_into_used_memory(open_plate(tmp_path / "p"), n_threads=1):
         np.testing.assert_array_equal(read, written[path])
-    rest = 4 - x
-    assert steps == [(5, x)] + [(rest, rest)] * (rest > 0) + [(1, 0)]
+    assert steps == [(54, x), (53 - x, 53 - x), (1, 0)]
 
 
 @pytest.mark.parametrize("codec", ["blosc-lz4-shuffle", "zstd"])
 @pytest.mark.parametrize("x", [0, 2, 4])
-def test_an_absent_chunk_in_a_row(
+def test_an_absent_chunk_among_others(
     x: int, codec: str, steps: Steps, plates: ModuleType, tmp_path: Path
 ) -> None:
     written = plates.write_plate(
@@ -181,9 +184,11 @@ def test_an_absent_chunk_in_a_row(
     written["A/1/0"][2, 32:, 10 * x : 10 * x + 10] = 7
     for path, read in read_into_used_memory(open_plate(tmp_path / "p")):
         np.testing.assert_array_equal(read, written[path])
-    rest = 4 - x
-    row = [(5, x)] + [(rest, rest)] * (rest > 0)
-    assert sorted(steps) == sorted([(1, 1)] * 9 + row + [(5, 5)] * 8)
+    first, second = OF_TWO_THREADS
+    before = 6 + 12 + x  # a row of the second channel, and two of the third
+    after = second - before - 1
+    expected = [(first, first), (second, before), (after, after)]
+    assert sorted(steps, reverse=True) == expected
 
 
 def test_chunks_with_checksums_are_checked(
@@ -202,8 +207,12 @@ def test_chunks_with_checksums_are_checked(
     assert steps == []
 
 
-@pytest.mark.parametrize("n_threads", [1, 2, 5])
-def test_many_threads(n_threads: int, steps: Steps, plates: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("n_threads", "lengths"), [(1, [54]), (2, OF_TWO_THREADS), (5, [12, 12, 12, 12, 6])]
+)
+def test_many_threads(
+    n_threads: int, lengths: list[int], steps: Steps, plates: ModuleType, tmp_path: Path
+) -> None:
     names = [str(number) for number in range(12)]
     written = plates.write_plate(
         tmp_path / "p", {"A/1": names, "A/2": names}, codec="zstd", **LAYOUT
@@ -213,5 +222,5 @@ def test_many_threads(n_threads: int, steps: Steps, plates: ModuleType, tmp_path
         steps.clear()
         for field, found in zip(plate.fields, stream(plate, n_threads), strict=True):
             np.testing.assert_array_equal(found, written[field.array_path.removesuffix("/0")])
-        assert sorted(steps) == [(1, 1)] * 9 * 24 + [(5, 5)] * 9 * 24
+        assert sorted(steps) == sorted((n, n) for n in lengths for _ in plate.fields)
     assert set(said(steps)) == {True}

@@ -73,9 +73,9 @@ def test_notes_are_of_whole_planes_and_made_by_the_threads_that_read(
     reader = FieldReader(plate.storage, n_threads=3, max_in_flight=max_in_flight)
     noted: list[str] = []
 
-    def note(pixels: Any, number: int, _: int | None) -> tuple[int, int]:
-        noted.append(threading.current_thread().name)
-        return number, int(pixels.sum(dtype=np.int64))
+    def note(pixels: Any, numbers: Any, _: Any) -> list[tuple[int, int]]:
+        noted.extend([threading.current_thread().name] * len(numbers))
+        return [(number, int(pixels[number].sum(dtype=np.int64))) for number in numbers]
 
     found = list(reader.stream_noted(requests_of(plate), note, tuple))
     for (path, other), one in zip(written.items(), found, strict=True):
@@ -96,7 +96,7 @@ def test_no_field_is_held_while_the_next_is_read(plates: ModuleType, tmp_path: P
     for n_threads in (1, 2):
         reader, made = few_at_a_time(plate, n_threads)
         requests = requests_of(plate) * 5
-        views = (lambda plane, *_: plane.sum(), sum)
+        views = (lambda pixels, numbers, _: pixels[numbers].sum((1, 2)), sum)
         assert sum(1 for _ in map(type, reader.stream(requests))) == 40
         assert sum(1 for _ in map(type, reader.stream_noted(requests, *views))) == 40
         assert len(made) == 2  # at most half of `max_in_flight`
@@ -118,7 +118,7 @@ def test_a_note_that_fails_holds_no_pixels(plates: ModuleType, tmp_path: Path) -
     plates.write_plate(tmp_path / "p", WELLS, chunks=(1, 45, 51))
     plate = open_plate(tmp_path / "p")
 
-    def note(pixels: Any, number: int, _: int | None) -> None:
+    def note(pixels: Any, *_: Any) -> None:
         raise PixelError(f"odd {pixels.shape}")
 
     for n_threads in (1, 2):
@@ -132,7 +132,7 @@ def test_a_note_that_fails_is_the_fault_of_its_field(plates: ModuleType, tmp_pat
     plates.write_plate(tmp_path / "p", {"A/1": ["0"]})
     plate = open_plate(tmp_path / "p")
 
-    def note(pixels: Any, number: int, _: int | None) -> None:
+    def note(pixels: Any, *_: Any) -> None:
         raise PixelError("odd")
 
     [found] = FieldReader(plate.storage).stream_noted(requests_of(plate), note, list)
@@ -191,9 +191,9 @@ def test_a_region_that_is_refused_leaves_the_others_theirs(
         if request.field.site.endswith(str(refused)):
             raise PixelError("too large")
 
-    def slowly(self: PileReader, *arguments: Any) -> None:
+    def slowly(self: PileReader, *arguments: Any, **more: Any) -> list[int]:
         time.sleep(0.003)  # so that a region that nobody waits for is given out unread
-        read(self, *arguments)
+        return read(self, *arguments, **more)
 
     read = PileReader.read
     monkeypatch.setattr(PileReader, "read", slowly)

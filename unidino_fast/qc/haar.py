@@ -1,4 +1,4 @@
-"""The pass over the pixels of a plane of whole numbers, compiled by numba: see `passes`.
+"""The pass over the pixels of planes of whole numbers, compiled by numba: see `passes`.
 
 Letters: H x W pixels, S whole strips of 8 rows.
 """
@@ -14,8 +14,11 @@ from unidino_fast.compiled import compiled
 from unidino_fast.qc.passes import Found
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    Planes = NDArray[Any]
     Row = NDArray[Any]
 
 _PAIRS = {1: np.uint16, 2: np.uint32}
@@ -26,13 +29,23 @@ no constant of other files."""
 
 
 def compiled_pass(
-    plane: NDArray[Any], step: int, places: tuple[int, int], every: int, noise: tuple[float, float]
-) -> Found:
-    """See `passes.pass_over`; the plane is contiguous, native and writable."""
-    even = plane if plane.shape[1] % 2 == 0 else np.ascontiguousarray(plane[:, :-1])
-    pairs = even.view(_PAIRS[plane.itemsize])
-    counters = _COUNTERS.of(plane.itemsize)
-    return Found._make(_pass(plane, pairs, step, places, every, noise, *counters))
+    planes: Planes,
+    numbers: Sequence[int],
+    step: int,
+    places: tuple[int, int],
+    every: int,
+    noise: tuple[float, float],
+) -> NDArray[np.int64]:
+    """See `passes.pass_over`; the planes are contiguous, native and writable."""
+    own = of_pairs = np.array(numbers, np.int64)
+    even = planes
+    if planes.shape[2] % 2:
+        even, of_pairs = np.ascontiguousarray(planes[own, :, :-1]), np.arange(len(own))
+    pairs = even.view(_PAIRS[planes.itemsize])
+    counters = _COUNTERS.of(planes.itemsize)
+    found = np.empty((len(own), len(Found._fields)), np.int64)
+    _pass_over(planes, own, pairs, of_pairs, step, places, every, noise, *counters, found)
+    return found
 
 
 class _Counters(threading.local):
@@ -58,6 +71,25 @@ _COUNTERS = _Counters()
 
 
 @compiled
+def _pass_over(
+    planes: Planes,
+    numbers: Row,
+    pairs: Planes,
+    of_pairs: Row,
+    step: int,
+    places: Any,
+    every: int,
+    noise: Any,
+    counts: Row,
+    crosses: Row,
+    found: Row,
+) -> None:
+    for i in range(len(numbers)):
+        plane, paired = planes[numbers[i]], pairs[of_pairs[i]]
+        _pass(plane, paired, step, places, every, noise, counts, crosses, found[i])
+
+
+@compiled
 def _pass(
     plane: Row,
     pairs: Row,
@@ -67,8 +99,9 @@ def _pass(
     noise: Any,
     counts: Row,
     crosses: Row,
-) -> Any:
-    """Strip by strip, each of which the caches hold; gives what `passes.Found` has, in order."""
+    found: Row,
+) -> None:
+    """Strip by strip, each of which the caches hold; finds what `passes.Found` has, in order."""
     height, width = plane.shape
     pixels = plane.reshape(-1)
     n_strips = height // _EDGE
@@ -101,8 +134,10 @@ def _pass(
     crosses[: 2 * (highest - lowest) + 1] = 0
     n_empty = _count_upto(spans, max(middle * noise[0], noise[1]))
     whole = total + _beyond(plane)
-    found = whole, lowest, highest, n_highest, low, high, middle, cross, fine, coarse
-    return (*found, n_empty, total, down, right)
+    found[0], found[1], found[2], found[3] = whole, lowest, highest, n_highest
+    found[4], found[5], found[6], found[7] = low, high, middle, cross
+    found[8], found[9], found[10], found[11] = fine, coarse, n_empty, total
+    found[12], found[13] = down, right
 
 
 @compiled

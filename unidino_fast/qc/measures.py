@@ -73,6 +73,7 @@ _COUNTED_BYTES = 2
 """Of whole numbers that have few enough values to be counted."""
 _ROUNDED_SPAN = _EMPTY_SPAN * EDGE**2 * 12**-0.5
 """Of sums, by the noise of numbers that are rounded to whole ones."""
+_LOWEST = Found._fields.index("lowest")
 _NORMAL_MEDIAN = 0.67449
 """Median of the absolute value of a standard normal number."""
 
@@ -87,27 +88,31 @@ def measure_planes(planes: Plane) -> Values:
         (C, M), in the order of `MEASURES`, NaN where the pixels leave one open; all NaN where
         they are not finite or fewer than `EDGE` either way.
     """
-    return measured([look_at(plane) for plane in planes])
+    return measured(look_at(planes, range(len(planes))))
 
 
 class Seen(NamedTuple):
-    """What a look at a plane found, and how it was taken."""
+    """What a look at a plane found (F,), as `Found` has it in order, and how it was taken."""
 
     plan: _Plan
-    found: Found
+    found: NDArray[Any]
+
+    @property
+    def lowest(self) -> float:
+        """Of all pixels."""
+        value: float = self.found[_LOWEST]
+        return value
 
 
-def look_at(plane: Plane) -> Seen | None:
-    """What `measured` needs of a plane (H, W); None where that leaves all open."""
-    if min(plane.shape) < EDGE:
-        return None
-    plan = _plan(plane.shape, plane.dtype)
+def look_at(planes: Plane, numbers: Sequence[int]) -> list[Seen | None]:
+    """What `measured` needs of some planes of (C, H, W); None of one where that leaves all open."""
+    if not numbers or min(planes.shape[1:]) < EDGE:
+        return [None] * len(numbers)
+    plan = _plan(planes.shape[1:], planes.dtype)
     if plan.is_counted:
-        return Seen(plan, pass_over(plane, plan.step, plan.places, plan.every, plan.noise))
-    if plan.is_float and not np.isfinite(plane).all():  # which is said where it is embedded
-        return None
-    with np.errstate(all="ignore"):
-        return Seen(plan, _computed(plane, plan))
+        found = pass_over(planes, numbers, plan.step, plan.places, plan.every, plan.noise)
+        return [Seen(plan, row) for row in found]
+    return [_look_at_numbers(planes[number], plan) for number in numbers]
 
 
 def measured(seen: Sequence[Seen | None]) -> Values:
@@ -186,6 +191,14 @@ def _plan(shape: tuple[int, int], dtype: np.dtype[Any]) -> _Plan:
         n_right=n_right,
         divisors=(4 * counts[0], 16 * counts[1], 64 * counts[2]),
     )
+
+
+def _look_at_numbers(plane: Plane, plan: _Plan) -> Seen | None:
+    """At a plane of any numbers."""
+    if plan.is_float and not np.isfinite(plane).all():  # which is said where it is embedded
+        return None
+    with np.errstate(all="ignore"):
+        return Seen(plan, np.array(_computed(plane, plan), np.float64))
 
 
 def _computed(plane: Plane, plan: _Plan) -> Found:

@@ -1,10 +1,10 @@
-"""What one pass over the pixels of a plane of whole numbers finds: all that quality is told by.
+"""What one pass over the pixels of planes of whole numbers finds: all that quality is told by.
 
 A compiled pass takes a small part of the time. To have it takes memory, and a second or two where
 it was never compiled before: a look at some fields is spared that, and goes by numpy. Both give the
 same numbers, in whole numbers throughout.
 
-Letters: H x W pixels, S whole strips of `EDGE` rows.
+Letters: C planes of H x W pixels, S whole strips of `EDGE` rows.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ import numpy as np
 from unidino_fast.compiled import Compiled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    Pass = Callable[[NDArray[Any], int, tuple[int, int], int, tuple[float, float]], "Found"]
+    Planes = NDArray[Any]
+    Pass = Callable[
+        [Planes, Sequence[int], int, tuple[int, int], int, tuple[float, float]], NDArray[np.int64]
+    ]
 
 EDGE = 8
 """Edge in pixels of the largest squares whose sums are found, and of the smallest plane."""
@@ -70,32 +73,54 @@ class Found(NamedTuple):
 
 
 def pass_over(
-    plane: NDArray[Any], step: int, places: tuple[int, int], every: int, noise: tuple[float, float]
-) -> Found:
-    """Goes over a plane (H, W) of uint8 or uint16, 8 x 8 pixels or larger.
+    planes: Planes,
+    numbers: Sequence[int],
+    step: int,
+    places: tuple[int, int],
+    every: int,
+    noise: tuple[float, float],
+) -> NDArray[np.int64]:
+    """Goes over some planes of uint8 or uint16, 8 x 8 pixels or larger.
 
     Squares that an edge would cut are left out of what squares say.
 
     Args:
-        plane: the pixels.
+        planes: the pixels (C, H, W).
+        numbers: of the planes to go over, N.
         step: from pixel to pixel of the sample, both ways.
         places: in the ordered sample, from 0.
         every: from strip to strip of those whose differences are found, which are to be fewer than
             100: so many fit 64 bits.
         noise: what it makes sums of 8 x 8 pixels span, as a multiple of `Found.middle`; at least.
+
+    Returns:
+        (N, F): what `Found` has, in order.
     """
-    flags = plane.flags
-    if not (flags.c_contiguous and flags.writeable and plane.dtype.isnative):
+    flags = planes.flags
+    if not (flags.c_contiguous and flags.writeable and planes.dtype.isnative):
         # numba tells these apart, and would compile for each
-        plane = np.require(plane, plane.dtype.newbyteorder("="), ["C", "W"])
-    go = _COMPILED[plane.itemsize].for_more(plane.size) or pass_by_numpy
-    return go(plane, step, places, every, noise)
+        planes = np.require(planes, planes.dtype.newbyteorder("="), ["C", "W"])
+    amount = len(numbers) * planes[0].size
+    go = _COMPILED[planes.itemsize].for_more(amount) or pass_by_numpy
+    return go(planes, numbers, step, places, every, noise)
 
 
 def pass_by_numpy(
+    planes: Planes,
+    numbers: Sequence[int],
+    step: int,
+    places: tuple[int, int],
+    every: int,
+    noise: tuple[float, float],
+) -> NDArray[np.int64]:
+    """See `pass_over`."""
+    found = [_pass(planes[number], step, places, every, noise) for number in numbers]
+    return np.array(found, np.int64)
+
+
+def _pass(
     plane: NDArray[Any], step: int, places: tuple[int, int], every: int, noise: tuple[float, float]
 ) -> Found:
-    """See `pass_over`."""
     upto = np.bincount(plane[::step, ::step].reshape(-1)).cumsum()
     low, high = np.searchsorted(upto, places, side="right").tolist()
     highest = plane.max()
@@ -202,7 +227,7 @@ def _compiled_for(dtype: type[np.unsignedinteger[Any]]) -> Compiled[Pass]:
     def make() -> Pass:
         from unidino_fast.qc.haar import compiled_pass
 
-        compiled_pass(np.zeros((EDGE, EDGE), dtype), 1, (0, 0), 1, (0.0, 0.0))
+        compiled_pass(np.zeros((1, EDGE, EDGE), dtype), [0], 1, (0, 0), 1, (0.0, 0.0))
         return compiled_pass
 
     lack = "quality is measured by numpy, which is slower"

@@ -12,14 +12,12 @@ import numpy as np
 
 from unidino_fast.reading.codecs import checked
 from unidino_fast.reading.faults import chunk_error, refuse_page
-from unidino_fast.reading.files import ShardRow, parts_of_shards, whole_files
-from unidino_fast.reading.placing import is_placed, placing
 from unidino_fast.reading.plan import AXES, chunk
 from unidino_fast.reading.shards import Indices, cut, grabs, is_meant, parse_index, span_of
 from unidino_fast.storage import StorageFault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from unidino_fast.reading.buffers import Scratch
     from unidino_fast.reading.codecs import Bytes
     from unidino_fast.reading.formats import ArrayFormat, ShardFormat
-    from unidino_fast.reading.placing import Placer, Windows
     from unidino_fast.reading.shards import Index
     from unidino_fast.storage import Storage
 
@@ -69,8 +66,6 @@ class ChunkReader:
         self._index_bytes = 0 if form.shard is None else form.shard.n_bytes
         self.n_bytes = form.encoding.n_bytes
         """Of a decoded chunk."""
-        self.is_placed = self.fits_planes and is_placed(form)
-        """Whether `place` may do something."""
 
     @property
     def fits_planes(self) -> bool:
@@ -112,60 +107,8 @@ class ChunkReader:
         """
         own = self._own(first)
         for number in self._missed(array, own, outs, scratch):
-            if not self._filled(array, _along(own, number), outs[number], scratch):
+            if not self._filled(array, along(own, number), outs[number], scratch):
                 outs[number].view(self._form.dtype)[...] = self._form.fill
-
-    def place(
-        self, array: str, first: tuple[int, ...], scratch: Scratch, windows: Windows
-    ) -> int | None:
-        """As `put`, where `is_placed`, to where they belong; its checksum, or None: no way yet."""
-        form, width = self._form, self.block_shape[-1]
-        placer = placing(form.encoding, windows, width, scratch)
-        if placer is None:
-            return None
-
-        def decode(found: memoryview, start: int) -> None:
-            if not placer.put(found, start):
-                out = scratch.bytes("pixels", self.n_bytes)
-                self._unpack(found, out)  # says so where it is damaged
-                windows.fill(start, out.view(form.dtype).reshape(-1, width))
-                self.is_placed = False  # as it is, so are the others
-
-        own = self._own(first)
-        if self._storage.files is None:
-            missed = self._missed(array, own, windows.starts, scratch, decode)
-        else:
-            missed = self._missed_in_files(array, own, len(windows.starts), placer)
-        for number in missed:
-            start = windows.starts[number]
-            if not self._filled(array, _along(own, number), start, scratch, decode):
-                windows.fill(start, form.fill)
-        return 0 if missed else placer.checksum()
-
-    def _missed_in_files(
-        self, array: str, own: tuple[int, ...], n_chunks: int, placer: Placer
-    ) -> list[int]:
-        """Places the sound ones of some chunks in one step; which of them are not."""
-        shard = self._form.shard
-        try:
-            if shard is None:
-                start = f"{self._storage.files}{self._key(array, (*own[:-1], ''))}"
-                parts = whole_files(start, range(own[-1], own[-1] + n_chunks), self._most)
-            else:
-                parts = parts_of_shards(self._rows(array, own, n_chunks, shard), self._most)
-        except ValueError:  # no file has such a name
-            return list(range(n_chunks))
-        return placer.fetch(*parts)
-
-    def _rows(
-        self, array: str, own: tuple[int, ...], n_chunks: int, shard: ShardFormat
-    ) -> Iterator[ShardRow]:
-        """Chunks side by side, shard by shard."""
-        for first, number in shard.rows(own, n_chunks):
-            key = self._key(array, map(floordiv, first, shard.grid))
-            inner = tuple(map(mod, first, shard.grid))
-            row = (*inner[:-1], slice(inner[-1], inner[-1] + number))
-            yield ShardRow(f"{self._storage.files}{key}", self._table_of(key, shard), row, number)
 
     def _missed(
         self,
@@ -395,6 +338,6 @@ class ChunkReader:
             raise
 
 
-def _along(own: tuple[int, ...], number: int) -> tuple[int, ...]:
+def along(own: tuple[int, ...], number: int) -> tuple[int, ...]:
     """So many chunks further along the last axis."""
     return (*own[:-1], own[-1] + number)

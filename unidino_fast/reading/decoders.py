@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Chunk = tuple[bool, int, int]
     To = tuple[NDArray[np.uint16], int, int, int, int]
     Words = NDArray[np.uint64]
+    All = tuple[NDArray[np.uint16], int, Parts, Words]
     Sums = NDArray[np.int64]
     Work = tuple[Bytes, Words, int, Sums]
 
@@ -101,8 +102,8 @@ def place(chunk: Chunk, stored: Bytes, to: To, work: Work) -> Any:
 
 
 @compiled
-def fetch(chunk: Chunk, paths: Bytes, parts: Parts, stored: Bytes, to: To, work: Work) -> int:
-    """Reads chunks that lie side by side from files, and places each as `place` does.
+def fetch(chunk: Chunk, paths: Bytes, parts: Parts, stored: Bytes, to: All, work: Work) -> int:
+    """Reads chunks of one field from files, and places each as `place` does.
 
     Args:
         chunk: each of them.
@@ -110,15 +111,17 @@ def fetch(chunk: Chunk, paths: Bytes, parts: Parts, stored: Bytes, to: To, work:
         parts: (N, 3): where the path of a chunk begins, where the chunk begins in that file, and
             how long it is: if negative, as long as the file, which is to be shorter than that.
         stored: for use here.
-        to: the window of the first; the others follow at the width of a chunk.
+        to: `memory` and `pitch`; (N, 3) `start`, `rows` and `columns`; (N,) takes checksums.
         work: as for `place`.
 
     Returns:
         How many there are before the first that cannot be read, or that `place` does not take.
     """
-    memory, start, pitch, rows, columns = to
+    memory, pitch, windows, checksums = to
     file, of, n_sound = -1, -1, 0
-    for path, offset, length in parts:
+    for number in range(len(parts)):
+        path, offset, length = parts[number]
+        start, rows, columns = windows[number]
         if path != of:
             if file >= 0:
                 libraries.close_file(file)
@@ -130,7 +133,8 @@ def fetch(chunk: Chunk, paths: Bytes, parts: Parts, stored: Bytes, to: To, work:
             break
         if not place(chunk, stored[:n], (memory, start, pitch, rows, columns), work):
             break
-        n_sound, start = n_sound + 1, start + chunk[2]
+        checksums[number] = np.uint64(work[3][_SUM])
+        n_sound += 1
     if file >= 0:
         libraries.close_file(file)
     return n_sound

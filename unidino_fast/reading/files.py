@@ -1,6 +1,6 @@
 """Where chunks stand in files, as `decoders.fetch` takes it.
 
-Letters: N chunks side by side.
+Letters: N chunks of one field.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from unidino_fast.reading.shards import is_meant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -28,18 +28,31 @@ class FileParts(NamedTuple):
     parts: NDArray[np.int64]
 
 
-def whole_files(start: str, numbers: range, most: int) -> FileParts:
-    """Chunks that are files of at most so many bytes; their paths are alike but for a number.
+class WholeFiles:
+    """Chunks that are files, but for where their arrays lie.
 
-    Raises:
-        ValueError: no file has such a name.
+    Args:
+        ends: of their paths, behind that.
+        most: bytes that each may have.
     """
-    name = _path(start)
-    paths = [b"%b%d\0" % (name, number) for number in numbers]
-    parts = np.zeros((len(paths), 3), np.int64)
-    parts[:, 0] = list(accumulate(map(len, paths[:-1]), initial=0))
-    parts[:, 2] = -(most + 1)
-    return FileParts(b"".join(paths), parts)
+
+    def __init__(self, ends: Sequence[str], most: int) -> None:
+        self._ends = [_path(end) for end in ends]
+        self._parts = np.zeros((len(ends), 3), np.int64)
+        self._parts[:, 0] = list(accumulate((len(end) + 1 for end in self._ends[:-1]), initial=0))
+        self._parts[:, 2] = -(most + 1)
+        self._numbers = np.arange(len(ends))
+
+    def of(self, start: str) -> FileParts:
+        """Those whose paths begin so.
+
+        Raises:
+            ValueError: no file has such a name.
+        """
+        name = _path(start)
+        parts = self._parts.copy()
+        parts[:, 0] += len(name) * self._numbers
+        return FileParts(name + (b"\0" + name).join(self._ends) + b"\0", parts)
 
 
 class ShardRow(NamedTuple):

@@ -6,23 +6,24 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     Pixels = NDArray[Any]
-    Note = Callable[[Pixels, int, int | None], Any]
+    Note = Callable[[Pixels, Sequence[int], Sequence[int]], Sequence[Any]]
 
 
 class Look:
-    """Takes a look at each plane of a field, once its pixels are all there.
+    """Takes a look at the planes of a field, a few at a time, once their pixels are all there.
 
     When the last plane of a field is there, the first has left the caches, and a look at it takes
     as long as memory does.
 
     Args:
-        note: says something of a plane (Y, X), given its number in the field and its checksum, if
-            that is known. It is asked by the threads that read, of several planes at a time.
+        note: says something of each of some planes, given the pixels (C, Y, X) of the field, which
+            planes they are, and their checksums, 0 where one is not known. It is asked by the
+            threads that read, of several fields at a time.
         n_parts: in how many parts each plane is read.
 
     Attributes:
@@ -35,13 +36,13 @@ class Look:
         self._lock = threading.Lock()
         self.noted: list[Any] = [None] * len(n_parts)
 
-    def take(self, pixels: Pixels, numbers: Iterable[int], checksum: int | None = None) -> None:
+    def take(self, pixels: Pixels, numbers: Sequence[int], checksums: Sequence[int] = ()) -> None:
         """Another part of some planes of the pixels (C, Y, X) is there; raises what `note` does.
 
         Args:
             pixels: of the field.
-            numbers: of the planes.
-            checksum: XXH3 (64 bits) of the one plane, if that part is all of it, and if known.
+            numbers: of the planes; one that several parts are of stands there for each.
+            checksums: XXH3 (64 bits) of each plane, if those parts are all of it, and if known.
         """
         complete = []
         with self._lock:
@@ -49,5 +50,7 @@ class Look:
                 self._left[number] -= 1
                 if not self._left[number]:
                     complete.append(number)
-        for number in complete:
-            self.noted[number] = self._note(pixels[number], number, checksum)
+        if complete:
+            sums = checksums or [0] * len(complete)
+            for number, said in zip(complete, self._note(pixels, complete, sums), strict=True):
+                self.noted[number] = said

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from unidino_fast.reading.placing import Windows
+from unidino_fast.reading.lots import lots
 from unidino_fast.reading.plan import layers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from unidino_fast.reading.buffers import Scratch
-    from unidino_fast.reading.chunks import ChunkReader
+    from unidino_fast.reading.lots import Lot
+    from unidino_fast.reading.placed import PlacedReader
     from unidino_fast.reading.plan import FieldRequest, Place, Strip, Target
 
     Pixels = NDArray[Any]
@@ -27,12 +28,10 @@ class Taker(NamedTuple):
     Attributes:
         planes: (C, Y, X).
         target: where in these.
-        sums: whether checksums of planes are asked for.
     """
 
     planes: Pixels
     target: Target
-    sums: bool = False
 
 
 class PileReader:
@@ -43,7 +42,7 @@ class PileReader:
         request: any of those that the piles were planned for.
     """
 
-    def __init__(self, chunks: ChunkReader, request: FieldRequest) -> None:
+    def __init__(self, chunks: PlacedReader, request: FieldRequest) -> None:
         self._chunks = chunks
         self._layers = layers(request.field, request.z)
         self._n_planes = sum(len(within) for _, within in self._layers)
@@ -53,65 +52,70 @@ class PileReader:
         self.fits = chunks.fits_planes and not self._is_mean
         """Whether chunks are put into place as they are."""
 
+    def lots(
+        self, strips: Sequence[Strip], first: int, shapes: Mapping[int, tuple[int, int, int]]
+    ) -> Iterator[Lot]:
+        """Strips as `read` takes them.
+
+        Args:
+            strips: of a step.
+            first: number of the first, among those of all steps.
+            shapes: of the pixels (C, Y, X) of each request.
+        """
+        block = self._block if self._chunks.is_placed and not self._is_mean else None
+        layers = [layer for layer, _ in self._layers]
+        files = self._chunks.files
+        return lots(strips, first, block=block, shapes=shapes, layers=layers, files=files)
+
     def read(
-        self, array: str, strip: Strip, takers: Sequence[Taker], scratch: Scratch
-    ) -> int | None:
-        """Reads the piles of a strip, and puts their pixels into all fields that take some.
+        self,
+        array: str,
+        lot: Lot,
+        fields: Mapping[int, Pixels],
+        scratch: Scratch,
+        *,
+        sums: bool = False,
+    ) -> list[int]:
+        """Reads the strips of a lot, and puts their pixels into all fields that take some.
 
         Args:
             array: where it lies in the storage.
-            strip: of the plan.
-            takers: those of its targets whose pixels are still wanted.
+            lot: of `lots`.
+            fields: the planes (C, Y, X) of those requests whose pixels are still wanted.
             scratch: of this thread.
+            sums: whether checksums of planes are asked for.
 
         Returns:
-            XXH3 (64 bits) of the one plane that a strip is, where it was taken on the way.
+            XXH3 (64 bits) of each plane, 0 where it was not taken on the way; or nothing.
 
         Raises:
             PixelError: a chunk cannot be read or decoded (names it).
         """
-        if self._is_mean:
-            self._read_mean(array, strip.places[0], takers, scratch)
-            return None
-        checksum = self._place(array, strip, takers, scratch)
-        n_placed = int(checksum is not None)
-        if n_placed == len(self._layers):
-            return checksum or None
-        if len(strip.places) > 1:
-            self._read_strip(array, strip.places, takers[0], scratch, n_placed)
-        else:
-            self._read_pile(array, strip, takers, scratch, n_placed)
-        return None
-
-    def _place(
-        self, array: str, strip: Strip, takers: Sequence[Taker], scratch: Scratch
-    ) -> int | None:
-        """Has chunks of the first layer decoded to where their pixels belong, if that can be."""
-        if not self._chunks.is_placed or len(takers) > 1:
-            return None
-        planes, target, sums = takers[0]
-        n_channels, _, width = self._block
-        (to_y, to_x), (of_y, of_x) = target.to, target.of
-        if of_y.start or of_x.start or (n_channels > 1 and strip.whole is None):
-            return None
-        pitch = planes.shape[-1]
-        start = (target.channels[0][0] * planes.shape[-2] + to_y.start) * pitch + to_x.start
-        windows = Windows(
-            planes.reshape(-1),
-            range(start, start + len(strip.places) * width, width),
-            pitch,
-            rows=n_channels * (of_y.stop - of_y.start),
-            columns=of_x.stop - of_x.start,
-            sums=sums and n_channels == 1 and planes[0].shape == self._block[1:],
-        )
-        t, c, y, x = strip.places[0]
-        layer, _ = self._layers[0]
-        return self._chunks.place(array, (t, c, layer, y, x), scratch, windows)
+        n_placed = 0
+        if lot.chunks is not None and self._chunks.is_placed:
+            [planes] = fields.values()
+            checksums = self._chunks.place(array, lot.chunks, planes, scratch, sums=sums)
+            n_placed = int(checksums is not None)
+            if checksums is not None and n_placed == len(self._layers):
+                return checksums
+        for strip in lot.strips:
+            takers = [
+                Taker(fields[target.request], target)
+                for target in strip.targets
+                if target.request in fields
+            ]
+            if self._is_mean:
+                self._read_mean(array, strip.places[0], takers, scratch)
+            elif len(strip.places) > 1:
+                self._read_strip(array, strip.places, takers[0], scratch, n_placed)
+            else:
+                self._read_pile(array, strip, takers, scratch, n_placed)
+        return []
 
     def _read_strip(
         self, array: str, places: Sequence[Place], taker: Taker, scratch: Scratch, n_placed: int
     ) -> None:
-        planes, target, _ = taker
+        planes, target = taker
         blocks, rows = scratch.blocks((len(places), *self._block), planes.dtype)  # (N, C, Y, X)
         for number, (layer, _) in enumerate(self._layers[n_placed:], n_placed):
             t, c, y, x = places[0]
@@ -136,7 +140,7 @@ class PileReader:
                 continue  # of one plane
             block = self._chunks.block(array, (t, c, layer, y, x), scratch)
             for plane in within:
-                for planes, target, _ in takers:
+                for planes, target in takers:
                     for position, offset in target.channels:
                         source = block[target.time, offset, plane][target.of]
                         if is_first and plane == within.start:
@@ -150,7 +154,7 @@ class PileReader:
     ) -> None:
         t, c, y, x = place
         sums: list[list[Pixels]] = []
-        for number, (planes, target, _) in enumerate(takers):
+        for number, (planes, target) in enumerate(takers):
             sums.append([])
             for position, _ in target.channels:
                 shape = planes[position][target.to].shape
@@ -159,11 +163,11 @@ class PileReader:
                 sums[-1][-1][...] = 0
         for layer, within in self._layers:
             block = self._chunks.block(array, (t, c, layer, y, x), scratch)
-            for (_, target, _), totals in zip(takers, sums, strict=True):
+            for (_, target), totals in zip(takers, sums, strict=True):
                 for (_, offset), total in zip(target.channels, totals, strict=True):
                     for plane in within:
                         total += block[target.time, offset, plane][target.of]
-        for (planes, target, _), totals in zip(takers, sums, strict=True):
+        for (planes, target), totals in zip(takers, sums, strict=True):
             for (position, _), total in zip(target.channels, totals, strict=True):
                 total /= self._n_planes
                 if planes.dtype.kind in "iu":

@@ -12,14 +12,14 @@ from unidino_fast.reading.codecs import blosc_into, zstd_into
 from unidino_fast.reading.room import work_room
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
+    from unidino_fast.reading.files import FileParts
     from unidino_fast.reading.formats import ArrayFormat, Encoding
 
     Pixels = NDArray[Any]
-    Put = Callable[[memoryview, int], bool]
 
 _PIXEL_BYTES = 2
 _BYTES_WITHOUT = 32 << 20
@@ -27,30 +27,27 @@ _BYTES_WITHOUT = 32 << 20
 
 
 class Windows(NamedTuple):
-    """Where the pixels of chunks that lie side by side go: the first rows and columns of each.
+    """Where the pixels of some chunks go: the first rows and columns of each.
 
     Attributes:
         memory: of a field, one row behind another.
-        starts: where the first pixel of each chunk goes.
         pitch: from row to row, in pixels.
-        rows: of each chunk.
-        columns: of each chunk.
-        sums: whether the checksum of a chunk is asked for.
+        places: (N, 3): where the first pixel of each chunk goes, its rows, and its columns.
+        sums: whether the checksums of chunks are asked for.
     """
 
     memory: Pixels
-    starts: Sequence[int]
     pitch: int
-    rows: int
-    columns: int
+    places: NDArray[np.int64]
     sums: bool = False
 
-    def fill(self, start: int, pixels: Pixels) -> None:
-        """Puts the pixels (Y, X) of a whole chunk, or one for all, where one begins."""
+    def fill(self, number: int, pixels: Pixels) -> None:
+        """Puts the pixels (Y, X) of a whole chunk, or one for all, where one of them goes."""
+        start, rows, columns = self.places[number].tolist()
         y, x = divmod(start, self.pitch)
         lines = self.memory.reshape(-1, self.pitch)
-        wanted = pixels[: self.rows, : self.columns] if pixels.ndim else pixels
-        lines[y : y + self.rows, x : x + self.columns] = wanted
+        wanted = pixels[:rows, :columns] if pixels.ndim else pixels
+        lines[y : y + rows, x : x + columns] = wanted
 
 
 def is_placed(form: ArrayFormat) -> bool:
@@ -61,20 +58,19 @@ def is_placed(form: ArrayFormat) -> bool:
 
 
 class Placer(NamedTuple):
-    """Puts the pixels of chunks that lie side by side where they go.
+    """Puts the pixels of chunks where they go.
 
     Attributes:
-        put: takes the stored bytes of a chunk and where its first pixel goes; gives False where it
-            is damaged, or of a kind that is not known.
-        fetch: reads chunks from files, and does the same; see `decoders.fetch` for what it takes,
-            of which paths are bytes here. Gives which of them it did not take.
-        checksum: gives XXH3 (64 bits) of the pixels of the last chunk that was put, if it was asked
-            for and they stand one after another; else 0.
+        put: takes the stored bytes of a chunk, and which of them it is; gives False where it is
+            damaged, or of a kind that is not known.
+        fetch: reads chunks from files, and does the same. Gives which of them it did not take.
+        checksums: (N,): of the pixels of each that was put, if it was asked for and they stand one
+            after another: XXH3 (64 bits). Of others 0.
     """
 
     put: Callable[[memoryview, int], bool]
-    fetch: Callable[[bytes, Pixels], list[int]]
-    checksum: Callable[[], int]
+    fetch: Callable[[FileParts], list[int]]
+    checksums: NDArray[np.uint64]
 
 
 def placing(encoding: Encoding, windows: Windows, width: int, scratch: Scratch) -> Placer | None:
@@ -87,36 +83,37 @@ def placing(encoding: Encoding, windows: Windows, width: int, scratch: Scratch) 
         scratch: of this thread.
     """
     n_pixels = encoding.n_bytes // _PIXEL_BYTES
-    compiled = _COMPILED.for_more(encoding.n_bytes * len(windows.starts))
+    memory, pitch, places, sums = windows
+    compiled = _COMPILED.for_more(encoding.n_bytes * len(places))
     if compiled is None:
         return None
     chunk = encoding.decompress is blosc_into, n_pixels, width
-    memory = windows.memory.view(np.uint16)
-    _, starts, pitch, rows, columns, sums = windows
+    memory = memory.view(np.uint16)
     work = work_room(encoding.n_bytes, scratch, sums=sums)
+    checksums = np.zeros(len(places), np.uint64)
 
-    def put(stored: memoryview, start: int) -> bool:
+    def put(stored: memoryview, number: int) -> bool:
         # to numba, bytes that cannot be written are of another type
         found = np.frombuffer(bytearray(stored) if stored.readonly else stored, np.uint8)
-        return compiled.place(chunk, found, (memory, start, pitch, rows, columns), work)
+        start, rows, columns = places[number].tolist()
+        is_sound = compiled.place(chunk, found, (memory, start, pitch, rows, columns), work)
+        checksums[number] = work[3].view(np.uint64)[-1]
+        return is_sound
 
-    def fetch(paths: bytes, parts: Pixels) -> list[int]:
-        names = np.frombuffer(paths, np.uint8)
+    def fetch(found: FileParts) -> list[int]:
+        names = np.frombuffer(found.paths, np.uint8)
         stored = scratch.bytes("stored", encoding.most + 1)
         missed = []
         done = 0
-        while done < len(parts):
-            to = memory, starts[done], pitch, rows, columns
-            done += compiled.fetch(chunk, names, parts[done:], stored, to, work)
-            if done < len(parts):
+        while done < len(places):
+            to = memory, pitch, places[done:], checksums[done:]
+            done += compiled.fetch(chunk, names, found.parts[done:], stored, to, work)
+            if done < len(places):
                 missed.append(done)
                 done += 1
         return missed
 
-    def checksum() -> int:
-        return int(work[3][-1]) % 2**64
-
-    return Placer(put, fetch, checksum)
+    return Placer(put, fetch, checksums)
 
 
 class _Decoders(NamedTuple):
@@ -143,8 +140,9 @@ def _decoders() -> _Decoders:
         if not is_sound or not np.array_equal(found, pixels):
             raise RuntimeError(f"{encoder} as compiled does not decode a chunk")
     # of nothing: for it to be compiled
-    nothing = np.frombuffer(b"\0", np.uint8), np.zeros((0, 3), np.int64), stored
-    fetch(chunk, *nothing, (found, 0, _TRIED, 1, _TRIED), work)
+    parts = np.zeros((0, 3), np.int64)
+    to = found, _TRIED, parts, np.zeros(0, np.uint64)
+    fetch(chunk, np.frombuffer(b"\0", np.uint8), parts, stored, to, work)
     return _Decoders(place, fetch)
 
 

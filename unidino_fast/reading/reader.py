@@ -13,7 +13,6 @@ from unidino_fast.errors import PixelError
 from unidino_fast.reading.buffers import FieldBuffers, Scratch
 from unidino_fast.reading.fallback import read_into
 from unidino_fast.reading.looks import Look
-from unidino_fast.reading.piles import Taker
 from unidino_fast.reading.plan import (
     FieldRequest,
     check_size,
@@ -128,16 +127,17 @@ class FieldReader:
     def stream_noted(
         self,
         requests: Iterable[FieldRequest],
-        note: Callable[[Pixels, int, int | None], Noted],
+        note: Callable[[Pixels, Sequence[int], Sequence[int]], Sequence[Noted]],
         gather: Callable[[list[Noted]], Gathered],
     ) -> Generator[tuple[Pixels, Gathered] | PixelError, None, None]:
         """As `stream`, with what is noted of the pixels of each field.
 
         Args:
             requests: of the fields.
-            note: says something of a plane (Y, X), given its number in the field and, where it was
-                taken block by block while the plane was decoded, its checksum: XXH3 (64 bits). It
-                is asked in the threads that read, of several planes at a time.
+            note: says something of each of some planes, given the pixels (C, Y, X) of a field,
+                which of its planes are complete by now, and their checksums: XXH3 (64 bits), 0
+                where it was not taken block by block while the plane was decoded. It is asked in
+                the threads that read, of several fields at a time.
             gather: makes one of what was said of the planes of a field, in order.
         """
         with contextlib.closing(self._slots(requests, note)) as slots:
@@ -171,10 +171,10 @@ class FieldReader:
             array = group[0].field.array_path
             jobs = [
                 Job(
-                    partial(_read_strips, step, array, slots),
+                    partial(_read_lots, step, array, slots),
                     tuple([slots[number] for number in step.requests]),
                     step.n_bytes,
-                    step.first,
+                    step.lots[0].first,
                 )
                 for step in found.steps
             ]
@@ -230,33 +230,33 @@ def _misfit(request: FieldRequest) -> PixelError | None:
     return None
 
 
-def _read_strips(step: Step, array: str, slots: list[Slot], scratch: Scratch) -> None:
-    """Reads some strips; a fault is that of the fields that take pixels from its strip."""
-    for at, strip in enumerate(step.strips, step.first):
-        takers = []
-        for target in strip.targets:
-            slot = slots[target.request]
-            if slot.planes is not None and not slot.is_lost(at):
-                takers.append(Taker(slot.planes, target, sums=slot.look is not None))
-        checksum = None
+def _read_lots(step: Step, array: str, slots: list[Slot], scratch: Scratch) -> None:
+    """Reads some strips; a fault is that of the fields that take pixels from its lot."""
+    for lot in step.lots:
+        fields, sums = {}, False
+        for request in lot.planes:
+            slot = slots[request]
+            if slot.planes is not None and not slot.is_lost(lot.first):
+                fields[request] = slot.planes
+                sums = sums or slot.look is not None
+        if not fields:
+            continue
         try:
-            if takers:
-                checksum = step.reader.read(array, strip, takers, scratch)
+            checksums = step.reader.read(array, lot, fields, scratch, sums=sums)
         except (PixelError, MemoryError) as error:
             _forget_frames(error)
-            for target in strip.targets:
-                slots[target.request].blame(error, at)
+            for request in lot.planes:
+                slots[request].blame(error, lot.first)
         else:
-            for _, target, _ in takers:
-                numbers = [position for position, _ in target.channels]
-                _look(slots[target.request], numbers, at, checksum)
+            for request in fields:
+                _look(slots[request], lot.planes[request], lot.first, checksums)
 
 
-def _look(slot: Slot, numbers: Iterable[int], at: int, checksum: int | None = None) -> None:
+def _look(slot: Slot, numbers: Sequence[int], at: int, checksums: Sequence[int] = ()) -> None:
     """Says that another part of some planes is there; what is wrong with them is its fault."""
     if slot.look is not None and slot.planes is not None:
         try:
-            slot.look.take(slot.planes, numbers, checksum)
+            slot.look.take(slot.planes, numbers, checksums)
         except Exception as error:
             _forget_frames(error)
             slot.blame(error, at)

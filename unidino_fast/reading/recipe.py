@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING, NamedTuple
 
 from unidino_fast.errors import PixelError
-from unidino_fast.reading.chunks import ChunkReader
 from unidino_fast.reading.formats import UnsupportedError, format_of
 from unidino_fast.reading.piles import PileReader
+from unidino_fast.reading.placed import PlacedReader
 from unidino_fast.reading.plan import check_size, chunk_bytes, runs
 
 if TYPE_CHECKING:
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
     from unidino_fast.plate_model import Field
     from unidino_fast.reading.formats import ArrayFormat
+    from unidino_fast.reading.lots import Lot
     from unidino_fast.reading.plan import FieldRequest, Run, Strip
     from unidino_fast.reading.shards import Indices
     from unidino_fast.storage import Storage
 
-_STEP_BYTES = 2**22
+_STEP_BYTES = 2**23
 """Pixels that a thread reads in one go, in chunks smaller than that."""
 
 
@@ -45,15 +46,13 @@ class Step(NamedTuple):
 
     Attributes:
         reader: of all arrays that are alike.
-        strips: in order.
-        first: number of the first, among those of all steps.
+        lots: of strips, in order.
         requests: indices of those that wait for it.
         n_bytes: that the thread holds meanwhile, beside the pixels.
     """
 
     reader: PileReader
-    strips: list[Strip]
-    first: int
+    lots: list[Lot]
     requests: tuple[int, ...]
     n_bytes: int
 
@@ -106,24 +105,27 @@ def _steps(
 ) -> list[Step]:
     """The steps of requests that stand at these places among all."""
     field = requests[0].field
-    reader = PileReader(ChunkReader(storage, field, form, indices), requests[0])
+    reader = PileReader(PlacedReader(storage, field, form, indices), requests[0])
     # a trip each where reads are trips; else enough that a job costs little beside them
     most = 1 if storage.is_remote else 1 + _STEP_BYTES // chunk_bytes(field)
+    shapes = {place: request.shape for place, request in zip(places, requests, strict=True)}
     steps = []
     first = 0
     for run in runs(requests, most=most, fits=reader.fits, n_threads=n_threads):
         strips = [_placed(strip, places) for strip in run.strips]
         takers = tuple(places[number] for number in run.requests)
-        steps.append(Step(reader, strips, first, takers, _held_bytes(requests[0], run)))
+        own = list(reader.lots(strips, first, shapes))
+        steps.append(Step(reader, own, takers, _held_bytes(requests[0], run)))
         first += len(strips)
     return steps
 
 
 def _parts(requests: Sequence[FieldRequest], steps: Sequence[Step]) -> tuple[tuple[int, ...], ...]:
     found = [[0] * len(request.channels) for request in requests]
-    for target in (one for step in steps for strip in step.strips for one in strip.targets):
-        for position, _ in target.channels:
-            found[target.request][position] += 1
+    for lot in (one for step in steps for one in step.lots):
+        for request, planes in lot.planes.items():
+            for position in planes:
+                found[request][position] += 1
     return tuple(map(tuple, found))
 
 
