@@ -107,12 +107,13 @@ def test_an_output_folder_that_vanishes(
 
 
 def losing(plate_path: Path, chunk: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has a chunk vanish once the plate's files were looked at, before they are read."""
+    """Has a chunk vanish once the files of its well were looked at, before they are read."""
     real = plate_run.stamps_before
 
     def stamps_before(*args: Any) -> Any:
         found = real(*args)
-        (plate_path / chunk).unlink()
+        if any(chunk.startswith(field.field.array_path) for one in args[1] for field in one.fields):
+            (plate_path / chunk).unlink()
         return found
 
     monkeypatch.setattr(plate_run, "stamps_before", stamps_before)

@@ -16,6 +16,8 @@ from unidino_fast.planning import plan_plate
 from unidino_fast.plate import open_plate
 from unidino_fast.preprocess import tiles_with_signal
 from unidino_fast.qc.measures import measure_planes, measured
+from unidino_fast.reading import reader
+from unidino_fast.storage import FolderStorage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,3 +58,32 @@ def test_what_is_noted_of_fields_is_that_of_their_pixels(
         assert noted.n_dropped == int((~keep).sum())
         assert noted.seen is not None
         np.testing.assert_array_equal(measured(noted.seen), measure_planes(pixels))
+
+
+def test_wells_are_told_of_before_they_are_read(
+    plates: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each once, and not all at first: what looks at their files does so while others are read."""
+    names = [f"A/{column}" for column in range(1, 9)]
+    plates.write_plate(tmp_path / "p", {name: ["0", "1"] for name in names})
+    plate = open_plate(tmp_path / "p")
+    options = EmbedOptions(tile=16)
+    events: list[str] = []
+    grab = FolderStorage.grab
+
+    def noted(storage: FolderStorage, key: str, *given: Any) -> Any:
+        events.append(key)
+        return grab(storage, key, *given)
+
+    monkeypatch.setattr(FolderStorage, "grab", noted)
+    monkeypatch.setattr(reader, "_MOST_IN_FLIGHT", 4 * 3 * 45 * 51 * 2)
+    wells = plan_plate(plate, options).wells
+    fields = read_fields(
+        wells, plate.storage, options, on_read=lambda well: events.append(well.name)
+    )
+    assert len(list(fields)) == 16
+    for well in wells:
+        own = [at for at, event in enumerate(events) if event.startswith(f"A/{well.name[-1]}/")]
+        assert events.index(well.name) < min(own)
+        assert events.count(well.name) == 1
+    assert events.index("A08") > min(at for at, event in enumerate(events) if "/" in event)

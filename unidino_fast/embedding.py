@@ -25,7 +25,7 @@ from unidino_fast.results import FieldResult, WellResult
 from unidino_fast.upload import Uploader
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -57,6 +57,7 @@ def embed_wells(
     clock: StageClock,
     *,
     measures: bool = False,
+    on_read: Callable[[WellTask], None] | None = None,
 ) -> Generator[tuple[WellTask, WellResult | PixelError], None, None]:
     """Embeds wells; batches of the network run across fields and wells.
 
@@ -68,6 +69,7 @@ def embed_wells(
         clock: its stages are `read` (waiting for fields, and reading some meanwhile),
             `preprocess`, `embed`.
         measures: measure the quality of the pixels too, in the threads that read.
+        on_read: is told of each well before any of it is read, in any thread.
 
     Yields:
         Each task, in order, with its result or with the error that its pixels gave.
@@ -83,6 +85,7 @@ def embed_wells(
         keeps=not options.keep_empty,
         measures=measures,
         allocate=uploader.allocate,
+        on_read=on_read,
     )
     with closing(fields):  # ends the reading threads however this ends
         for task in tasks:

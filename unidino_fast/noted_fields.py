@@ -15,7 +15,7 @@ from unidino_fast.qc.measures import look_at
 from unidino_fast.reading import FieldReader, FieldRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -82,6 +82,7 @@ def read_fields(
     keeps: bool = False,
     measures: bool = False,
     allocate: Callable[[int], memoryview] | None = None,
+    on_read: Callable[[WellTask], None] | None = None,
 ) -> Generator[Read, None, None]:
     """The pixels (C, H, W) that embedding wells takes in, field by field, read ahead.
 
@@ -92,7 +93,16 @@ def read_fields(
         keeps: note which tiles have signal.
         measures: note the quality of the pixels.
         allocate: makes memory of so many bytes to read into; ordinary memory by default.
+        on_read: is told of each well before any of it is read, in any thread.
     """
+
+    def requests() -> Iterator[FieldRequest]:
+        for well in tasks:
+            if on_read is not None:
+                on_read(well)
+            for field in well.fields:
+                channels = channels_to_read(field, options)
+                yield FieldRequest(field.field, field.time, channels, options.z)
 
     def note(pixels: Pixels, numbers: Sequence[int], checksums: Sequence[int]) -> list[_NotedPlane]:
         looks = look_at(pixels, numbers) if measures else [None] * len(numbers)
@@ -106,11 +116,7 @@ def read_fields(
         return noted
 
     return FieldReader(storage, allocate=allocate).stream_noted(
-        (
-            FieldRequest(field.field, field.time, channels_to_read(field, options), options.z)
-            for well in tasks
-            for field in well.fields
-        ),
+        requests(),
         note,
         partial(Noted.of, measures=measures),
     )

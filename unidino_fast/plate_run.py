@@ -156,16 +156,24 @@ class PlateRun:
 
         Args and errors are those of `resume`, but that no pixels are read.
         """
-        finished = [] if verify else [task for task in self.tasks if self.folder.has_part(task)]
+        kept = [task for task in self.tasks if self.folder.has_part(task)]
+        finished = [] if verify else kept
         storage = self.plate.storage
         held = {t.name: self.folder.held_stamp(t) for t in finished} if storage.is_remote else None
         with storage.absent_seen() as absent:
-            self.stamps = stamps_before(storage, self.tasks, finished, self.options, held)
+            self.stamps = stamps_before(storage, kept, finished, self.options, held)
         self._note(absent)
-        for task in self.tasks:
+        for task in kept:
             found = self.folder.read_part(task, self.stamps[task.name], any_stamp=verify)
             if found is not None:
                 self.results[task.name] = found.record()
+
+    def _stamp(self, task: WellTask) -> None:
+        """Looks at the files of a well that is to be read next.
+
+        Of all wells that would take a while, in which nothing is read.
+        """
+        self.stamps |= stamps_before(self.plate.storage, [task], [], self.options)
 
     def _lacks_measures(self, found: WellRecord) -> bool:
         return self.qc is not None and any(field.quality is None for field in found.fields)
@@ -312,6 +320,7 @@ class PlateRun:
             self.options,
             self.clock,
             measures=self.qc is not None,
+            on_read=self._stamp,
         )
 
     def _by_workers(
@@ -319,6 +328,8 @@ class PlateRun:
     ) -> Generator[tuple[WellTask, WellResult | Written | PixelError], None, None]:
         if not pending:
             return
+        for task in pending:
+            self._stamp(task)
         stamps = [self.stamps[task.name] for task in pending]
         parts = self.folder.parts
         made_by = self.folder.made_by

@@ -228,7 +228,8 @@ def test_chunks_that_vanish_before_workers_read_them_are_said(
 
     def stamps_before(*args: Any) -> Any:
         found = real(*args)
-        chunk.unlink(missing_ok=True)
+        if any(task.name == "B02" for task in args[1]):
+            chunk.unlink()
         return found
 
     monkeypatch.setattr(plate_run, "stamps_before", stamps_before)
