@@ -14,7 +14,7 @@ from numcodecs import Blosc, Zstd
 from unidino_fast.plate import open_plate
 from unidino_fast.reading import decoders
 from unidino_fast.reading.buffers import Scratch
-from unidino_fast.reading.files import ShardRow, WholeFiles, parts_of_shards
+from unidino_fast.reading.files import ChunkFiles
 from unidino_fast.reading.formats import ShardFormat
 from unidino_fast.reading.room import work_room
 
@@ -200,19 +200,31 @@ def test_no_more_is_read_than_there_is_room_for(codec: str, tmp_path: Path) -> N
         assert not held[len(chunk) - 1 :].any()
 
 
+def no_index(_: str) -> None:
+    raise AssertionError("there is no shard")
+
+
 def test_where_chunks_stand() -> None:
-    found = WholeFiles(["9", "10", "11"], 70).of("/a/b/")
+    found = ChunkFiles(["/9", "/10", "/11"], None, 70).of("/a/b", no_index)
     assert found.paths == b"/a/b/9\x00/a/b/10\x00/a/b/11\x00"
     assert found.parts.tolist() == [[0, 0, -71], [7, 0, -71], [15, 0, -71]]
+
+
+@pytest.mark.parametrize("byte_order", "<>")
+def test_where_chunks_stand_in_shards(byte_order: str) -> None:
+    """In any order, and nowhere where an index lies, a chunk is absent, or a shard."""
     most = 2**64 - 1
     spans = [(0, 70), (0, 71), (5, 0), (most, most), (most - 15, 9), (2**62, 9), (2**62 - 1, 9)]
-    table = np.array([spans], np.uint64)
-    rows = [ShardRow("/s", table, (0, slice(0, 7)), 7), ShardRow("/t", None, (), 2)]
-    found = parts_of_shards(rows, 70)
-    absent = [0, 0, 0]
-    there = [[0, 0, 70], *[absent] * 5, [0, 2**62 - 1, 9]]
-    assert found.parts.tolist() == [*there, [3, 0, 0], [3, 0, 0]]
-    assert found.paths == b"/s\0/t\0"
+    table = np.array([spans], f"{byte_order}u8")
+    ends = ["/s", "/s", "/t", "/s", "/s", "/t", "/s", "/s", "/s"]
+    files = ChunkFiles(ends, [6, 0, 3, 1, 2, 0, 3, 4, 5], 70)
+    asked: list[str] = []
+    found = files.of("/a", lambda end: (asked.append(end), table if end == "/s" else None)[1])
+    assert asked == ["/s", "/t"]
+    assert found.paths == b"/a/s\0/a/t\0"
+    of_s, of_t = [0, 0, 0], [5, 0, 0]
+    there = [[0, 2**62 - 1, 9], [0, 0, 70]]
+    assert found.parts.tolist() == [*there, of_t, of_s, of_s, of_t, of_s, of_s, of_s]
 
 
 @pytest.mark.parametrize(
@@ -238,9 +250,9 @@ def test_a_row_that_leaves_the_memory(codec: str, tmp_path: Path) -> None:
 
 def test_names_that_no_file_has(steps: Steps, plates: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a zero ends"):
-        WholeFiles(["0", "1"], 9).of("a\0b/")
+        ChunkFiles(["0", "1"], None, 9).of("a\0b/", no_index)
     with pytest.raises(ValueError, match="surrogates"):
-        parts_of_shards([ShardRow("\ud800", None, (), 1)], 9)
+        ChunkFiles(["0"], [0], 9).of("\ud800", no_index)
     written = plates.write_plate(tmp_path / "p")
     storage = open_plate(tmp_path / "p").storage
     plates.check_pixels(open_plate(tmp_path / "p"), written)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from unidino_fast.reading.shards import is_meant
+from unidino_fast.reading.shards import spans_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -28,67 +28,48 @@ class FileParts(NamedTuple):
     parts: NDArray[np.int64]
 
 
-class WholeFiles:
-    """Chunks that are files, but for where their arrays lie.
+class ChunkFiles:
+    """Where chunks stand in files, but for where their arrays lie: worked out once.
 
     Args:
-        ends: of their paths, behind that.
-        most: bytes that each may have.
+        ends: behind that, of the path of the file that each chunk stands in.
+        inner: the number of each in the index of its shard; None: each is a file.
+        most: bytes that a chunk may have.
     """
 
-    def __init__(self, ends: Sequence[str], most: int) -> None:
-        self._ends = [_path(end) for end in ends]
+    def __init__(self, ends: Sequence[str], inner: Sequence[int] | None, most: int) -> None:
+        names = list(dict.fromkeys(ends))
+        self._ends = [(end, _path(end)) for end in names]
+        begins = list(accumulate((len(name) + 1 for _, name in self._ends), initial=0))
+        numbers = dict(zip(names, range(len(names)), strict=True))
+        self._file_of = np.array([numbers[end] for end in ends], np.int64)
         self._parts = np.zeros((len(ends), 3), np.int64)
-        self._parts[:, 0] = list(accumulate((len(end) + 1 for end in self._ends[:-1]), initial=0))
+        self._parts[:, 0] = np.array(begins)[self._file_of]
         self._parts[:, 2] = -(most + 1)
-        self._numbers = np.arange(len(ends))
+        self._most = most
+        self._inner: list[tuple[str, NDArray[np.int64], NDArray[np.int64]]] = []
+        for number, end in enumerate(names if inner is not None else ()):
+            own = np.flatnonzero(self._file_of == number)
+            self._inner.append((end, own, np.array(inner, np.int64)[own]))
 
-    def of(self, start: str) -> FileParts:
-        """Those whose paths begin so.
+    def of(self, start: str, index: Callable[[str], Index | None]) -> FileParts:
+        """Those of an array.
+
+        Args:
+            start: what the paths of its files begin with.
+            index: of a shard, by the end of its path; None where the shard is absent, and with it
+                its chunks, which have no bytes then.
 
         Raises:
             ValueError: no file has such a name.
         """
         name = _path(start)
         parts = self._parts.copy()
-        parts[:, 0] += len(name) * self._numbers
-        return FileParts(name + (b"\0" + name).join(self._ends) + b"\0", parts)
-
-
-class ShardRow(NamedTuple):
-    """Chunks of a shard.
-
-    Attributes:
-        path: of the shard.
-        table: its index; None where the shard is absent.
-        row: which of them, in the table.
-        n_chunks: how many.
-    """
-
-    path: str
-    table: Index | None
-    row: tuple[int | slice, ...]
-    n_chunks: int
-
-
-def parts_of_shards(rows: Iterable[ShardRow], most: int) -> FileParts:
-    """Chunks of at most so many bytes in shards; an absent one has none.
-
-    Raises:
-        ValueError: no file has such a name.
-    """
-    paths = b""
-    found: list[tuple[int, int, int]] = []
-    for path, table, row, n_chunks in rows:
-        begin = len(paths)
-        paths += _path(path) + b"\0"
-        if table is None:
-            found += [(begin, 0, 0)] * n_chunks
-            continue
-        for offset, length in table[row].tolist():
-            is_there = is_meant(offset, length, most)
-            found.append((begin, offset, length) if is_there else (begin, 0, 0))
-    return FileParts(paths, np.array(found, np.int64))
+        parts[:, 0] += len(name) * self._file_of
+        for end, own, places in self._inner:
+            table = index(end)
+            parts[own, 1:] = 0 if table is None else spans_of(table, places, self._most)
+        return FileParts(b"".join([b"%b%b\0" % (name, end) for _, end in self._ends]), parts)
 
 
 def _path(path: str) -> bytes:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from unidino_fast.reading.files import WholeFiles
+    from unidino_fast.reading.files import ChunkFiles
     from unidino_fast.reading.plan import Strip
 
     Shape = tuple[int, int, int]
@@ -34,14 +34,14 @@ class Chunks(NamedTuple):
             its rows and columns.
         pitch: from row to row there, in pixels.
         are_planes: whether each is a plane of the field, neither more nor less.
-        files: that they are; None where they are none.
+        files: where they stand; None where that is no file.
     """
 
     rows: Rows
     windows: NDArray[np.int64]
     pitch: int
     are_planes: bool
-    files: WholeFiles | None
+    files: ChunkFiles | None
 
 
 class Lot(NamedTuple):
@@ -68,7 +68,7 @@ def lots(
     block: Shape | None,
     shapes: Mapping[int, Shape],
     layers: Sequence[int],
-    files: Callable[[Rows], WholeFiles | None],
+    files: Callable[[Rows], ChunkFiles | None],
 ) -> Iterator[Lot]:
     """Joins strips that follow one another.
 
@@ -80,7 +80,7 @@ def lots(
         shapes: of the pixels (C, Y, X) of each request.
         layers: indices of chunks along z. Of several the strips are lots each for itself: what the
             others are added to is then in the caches.
-        files: says which ones some chunks are.
+        files: says where some chunks stand.
     """
 
     def owner(numbered: tuple[int, Strip]) -> tuple[int, int]:

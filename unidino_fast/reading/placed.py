@@ -5,13 +5,13 @@ from __future__ import annotations
 from operator import floordiv, mod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from unidino_fast.reading.chunks import ChunkReader, along
-from unidino_fast.reading.files import ShardRow, WholeFiles, parts_of_shards
+from unidino_fast.reading.files import ChunkFiles
 from unidino_fast.reading.placing import Windows, is_placed, placing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from unidino_fast.plate_model import Field
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from unidino_fast.reading.formats import ArrayFormat
     from unidino_fast.reading.lots import Chunks, Rows
     from unidino_fast.reading.placing import Placer
-    from unidino_fast.reading.shards import Indices
+    from unidino_fast.reading.shards import Index, Indices
     from unidino_fast.storage import Storage
 
     Pixels = NDArray[Any]
@@ -34,16 +34,25 @@ class PlacedReader(ChunkReader):
         self.is_placed = self.fits_planes and is_placed(form)
         """Whether `place` may do something."""
 
-    def files(self, rows: Rows) -> WholeFiles | None:
-        """The files that the chunks of some rows are; None where they are none."""
-        if self._form.shard is not None or self._storage.files is None:
+    def files(self, rows: Rows) -> ChunkFiles | None:
+        """Where the chunks of some rows stand in files; None where there are none."""
+        if self._storage.files is None:
             return None
-        keys = [
-            self._key("", along(self._own(first), number))
+        places, shard = self._places(rows), self._form.shard
+        if shard is None:
+            return ChunkFiles([self._key("", place) for place in places], None, self._most)
+        ends = [self._key("", map(floordiv, place, shard.grid)) for place in places]
+        inner = [tuple(map(mod, place, shard.grid)) for place in places]
+        numbers = [int(np.ravel_multi_index(place, shard.grid)) for place in inner]
+        return ChunkFiles(ends, numbers, self._most)
+
+    def _places(self, rows: Rows) -> list[tuple[int, ...]]:
+        """Of each chunk of some rows, in the grid of chunks."""
+        return [
+            along(self._own(first), number)
             for first, n_chunks in rows
             for number in range(n_chunks)
         ]
-        return WholeFiles(keys, self._most)
 
     def place(
         self, array: str, chunks: Chunks, planes: Pixels, scratch: Scratch, *, sums: bool
@@ -74,44 +83,29 @@ class PlacedReader(ChunkReader):
                 windows.fill(number, out.view(form.dtype).reshape(-1, width))
                 self.is_placed = False  # as it is, so are the others
 
-        if self._storage.files is None:
+        if chunks.files is None:
             missed = self._missed_of_rows(array, chunks.rows, scratch, decode)
         else:
-            missed = self._missed_in_files(array, chunks, placer)
+            missed = self._missed_in_files(array, chunks.files, placer)
         if missed:
-            places = [
-                along(self._own(first), number)
-                for first, n_chunks in chunks.rows
-                for number in range(n_chunks)
-            ]
+            places = self._places(chunks.rows)
             for number in missed:
                 if not self._filled(array, places[number], number, scratch, decode):
                     windows.fill(number, form.fill)
         return placer.checksums.tolist() if sums else []
 
-    def _missed_in_files(self, array: str, chunks: Chunks, placer: Placer) -> list[int]:
+    def _missed_in_files(self, array: str, files: ChunkFiles, placer: Placer) -> list[int]:
         """Places the sound ones of some chunks in one step; which of them are not."""
-        try:
-            if chunks.files is not None:
-                parts = chunks.files.of(f"{self._storage.files}{array}")
-            else:
-                parts = parts_of_shards(self._shard_rows(array, chunks.rows), self._most)
-        except ValueError:  # no file has such a name
-            return list(range(len(chunks.windows)))
-        return placer.fetch(parts)
 
-    def _shard_rows(self, array: str, rows: Rows) -> Iterator[ShardRow]:
-        """Chunks of rows, shard by shard."""
-        shard = self._form.shard
-        if shard is None:
-            return
-        for first, n_chunks in rows:
-            for begin, number in shard.rows(self._own(first), n_chunks):
-                key = self._key(array, map(floordiv, begin, shard.grid))
-                inner = tuple(map(mod, begin, shard.grid))
-                row = (*inner[:-1], slice(inner[-1], inner[-1] + number))
-                path = f"{self._storage.files}{key}"
-                yield ShardRow(path, self._table_of(key, shard), row, number)
+        def index(end: str) -> Index | None:
+            shard = self._form.shard
+            return None if shard is None else self._table_of(f"{array}{end}", shard)
+
+        try:
+            parts = files.of(f"{self._storage.files}{array}", index)
+        except ValueError:  # no file has such a name
+            return list(range(len(placer.checksums)))
+        return placer.fetch(parts)
 
     def _missed_of_rows(
         self, array: str, rows: Rows, scratch: Scratch, decode: Decode

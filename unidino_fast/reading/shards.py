@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     Index = NDArray[np.uint64]
 
 _ABSENT = 2**64 - 1
+_FARTHEST = 2**62
+"""Bytes that a file has in front of a chunk at most."""
 _INDEX_BYTES = 2**26
 """Of indices that are kept."""
 _MOST_VIEWS = 256
@@ -60,9 +62,20 @@ def span_of(index: Index, inner: tuple[int, ...], most: int) -> Span | None:
     return Span(offset, offset + length)
 
 
+def spans_of(index: Index, places: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Offset and length (N, 2) of chunks at these places in an index, one row behind another.
+
+    Zeros where a chunk is absent, or `is_meant` says no.
+    """
+    found = index.reshape(-1, 2)[places]
+    offset, length = found[:, 0], found[:, 1]
+    are_meant = (length > 0) & (length <= most) & (offset < _FARTHEST)
+    return np.where(are_meant[:, None], found, np.uint64(0)).astype(np.int64)
+
+
 def is_meant(offset: int, length: int, most: int) -> bool:
     """Whether a chunk of at most so many bytes can stand there."""
-    return 0 < length <= most and offset < 2**62
+    return 0 < length <= most and offset < _FARTHEST
 
 
 def cut(buffer: memoryview, lengths: Sequence[int]) -> list[memoryview]:
