@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from unidino_fast.planning import WellTask
-    from unidino_fast.plate_run import RunSummary
+    from unidino_fast.run_summary import RunSummary
 
 OPTIONS = EmbedOptions(tile=32)
 

@@ -36,7 +36,7 @@ LAYERS = [
     "preprocess",
     "backbones",
     "engines",
-    "clock heap results threads upload",
+    "clock heap results run_summary threads upload",
     "tables",
     "anndata_file",
     "columns query",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from plate_server import Handler, Server
 
-    from unidino_fast.plate_run import RunSummary
+    from unidino_fast.run_summary import RunSummary
 
 OPTIONS = EmbedOptions(tile=32)
 N_WELLS, N_FIELDS = 6, 12

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from unidino_fast.embed_request import EmbedRequest
     from unidino_fast.engines import Embedder
     from unidino_fast.plate_model import Plate
-    from unidino_fast.plate_run import RunSummary
     from unidino_fast.qc import Campaign
+    from unidino_fast.run_summary import RunSummary
 
 LEFT_OUT = 3
 

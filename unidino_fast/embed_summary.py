@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from unidino_fast.names import QUALITY
 
 if TYPE_CHECKING:
-    from unidino_fast.plate_run import RunSummary
+    from unidino_fast.run_summary import RunSummary
     from unidino_fast.shards import Shard
 
 

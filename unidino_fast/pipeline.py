@@ -25,7 +25,7 @@ from unidino_fast.errors import PixelError, UsageError
 from unidino_fast.output import OutputFolder
 from unidino_fast.planning import Plan, WellTask, plan_plate
 from unidino_fast.plate_model import Plate
-from unidino_fast.plate_run import PlateRun, RunSummary, check_engine, layout_of
+from unidino_fast.plate_run import PlateRun, check_engine, layout_of
 from unidino_fast.platemap import Platemap, join_platemap
 from unidino_fast.provenance import provenance_of
 from unidino_fast.qc import Thresholds, check_labels, shipped_thresholds
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from unidino_fast.choices import Intensity, OnError
     from unidino_fast.cluster.session import Session
+    from unidino_fast.run_summary import RunSummary
 
 
 def embed_plate(

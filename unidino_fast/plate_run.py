@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unidino_fast.absences import said_of_absent
 from unidino_fast.assembly import Layout, write_tables
@@ -20,6 +20,7 @@ from unidino_fast.parts import anew, part_path
 from unidino_fast.qc.measures import measured
 from unidino_fast.reading import Absent
 from unidino_fast.results import WellResult
+from unidino_fast.run_summary import RunSummary
 from unidino_fast.stamps import absent_chunks, stamp_as_read, stamps_before
 from unidino_fast.write_behind import written_behind
 
@@ -39,43 +40,6 @@ if TYPE_CHECKING:
     from unidino_fast.qc import Thresholds
     from unidino_fast.results import FieldResult, WellRecord
     from unidino_fast.stamps import PixelStamp
-
-
-@dataclass(frozen=True, slots=True)
-class RunSummary:
-    """What a run did.
-
-    Attributes:
-        plate: plate name.
-        folder: where its results lie.
-        n_wells: wells in the tables; `n_resumed` of them were finished by a former run.
-        n_tiles: tiles embedded, over all channels; `n_tiles_dropped` were empty.
-        n_features: features a well.
-        left_out: reason for each well that could not be embedded (`on_error="skip"` only).
-        seconds: by stage, and `total`. Reading runs ahead: `read` is the time spent waiting for it.
-            Wells are written behind: `write` is the time spent waiting for that, and for the
-            tables. Of workers, the stages are all of theirs together.
-        tiles_per_second: tiles embedded by this run over its total time.
-        peak_memory_mb: largest resident memory of this process.
-    """
-
-    plate: str
-    folder: str
-    n_wells: int
-    n_resumed: int
-    n_fields: int
-    n_tiles: int
-    n_tiles_dropped: int
-    n_features: int
-    left_out: dict[str, str]
-    warnings: tuple[str, ...]
-    seconds: dict[str, float]
-    tiles_per_second: float
-    peak_memory_mb: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
 
 
 class PlateRun:
@@ -171,7 +135,7 @@ class PlateRun:
     def _stamp(self, task: WellTask) -> None:
         """Looks at the files of a well that is to be read next.
 
-        Of all wells that would take a while, in which nothing is read.
+        To do so for all wells before the first would take a millisecond each, with nothing read.
         """
         self.stamps |= stamps_before(self.plate.storage, [task], [], self.options)
 

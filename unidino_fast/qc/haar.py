@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from unidino_fast.qc.passes import Sampling
+
     Planes = NDArray[Any]
     Row = NDArray[Any]
 
@@ -28,14 +30,7 @@ _EDGE, _OF_SQUARE = 8, 8
 no constant of other files."""
 
 
-def compiled_pass(
-    planes: Planes,
-    numbers: Sequence[int],
-    step: int,
-    places: tuple[int, int],
-    every: int,
-    noise: tuple[float, float],
-) -> NDArray[np.int64]:
+def compiled_pass(planes: Planes, numbers: Sequence[int], sampling: Sampling) -> NDArray[np.int64]:
     """See `passes.pass_over`; the planes are contiguous, native and writable."""
     own = of_pairs = np.array(numbers, np.int64)
     even = planes
@@ -44,7 +39,8 @@ def compiled_pass(
     pairs = even.view(_PAIRS[planes.itemsize])
     counters = _COUNTERS.of(planes.itemsize)
     found = np.empty((len(own), len(Found._fields)), np.int64)
-    _pass_over(planes, own, pairs, of_pairs, step, places, every, noise, *counters, found)
+    # to recognise any other than a plain tuple takes numba longer
+    _pass_over(planes, own, pairs, of_pairs, tuple(sampling), counters, found)
     return found
 
 
@@ -76,32 +72,20 @@ def _pass_over(
     numbers: Row,
     pairs: Planes,
     of_pairs: Row,
-    step: int,
-    places: Any,
-    every: int,
-    noise: Any,
-    counts: Row,
-    crosses: Row,
+    sampling: Any,
+    counters: tuple[Row, Row],
     found: Row,
 ) -> None:
+    """Plane by plane; those of `pairs` may be others than those of `planes`."""
     for i in range(len(numbers)):
-        plane, paired = planes[numbers[i]], pairs[of_pairs[i]]
-        _pass(plane, paired, step, places, every, noise, counts, crosses, found[i])
+        _pass(planes[numbers[i]], pairs[of_pairs[i]], sampling, counters, found[i])
 
 
 @compiled
-def _pass(
-    plane: Row,
-    pairs: Row,
-    step: int,
-    places: Any,
-    every: int,
-    noise: Any,
-    counts: Row,
-    crosses: Row,
-    found: Row,
-) -> None:
+def _pass(plane: Row, pairs: Row, sampling: Any, counters: tuple[Row, Row], found: Row) -> None:
     """Strip by strip, each of which the caches hold; finds what `passes.Found` has, in order."""
+    step, places, every, noise = sampling
+    counts, crosses = counters
     height, width = plane.shape
     pixels = plane.reshape(-1)
     n_strips = height // _EDGE

@@ -1,7 +1,8 @@
 """Pixels of a field -> what tells whether they are sound, a few numbers a channel.
 
-Measured in the threads that read, while the pixels are in the caches: some .1 to .3 ms of processor
-time for a megapixel of 8 or 16 bits, so that the network does not wait for it. Nothing here depends
+Measured in the threads that read, of some planes at a time: some .1 to .5 ms of processor time for
+a megapixel of 8 or 16 bits, as it comes from the caches or from memory, so that the network does
+not wait for it. Nothing here depends
 on threads: equal pixels of one dtype give equal bits wherever they are measured.
 
 Letters: C channels, H x W pixels, M measures.
@@ -19,6 +20,7 @@ import numpy as np
 from unidino_fast.qc.passes import (
     EDGE,
     Found,
+    Sampling,
     along,
     halved,
     median_of,
@@ -110,7 +112,7 @@ def look_at(planes: Plane, numbers: Sequence[int]) -> list[Seen | None]:
         return [None] * len(numbers)
     plan = _plan(planes.shape[1:], planes.dtype)
     if plan.is_counted:
-        found = pass_over(planes, numbers, plan.step, plan.places, plan.every, plan.noise)
+        found = pass_over(planes, numbers, plan.sampling)
         return [Seen(plan, row) for row in found]
     return [_look_at_numbers(planes[number], plan) for number in numbers]
 
@@ -134,10 +136,7 @@ class _Plan(NamedTuple):
     """How planes of a shape and dtype are looked at, and what is made of it.
 
     Attributes:
-        step: every n-th pixel both ways is looked at for percentiles.
-        places: of the percentiles among them, in order.
-        every: every n-th strip is looked at for detail.
-        noise: for `pass_over`.
+        sampling: the sample is for percentiles, the strips for detail.
         is_counted: whether they are whole numbers of few bits.
         is_float: whether they are floating-point.
         ceiling: the highest value of whole ones.
@@ -148,10 +147,7 @@ class _Plan(NamedTuple):
             noise has its own variance at each level.
     """
 
-    step: int
-    places: tuple[int, int]
-    every: int
-    noise: tuple[float, float]
+    sampling: Sampling
     is_counted: bool
     is_float: bool
     ceiling: float
@@ -177,11 +173,9 @@ def _plan(shape: tuple[int, int], dtype: np.dtype[Any]) -> _Plan:
     counts = (1, 1, 2)  # averages; of pixels that are counted, sums
     if is_counted:
         counts = (4 * n_strips * (width // 2), 2 * n_strips * (width // 4), 2 * n_strips * n_right)
+    noise = _EMPTY_SPAN * EDGE**2 / 2 / _NORMAL_MEDIAN, 0.0 if is_float else _ROUNDED_SPAN
     return _Plan(
-        step,
-        (low, high),
-        every,
-        noise=(_EMPTY_SPAN * EDGE**2 / 2 / _NORMAL_MEDIAN, 0.0 if is_float else _ROUNDED_SPAN),
+        Sampling(step, (low, high), every, noise),
         is_counted=is_counted,
         is_float=is_float,
         ceiling=math.inf if is_float else float(np.iinfo(dtype).max),
@@ -203,8 +197,9 @@ def _look_at_numbers(plane: Plane, plan: _Plan) -> Seen | None:
 
 def _computed(plane: Plane, plan: _Plan) -> Found:
     """Of any numbers."""
-    sample = np.partition(plane[:: plan.step, :: plan.step].reshape(-1), plan.places)
-    twos, cross = halved(*quarters(some_strips(plane, plan.every).astype(np.float32)))
+    step, places, every, noise = plan.sampling
+    sample = np.partition(plane[::step, ::step].reshape(-1), places)
+    twos, cross = halved(*quarters(some_strips(plane, every).astype(np.float32)))
     fours, fine = halved(*quarters(twos))
     down, right = along(*quarters(fours))
     middle = median_of(cross)
@@ -214,13 +209,13 @@ def _computed(plane: Plane, plan: _Plan) -> Found:
         lowest=plane.min().item(),
         highest=highest,
         n_highest=int(np.count_nonzero(plane == highest)),
-        low=sample[plan.places[0]].item(),
-        high=sample[plan.places[1]].item(),
+        low=sample[places[0]].item(),
+        high=sample[places[1]].item(),
         middle=middle,
         cross=_mean_square(cross),
         fine=_mean_square(fine),
         coarse=_mean_square(down) + _mean_square(right),
-        **summed_up(square_sums(plane, np.float32), middle, plan.noise),
+        **summed_up(square_sums(plane, np.float32), middle, noise),
     )
 
 

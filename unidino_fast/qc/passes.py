@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Planes = NDArray[Any]
-    Pass = Callable[
-        [Planes, Sequence[int], int, tuple[int, int], int, tuple[float, float]], NDArray[np.int64]
-    ]
+    Pass = Callable[[Planes, Sequence[int], "Sampling"], NDArray[np.int64]]
 
 EDGE = 8
 """Edge in pixels of the largest squares whose sums are found, and of the smallest plane."""
@@ -72,14 +70,24 @@ class Found(NamedTuple):
     right: Any
 
 
-def pass_over(
-    planes: Planes,
-    numbers: Sequence[int],
-    step: int,
-    places: tuple[int, int],
-    every: int,
-    noise: tuple[float, float],
-) -> NDArray[np.int64]:
+class Sampling(NamedTuple):
+    """Which pixels of a plane are looked at for what.
+
+    Attributes:
+        step: from pixel to pixel of the sample, both ways.
+        places: in the ordered sample, from 0.
+        every: from strip to strip of those whose differences are found, which are to be fewer than
+            100: so many fit 64 bits.
+        noise: what it makes sums of 8 x 8 pixels span, as a multiple of `Found.middle`; at least.
+    """
+
+    step: int
+    places: tuple[int, int]
+    every: int
+    noise: tuple[float, float]
+
+
+def pass_over(planes: Planes, numbers: Sequence[int], sampling: Sampling) -> NDArray[np.int64]:
     """Goes over some planes of uint8 or uint16, 8 x 8 pixels or larger.
 
     Squares that an edge would cut are left out of what squares say.
@@ -87,11 +95,7 @@ def pass_over(
     Args:
         planes: the pixels (C, H, W).
         numbers: of the planes to go over, N.
-        step: from pixel to pixel of the sample, both ways.
-        places: in the ordered sample, from 0.
-        every: from strip to strip of those whose differences are found, which are to be fewer than
-            100: so many fit 64 bits.
-        noise: what it makes sums of 8 x 8 pixels span, as a multiple of `Found.middle`; at least.
+        sampling: of each.
 
     Returns:
         (N, F): what `Found` has, in order.
@@ -102,25 +106,18 @@ def pass_over(
         planes = np.require(planes, planes.dtype.newbyteorder("="), ["C", "W"])
     amount = len(numbers) * planes[0].size
     go = _COMPILED[planes.itemsize].for_more(amount) or pass_by_numpy
-    return go(planes, numbers, step, places, every, noise)
+    return go(planes, numbers, sampling)
 
 
-def pass_by_numpy(
-    planes: Planes,
-    numbers: Sequence[int],
-    step: int,
-    places: tuple[int, int],
-    every: int,
-    noise: tuple[float, float],
-) -> NDArray[np.int64]:
+def pass_by_numpy(planes: Planes, numbers: Sequence[int], sampling: Sampling) -> NDArray[np.int64]:
     """See `pass_over`."""
-    found = [_pass(planes[number], step, places, every, noise) for number in numbers]
+    found = [_found(planes[number], sampling) for number in numbers]
     return np.array(found, np.int64)
 
 
-def _pass(
-    plane: NDArray[Any], step: int, places: tuple[int, int], every: int, noise: tuple[float, float]
-) -> Found:
+def _found(plane: NDArray[Any], sampling: Sampling) -> Found:
+    """Of one plane."""
+    step, places, every, noise = sampling
     upto = np.bincount(plane[::step, ::step].reshape(-1)).cumsum()
     low, high = np.searchsorted(upto, places, side="right").tolist()
     highest = plane.max()
@@ -227,7 +224,7 @@ def _compiled_for(dtype: type[np.unsignedinteger[Any]]) -> Compiled[Pass]:
     def make() -> Pass:
         from unidino_fast.qc.haar import compiled_pass
 
-        compiled_pass(np.zeros((1, EDGE, EDGE), dtype), [0], 1, (0, 0), 1, (0.0, 0.0))
+        compiled_pass(np.zeros((1, EDGE, EDGE), dtype), [0], Sampling(1, (0, 0), 1, (0.0, 0.0)))
         return compiled_pass
 
     lack = "quality is measured by numpy, which is slower"

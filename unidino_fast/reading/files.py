@@ -48,9 +48,12 @@ class ChunkFiles:
         self._parts[:, 2] = -(most + 1)
         self._most = most
         self._inner: list[tuple[str, NDArray[np.int64], NDArray[np.int64]]] = []
-        for number, end in enumerate(names if inner is not None else ()):
-            own = np.flatnonzero(self._file_of == number)
-            self._inner.append((end, own, np.array(inner, np.int64)[own]))
+        if inner is not None:
+            of_file = np.argsort(self._file_of, kind="stable")
+            ends_of = np.cumsum(np.bincount(self._file_of))[:-1]
+            places = np.array(inner, np.int64)
+            for end, own in zip(names, np.split(of_file, ends_of), strict=True):
+                self._inner.append((end, own, places[own]))
 
     def of(self, start: str, index: Callable[[str], Index | None]) -> FileParts:
         """Those of an array.

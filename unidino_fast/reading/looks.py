@@ -1,4 +1,4 @@
-"""Looks at planes as soon as they are read, while they are in the caches."""
+"""Looks at planes as soon as a step has read them, before others push them out of the caches."""
 
 from __future__ import annotations
 
