@@ -5,6 +5,7 @@ None forks: decoders with threads of their own hang or abort in a child.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import numpy as np
 
 from unidino_fast.errors import PixelError
 from unidino_fast.reading import FieldReader, FieldRequest
+from unidino_fast.reading.buffers import PAGE_BYTES, aligned
 from unidino_fast.storage import FolderStorage
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
     from unidino_fast.benchmarks.reading.layouts import Stored
 
@@ -83,7 +85,7 @@ def decoding(
 
     def share(number: int) -> None:
         if not hasattr(local, "field"):
-            local.field = np.zeros((n_places, n_bytes), np.uint8)
+            local.field = _zeros((n_places, n_bytes), np.uint8)
             local.stored = _ready(n_bytes)
         for place, piece in enumerate(pieces[number::n_threads]):
             decode(_read(piece, local.stored), local.field[place % n_places])
@@ -107,7 +109,7 @@ def placed(stored: Stored, n_threads: int) -> Read:
     decode = _decoder(stored.layout.codec)
     edge = stored.layout.chunk
     pieces = [_pieces(stored, number) for number in range(len(stored.pixels))]
-    ready = [np.zeros_like(stored.pixels[0]) for _ in range(n_threads + 2)]
+    ready = [_zeros(stored.pixels[0].shape, np.uint16) for _ in range(n_threads + 2)]
     corners = [
         (c, y, x)
         for c in range(ready[0].shape[0])
@@ -118,7 +120,7 @@ def placed(stored: Stored, n_threads: int) -> Read:
 
     def fill(number: int) -> NDArray[Any]:
         if not hasattr(local, "chunk"):
-            local.chunk = np.zeros((edge, edge), np.uint16)
+            local.chunk = _zeros((edge, edge), np.uint16)
             local.stored = _ready(local.chunk.nbytes)
         field = ready[number % len(ready)]
         for piece, (c, y, x) in zip(pieces[number], corners, strict=True):
@@ -230,15 +232,23 @@ def _zarr_arrays(stored: Stored) -> list[Any]:
     return [zarr.open_array(stored.root / str(n), mode="r") for n in range(len(stored.pixels))]
 
 
-def _ready(n_bytes: int) -> bytearray:
+def _zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """From the start of a page on: where it begins must not decide what is measured."""
+    found = aligned(math.prod(shape) * np.dtype(dtype).itemsize)
+    found[:] = 0
+    return found.view(dtype).reshape(shape)
+
+
+def _ready(n_bytes: int) -> memoryview:
     """Room for any chunk of so many bytes, stored."""
-    return bytearray(2 * n_bytes + 65_536)
+    return aligned(2 * n_bytes + 65_536).data
 
 
-def _read(piece: Piece, ready: bytearray) -> memoryview:
-    """The stored bytes of a chunk."""
+def _read(piece: Piece, ready: memoryview) -> memoryview:
+    """The stored bytes of a chunk, half a page from their place in the file; see `aligned`."""
     path, start, length = piece
-    view = memoryview(ready)[:length]
+    skip = (start + PAGE_BYTES // 2) % PAGE_BYTES
+    view = ready[skip : skip + length]
     with path.open("rb", buffering=0) as file:
         file.seek(start)
         file.readinto(view)

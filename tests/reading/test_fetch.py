@@ -13,7 +13,7 @@ from numcodecs import Blosc, Zstd
 
 from unidino_fast.plate import open_plate
 from unidino_fast.reading import decoders
-from unidino_fast.reading.buffers import Scratch
+from unidino_fast.reading.buffers import PAGE_BYTES, Scratch
 from unidino_fast.reading.files import ChunkFiles
 from unidino_fast.reading.formats import ShardFormat
 from unidino_fast.reading.room import work_room
@@ -54,7 +54,7 @@ def in_files(folder: Path, chunks: list[bytes]) -> list[Part]:
 WAYS = {"shard": in_one_file, "files": in_files}
 
 
-def placed(codec: str, found: list[Part], to: Any, n_bytes: int = MOST + 1) -> int:
+def placed(codec: str, found: list[Part], to: Any, most: int = MOST + 1) -> int:
     """How many chunks are taken; what is written behind the bytes that are for use crashes."""
     work = work_room(2 * 24 * 61, Scratch())
     names = list(dict.fromkeys(bytes(path) + b"\0" for path, _, _ in found))
@@ -62,7 +62,7 @@ def placed(codec: str, found: list[Part], to: Any, n_bytes: int = MOST + 1) -> i
     parts = [(paths.index(bytes(path) + b"\0"), offset, n) for path, offset, n in found]
     table = np.array(parts, np.int64).reshape(-1, 3)
     chunk = codec == "blosc", 24 * 61, 61
-    stored = at_the_end_of_memory(bytes(n_bytes))
+    stored = at_the_end_of_memory(bytes(most + PAGE_BYTES))
     memory, start, pitch, rows, columns = to
     places = [(start + number * 61, rows, columns) for number in range(len(parts))]
     windows = np.array(places, np.int64).reshape(-1, 3)
@@ -170,8 +170,22 @@ def test_files_that_are_longer_or_shorter_than_they_may_be(codec: str, tmp_path:
     assert placed(codec, [(path, 0, -len(chunk))], to) == 0
     assert placed(codec, [(path, 0, -len(chunk) - 1)], to) == 1
     assert placed(codec, [(path, 0, len(chunk) + 1)], to) == 0
-    assert placed(codec, [(path, 0, len(chunk))], to, n_bytes=len(chunk) - 1) == 0
-    assert placed(codec, [(path, 0, len(chunk))], to, n_bytes=len(chunk)) == 1
+    assert placed(codec, [(path, 0, len(chunk))], to, most=len(chunk) - 1) == 0
+    assert placed(codec, [(path, 0, len(chunk))], to, most=len(chunk)) == 1
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_chunks_begin_anywhere_in_a_file(codec: str, tmp_path: Path) -> None:
+    """Where they are read to depends on it: two pages' worth of beginnings."""
+    [pixels], [chunk] = row_of(codec, 1)
+    (tmp_path / "shard").write_bytes(bytes(2 * PAGE_BYTES) + chunk)
+    whole = (tmp_path / "shard").read_bytes()
+    for offset in range(0, 2 * PAGE_BYTES, 5):
+        (tmp_path / "shard").write_bytes(whole[2 * PAGE_BYTES - offset :])
+        field = np.full(SHAPE, UNTOUCHED, np.uint16)
+        part = tmp_path / "shard", offset, len(chunk)
+        assert placed(codec, [part], (field.reshape(-1), 0, 61, 24, 61), len(chunk)) == 1
+        np.testing.assert_array_equal(field, pixels)
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -189,15 +203,16 @@ def test_chunks_follow_at_their_width(codec: str, tmp_path: Path) -> None:
 def test_no_more_is_read_than_there_is_room_for(codec: str, tmp_path: Path) -> None:
     _, [chunk] = row_of(codec, 1)
     [(path, _, _)] = in_files(tmp_path, [chunk])
-    held, field = np.zeros(2 * len(chunk), np.uint8), np.zeros(SHAPE, np.uint16)
+    room = len(chunk) - 1 + PAGE_BYTES
+    held, field = np.zeros(room + len(chunk), np.uint8), np.zeros(SHAPE, np.uint16)
     work = work_room(2 * 24 * 61, Scratch())
     name = np.frombuffer(bytes(path) + b"\0", np.uint8)
     for length in (len(chunk), -len(chunk) - 1):
-        parts, stored = np.array([[0, 0, length]]), held[: len(chunk) - 1]
+        parts, stored = np.array([[0, 0, length]]), held[:room]
         row = field.reshape(-1), 61, np.array([[0, 24, 61]]), np.zeros(1, np.uint64)
         kind = codec == "blosc", 24 * 61, 61
         assert decoders.fetch(kind, name, parts, stored, row, work) == 0
-        assert not held[len(chunk) - 1 :].any()
+        assert not held[room:].any()
 
 
 def no_index(_: str) -> None:

@@ -63,9 +63,9 @@ class FieldBuffers:
 def aligned(n_bytes: int) -> Bytes:
     """Memory that begins with a page, with any content.
 
-    Large memory from `malloc` begins 16 bytes behind a page, and the kernel copies a file, whose
-    pages it holds, to there at half the rate (Zen 4: `rep movsb` to a few bytes behind the place
-    of the source in its page; to one byte behind, a sixth).
+    Large memory from `malloc` begins 16 bytes behind a page. The kernel, which holds the pages of
+    a file, copies them there at half the rate on Zen 4, at a fifth on Zen 3: `rep movsb` is slow to
+    1 to 31 bytes behind the place that its source has in a page.
     """
     whole = np.empty(n_bytes + PAGE_BYTES, np.uint8)
     start = -whole.ctypes.data % PAGE_BYTES

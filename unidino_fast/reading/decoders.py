@@ -1,9 +1,8 @@
 """Chunks of pixels of two bytes, decoded to where they belong: compiled by numba.
 
-Elsewhere a chunk is decoded into a buffer, from which its rows are then copied into a field. Here
-the last step of decoding, which in blosc is that of undoing the shuffle, writes the rows. And one
-call reads and decodes all chunks of a row: threads that want the interpreter between any two steps
-wait for each other.
+Elsewhere a chunk is decoded into a buffer, and its rows are copied from there into a field. Here
+the last step of decoding (in blosc, undoing the shuffle) writes them. And one call reads and
+decodes all chunks of a lot: threads that want the interpreter at each step wait for one another.
 
 Chunks are untrusted, and compiled code checks no index by itself: each offset and size that a chunk
 declares is looked at here before it is used. (Blosc's: README_CHUNK_FORMAT of c-blosc, version 2.)
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     Work = tuple[Bytes, Words, int, Sums]
 
 _PIXEL_BYTES, _PIXEL_BITS, _WORD_BYTES, _HEADER_BYTES = 2, 16, 8, 16
+_BYTE_BITS = np.uint16(8)
 _VERSION, _CODEC_VERSION = 2, 1
 """Of a chunk's header, and of how lz4 and zstd are written."""
 _BYTES_SHUFFLED, _COPIED, _BITS_SHUFFLED = 1, 2, 4
@@ -52,6 +52,8 @@ _BYTES = (32, 0x00000000FFFFFFFF), (16, 0x0000FFFF0000FFFF), (8, 0x00FF00FF00FF0
 """How far apart change places in a square of 8 x 8, and which of them, by a mask."""
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 """As `FolderStorage` opens files."""
+_PAGE_BYTES = 4096
+"""The kernel's copies of files end up half a page from their place in one: see `aligned`."""
 _STATE, _USED, _SUM = 0, 1, 2
 """Of a checksum: the address of its state, the same where it is taken, 0 else, and what it is."""
 
@@ -110,7 +112,7 @@ def fetch(chunk: Chunk, paths: Bytes, parts: Parts, stored: Bytes, to: All, work
         paths: of files, each closed by a zero.
         parts: (N, 3): where the path of a chunk begins, where the chunk begins in that file, and
             how long it is: if negative, as long as the file, which is to be shorter than that.
-        stored: for use here.
+        stored: for use here; a page longer than the longest chunk.
         to: `memory` and `pitch`; (N, 3) `start`, `rows` and `columns`; (N,) takes checksums.
         work: as for `place`.
 
@@ -126,12 +128,13 @@ def fetch(chunk: Chunk, paths: Bytes, parts: Parts, stored: Bytes, to: All, work
             if file >= 0:
                 libraries.close_file(file)
             file, of = libraries.open_file(paths.ctypes.data + path, _FLAGS), path
-        if file < 0 or abs(length) > stored.size:
+        if file < 0 or abs(length) > stored.size - _PAGE_BYTES:
             break
-        n = libraries.read_at(file, stored.ctypes.data, abs(length), offset)
+        skip = (offset + _PAGE_BYTES // 2 - stored.ctypes.data) % _PAGE_BYTES & -_WORD_BYTES
+        n = libraries.read_at(file, stored.ctypes.data + skip, abs(length), offset)
         if n < 1 or (n == -length if length < 0 else n != length):
             break
-        if not place(chunk, stored[:n], (memory, start, pitch, rows, columns), work):
+        if not place(chunk, stored[skip : skip + n], (memory, start, pitch, rows, columns), work):
             break
         checksums[number] = np.uint64(work[3][_SUM])
         n_sound += 1
@@ -285,11 +288,6 @@ def _int32(stored: Bytes, at: int) -> Any:
 
 
 @compiled
-def _pixel(low: np.uint8, high: np.uint8) -> np.uint16:
-    return np.uint16(low) | (np.uint16(high) << np.uint16(8))
-
-
-@compiled
 def _line(first: int, n_left: int, width: int, to: Window) -> Any:
     """Of a row from pixel `first` of a chunk on: its place, how many are wanted, and how many are.
 
@@ -311,7 +309,7 @@ def _put_bytes(low: Bytes, high: Bytes, first: int, width: int, to: Window) -> N
         out = to.memory[at : at + n_wanted]
         from_low, from_high = low[done : done + n_wanted], high[done : done + n_wanted]
         for i in range(n_wanted):
-            out[i] = _pixel(from_low[i], from_high[i])
+            out[i] = np.uint16(from_low[i]) | np.uint16(from_high[i]) << _BYTE_BITS
         done += n
 
 
@@ -324,7 +322,7 @@ def _put_plain(plain: Bytes, first: int, width: int, to: Window, words: Words) -
     else:
         pixels = words.view(np.uint16)[:n]
         for i in range(n):
-            pixels[i] = _pixel(plain[2 * i], plain[2 * i + 1])
+            pixels[i] = np.uint16(plain[2 * i]) | np.uint16(plain[2 * i + 1]) << _BYTE_BITS
     _put(pixels, first, width, to)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from unidino_fast.compiled import Compiled
-from unidino_fast.reading.buffers import Scratch
+from unidino_fast.reading.buffers import PAGE_BYTES, Scratch
 from unidino_fast.reading.codecs import blosc_into, zstd_into
 from unidino_fast.reading.room import work_room
 
@@ -102,7 +102,7 @@ def placing(encoding: Encoding, windows: Windows, width: int, scratch: Scratch) 
 
     def fetch(found: FileParts) -> list[int]:
         names = np.frombuffer(found.paths, np.uint8)
-        stored = scratch.bytes("stored", encoding.most + 1)
+        stored = scratch.bytes("stored", encoding.most + 1 + PAGE_BYTES)
         missed = []
         done = 0
         while done < len(places):
