@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import pytest
 from result_files import tables_of
 
 import unidino_fast as uf
-from unidino_fast import pipeline
+from unidino_fast import pipeline, plate_run
 from unidino_fast.config import EmbedOptions
 from unidino_fast.engines import choose
 from unidino_fast.errors import OutputError
+from unidino_fast.output import OutputFolder
 from unidino_fast.pipeline import prepare_run
 from unidino_fast.planning import plan_plate
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import polars as pl
-
+    from unidino_fast.names import WellName
     from unidino_fast.planning import WellTask
+    from unidino_fast.results import WellResult
 
 OPTIONS = EmbedOptions(tile=32)
 
@@ -67,6 +69,29 @@ def test_resume_computes_the_rest_alone_and_gives_the_same_bytes(
     assert summary.n_resumed == len(parts) - 1
     assert tables_of(folder) == tables_of(tmp_path / "whole" / "small")
     assert embed(plate_path, model, tmp_path / "cut").n_resumed == 6
+
+
+def test_features_are_kept_for_the_tables_as_far_as_they_fit(
+    plate_path: Path, model: uf.Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_back = []
+
+    def read(folder: OutputFolder, position: WellName) -> WellResult:
+        read_back.append(str(position))
+        return read_whole_part(folder, position)
+
+    read_whole_part = OutputFolder.read_whole_part
+    monkeypatch.setattr(OutputFolder, "read_whole_part", read)
+    embed(plate_path, model, tmp_path / "all")
+    assert read_back == []
+    fields = pl.read_parquet(tmp_path / "all/small/fields.parquet")
+    [first, *others] = fields["Metadata_Well"].unique(maintain_order=True)
+    n_fields = fields["Metadata_Well"].eq(first).sum()
+    n_bytes = n_fields * len(uf.feature_columns(fields)) * 4
+    monkeypatch.setattr(plate_run, "_HELD_BYTES", n_bytes)
+    embed(plate_path, model, tmp_path / "one")
+    assert read_back == others
+    assert tables_of(tmp_path / "one" / "small") == tables_of(tmp_path / "all" / "small")
 
 
 def test_changes_stop_a_resume(plate_path: Path, model: uf.Embedder, tmp_path: Path) -> None:

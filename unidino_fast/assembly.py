@@ -15,7 +15,7 @@ from unidino_fast.qc import flag_wells, plate_qc, quality_series
 from unidino_fast.results import fields_features, fields_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 
     import polars as pl
 
@@ -89,6 +89,8 @@ def write_tables(
     records: Mapping[str, WellRecord],
     platemap: Platemap | None,
     qc: Thresholds | None,
+    *,
+    held: MutableMapping[str, WellResult] | None = None,
 ) -> list[str]:
     """Writes fields, wells and profiles, and what quality control says of them.
 
@@ -99,6 +101,7 @@ def write_tables(
         folder: where to.
         layout: of the plate.
         records: of finished wells, by name.
+        held: those of which the features are at hand; it is emptied.
         platemap: joined onto all tables.
         qc: limits of quality control; None for none.
 
@@ -114,7 +117,7 @@ def write_tables(
     metadata = layout.metadata(wanted, qc)
     if platemap is not None:
         metadata, warnings = join_platemap(metadata, platemap.table, name=platemap.name)
-    wells = joined(_write_fields(folder, layout, wanted, metadata)).frame()
+    wells = joined(_write_fields(folder, layout, wanted, metadata, held or {})).frame()
     trim_heap()
     with ThreadPoolExecutor(2, "table") as threads:  # each is written while the next is computed
         written = [threads.submit(folder.write_table, "wells.parquet", wells)]
@@ -130,7 +133,11 @@ def write_tables(
 
 
 def _write_fields(
-    folder: OutputFolder, layout: Layout, records: Sequence[WellRecord], metadata: pl.DataFrame
+    folder: OutputFolder,
+    layout: Layout,
+    records: Sequence[WellRecord],
+    metadata: pl.DataFrame,
+    held: MutableMapping[str, WellResult],
 ) -> Iterator[Profiles]:
     """Writes the table of fields, a row group for some wells; yields their rows of wells.
 
@@ -141,7 +148,11 @@ def _write_fields(
     start = 0
     with folder.appending("fields.parquet") as table:
         for portion in _portions(records, most):
-            wells = [folder.read_whole_part(record.position) for record in portion]
+            named = [(str(record.position), record.position) for record in portion]
+            wells = [
+                held.pop(name) if name in held else folder.read_whole_part(position)
+                for name, position in named
+            ]
             n_fields = sum(len(well.fields) for well in wells)
             fields = layout.profiles(wells, metadata.slice(start, n_fields))
             start += n_fields

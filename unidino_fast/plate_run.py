@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from unidino_fast.stamps import PixelStamp
 
 
+_HELD_BYTES = 16 << 20
+"""Features that are kept for the tables; what is beyond is read back: a millisecond a well."""
+
+
 class PlateRun:
     """The wells of a plate, or of one shard of it, and their results so far.
 
@@ -74,6 +78,8 @@ class PlateRun:
         self.n_tiles = plan.n_tiles if folder.job_tiles is None else folder.job_tiles
         self.clock = StageClock()
         self.results: dict[str, WellRecord] = {}
+        self._held: dict[str, WellResult] = {}
+        self._n_held = 0
         self.left_out = dict(map(left_out_for, plate.skipped))
         self.stamps: dict[str, PixelStamp | None] = {}
         self.n_resumed = 0
@@ -225,7 +231,9 @@ class PlateRun:
     def write_tables(self, platemap: Platemap | None) -> list[str]:
         """Writes fields, wells and profiles; returns what a person should know about them."""
         with self.clock.stage("write"):
-            return write_tables(self.folder, self.layout, self.results, platemap, self.qc)
+            return write_tables(
+                self.folder, self.layout, self.results, platemap, self.qc, held=self._held
+            )
 
     def engine_warning(self) -> list[str]:
         """A line where the engine's errors are large beside what it is to tell apart."""
@@ -337,6 +345,10 @@ class PlateRun:
 
     def _keep(self, task: WellTask, result: WellResult) -> None:
         self.results[task.name] = result.record()
+        n_bytes = sum(field.features.nbytes for field in result.fields)
+        if self._n_held + n_bytes <= _HELD_BYTES:
+            self._held[task.name] = result
+            self._n_held += n_bytes
         self.n_new_tiles += sum(f.n_tiles * len(f.labels) for f in result.fields)
 
 
