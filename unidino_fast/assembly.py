@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from unidino_fast.qc import Thresholds
     from unidino_fast.results import WellRecord, WellResult
 
-_PORTION_BYTES = 4 << 20
+_PORTION_BYTES = 6 << 20
 """Features that are held at a time while tables are written: a row group of `fields.parquet`."""
 
 

@@ -51,6 +51,19 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return compiled
 
 
+def callback(function: Callable[..., Any], signature: Any) -> Any:
+    """Has numba compile a function as C has them; its `address` is all that callers need to know.
+
+    It is kept as `compiled` keeps functions. It is never to raise: nobody would be told.
+    """
+    from numba import cfunc
+
+    try:
+        return cfunc(signature, cache=True)(function)
+    except Exception:  # no folder to keep it in, a full disk, or a file that is damaged
+        return cfunc(signature)(function)
+
+
 class Compiled(Generic[Function]):
     """A compiled function, from when what it is for has been done often; for many threads.
 

@@ -11,8 +11,8 @@ import xxhash
 
 from unidino_fast.planning import channels_to_read
 from unidino_fast.preprocess import all_with_signal, tiles_with_signal
-from unidino_fast.qc.measures import look_at
-from unidino_fast.reading import FieldReader, FieldRequest
+from unidino_fast.qc.measures import look_at, quality_watcher
+from unidino_fast.reading import FieldReader, FieldRequest, unwatched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from unidino_fast.errors import PixelError
     from unidino_fast.planning import FieldTask, WellTask
     from unidino_fast.qc.measures import Seen
+    from unidino_fast.reading import Known
     from unidino_fast.storage import Storage
 
     Pixels = NDArray[Any]
@@ -104,21 +105,22 @@ def read_fields(
                 channels = channels_to_read(field, options)
                 yield FieldRequest(field.field, field.time, channels, options.z)
 
-    def note(pixels: Pixels, numbers: Sequence[int], checksums: Sequence[int]) -> list[_NotedPlane]:
-        looks = look_at(pixels, numbers) if measures else [None] * len(numbers)
+    def note(pixels: Pixels, numbers: Sequence[int], known: Sequence[Known]) -> list[_NotedPlane]:
+        looks = look_at(pixels, numbers, known) if measures else [None] * len(numbers)
         noted = []
-        for number, checksum, seen in zip(numbers, checksums, looks, strict=True):
+        for number, (checksum, _), seen in zip(numbers, known, looks, strict=True):
             has_zeros = seen is None or seen.lowest <= 0  # else all tiles have signal
             chooses = keeps and number == 0 and has_zeros
             choice = _tiles_to_keep(pixels[0], options) if chooses else (0, None)
-            known = checksum or xxhash.xxh3_64_intdigest(pixels[number].data)
-            noted.append(_NotedPlane(known, *choice, seen))
+            checksum = checksum or xxhash.xxh3_64_intdigest(pixels[number].data)
+            noted.append(_NotedPlane(checksum, *choice, seen))
         return noted
 
     return FieldReader(storage, allocate=allocate).stream_noted(
         requests(),
         note,
         partial(Noted.of, measures=measures),
+        watching=quality_watcher if measures else unwatched,
     )
 
 

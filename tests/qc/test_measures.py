@@ -12,7 +12,7 @@ import pytest
 
 from unidino_fast.compiled import Compiled
 from unidino_fast.qc import MEASURES, measure_planes, measures, passes
-from unidino_fast.qc.haar import compiled_pass
+from unidino_fast.qc.compiled_passes import compiled_pass, watcher
 from unidino_fast.simulate import simulate_field
 
 
@@ -252,7 +252,7 @@ def test_many_planes_are_compiled_for_once(
     def make() -> Any:
         made.append(1)
         time.sleep(0.05)  # in which the other threads measure some planes
-        return lambda *arguments: taken.append(1) or compiled_pass(*arguments)
+        return passes._Passes(lambda *given: taken.append(1) or compiled_pass(*given), watcher)
 
     choice = Compiled(make, after=20 * field[0].size, lack="")
     monkeypatch.setitem(passes._COMPILED, 2, choice)
@@ -269,7 +269,7 @@ def test_a_compiler_that_fails_is_said_and_done_without(
     usual = measure_planes(field)
     monkeypatch.setattr(passes, "PIXELS_BY_NUMPY", 0)
     monkeypatch.setitem(passes._COMPILED, 2, passes._compiled_for(np.uint16))
-    monkeypatch.setitem(sys.modules, "unidino_fast.qc.haar", None)
+    monkeypatch.setitem(sys.modules, "unidino_fast.qc.compiled_passes", None)
     for _ in range(2):
         np.testing.assert_array_equal(measure_planes(field), usual)
     assert [record.getMessage()[:49] for record in caplog.records] == [

@@ -66,7 +66,8 @@ def placed(codec: str, found: list[Part], to: Any, most: int = MOST + 1) -> int:
     memory, start, pitch, rows, columns = to
     places = [(start + number * 61, rows, columns) for number in range(len(parts))]
     windows = np.array(places, np.int64).reshape(-1, 3)
-    to = memory, pitch, windows, np.zeros(len(parts), np.uint64)
+    nothing = np.zeros((len(parts), 0), np.int64)
+    to = memory, pitch, windows, np.zeros(len(parts), np.uint64), nothing
     return decoders.fetch(chunk, np.frombuffer(paths, np.uint8), table, stored, to, work)
 
 
@@ -209,7 +210,7 @@ def test_no_more_is_read_than_there_is_room_for(codec: str, tmp_path: Path) -> N
     name = np.frombuffer(bytes(path) + b"\0", np.uint8)
     for length in (len(chunk), -len(chunk) - 1):
         parts, stored = np.array([[0, 0, length]]), held[:room]
-        row = field.reshape(-1), 61, np.array([[0, 24, 61]]), np.zeros(1, np.uint64)
+        row = field.reshape(-1), 61, np.array([[0, 24, 61]]), np.zeros(1, np.uint64), parts
         kind = codec == "blosc", 24 * 61, 61
         assert decoders.fetch(kind, name, parts, stored, row, work) == 0
         assert not held[room:].any()

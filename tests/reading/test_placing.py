@@ -115,9 +115,10 @@ def test_checksums_are_taken_on_the_way_of_planes_that_are_chunks(
         monkeypatch.setattr(plate.storage, "files", None)
     taken = []
 
-    def note(pixels: Any, numbers: Any, checksums: Any) -> Any:
-        for number, checksum in zip(numbers, checksums, strict=True):
+    def note(pixels: Any, numbers: Any, known: Any) -> Any:
+        for number, (checksum, found) in zip(numbers, known, strict=True):
             taken.append(checksum != 0)
+            assert found is None
             assert checksum in (0, xxhash.xxh3_64_intdigest(pixels[number]))
         return numbers
 

@@ -7,7 +7,7 @@ shares: .1 is 10 % more.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -153,7 +153,7 @@ def effect(
     holds: NDArray[Any],
     one: Mask,
     other: Mask,
-    within: NDArray[Any] | None = None,
+    noise: Noise | None = None,
 ) -> tuple[float, float] | None:
     """How far some wells lie off others that hold the same, and by how many standard errors.
 
@@ -166,7 +166,7 @@ def effect(
         holds: numbers of what they hold (N,).
         one: some wells (N,).
         other: those that they are compared with (N,).
-        within: differences of wells that hold the same, if they are known already.
+        noise: of wells that hold the same, if it is known already.
 
     Returns:
         Offset and errors; None where fewer than `_LEAST_WELLS` on one side have a partner on the
@@ -176,22 +176,33 @@ def effect(
         return None
     pairs = holds[one][:, None] == holds[other][None]
     n_one, n_other = int(pairs.any(axis=1).sum()), int(pairs.any(axis=0).sum())
-    if within is None:
-        within = np.concatenate([_differences(values[side], holds[side]) for side in (one, other)])
-    if min(n_one, n_other) < _LEAST_WELLS or len(within) < _LEAST_PAIRS:
+    if noise is None:
+        noise = _noise(*((values[side], holds[side]) for side in (one, other)))
+    if min(n_one, n_other) < _LEAST_WELLS or noise.n_pairs < _LEAST_PAIRS:
         return None
     off = float(np.median((values[one][:, None] - values[other][None])[pairs]))
-    spread = float(np.median(np.abs(within))) * MAD_OF_NORMAL / 2**0.5
-    error = _PAIRS_ERROR * spread * (1 / n_one + 1 / n_other) ** 0.5
+    error = _PAIRS_ERROR * noise.spread * (1 / n_one + 1 / n_other) ** 0.5
     return off, abs(off) / max(error, 1e-9)
 
 
-def _differences(values: NDArray[Any], holds: NDArray[Any]) -> NDArray[Any]:
-    """Of all pairs of wells that hold the same."""
-    one, other = np.triu_indices(len(values), 1)
-    same = holds[one] == holds[other]
-    differences: NDArray[Any] = (values[one] - values[other])[same]
-    return differences
+class Noise(NamedTuple):
+    """How wells differ that hold the same: by as many standard deviations as `spread`."""
+
+    spread: float
+    n_pairs: int
+
+
+def _noise(*sides: tuple[NDArray[Any], NDArray[Any]]) -> Noise:
+    """Told by all pairs of wells of a side that hold the same, given values and what they hold."""
+    differences = []
+    for values, holds in sides:
+        one, other = np.triu_indices(len(values), 1)
+        same = holds[one] == holds[other]
+        differences.append(np.abs((values[one] - values[other])[same]))
+    apart = np.concatenate(differences)
+    if not len(apart):
+        return Noise(np.nan, 0)
+    return Noise(float(np.median(apart)) * MAD_OF_NORMAL / 2**0.5, len(apart))
 
 
 def _best_effect(
@@ -248,10 +259,10 @@ def _lines(
     """The row or column that is most unlike the others, and all others that are too unlike."""
     checks = []
     alike = np.zeros_like(holds)
-    ways = [(h, _differences(values[sound], h[sound])) for h in (holds, alike)]
+    ways = [(h, _noise((values[sound], h[sound]))) for h in (holds, alike)]
     for place in np.unique(places[sound]):
         own, other = sound & (places == place), sound & (places != place)
-        effects = (effect(values, h, own, other, within) for h, within in ways)
+        effects = (effect(values, h, own, other, noise) for h, noise in ways)
         found_effect = next((found for found in effects if found is not None), None)
         if found_effect is None:
             continue

@@ -1,126 +1,178 @@
 """The pass over the pixels of planes of whole numbers, compiled by numba: see `passes`.
 
+Over planes that are there, or, `watch`, over one that is being decoded.
+
 Letters: H x W pixels, S whole strips of 8 rows.
 """
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numba.np.numpy_support import carray
 
 from unidino_fast.compiled import compiled
-from unidino_fast.qc.passes import Found
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
-
-    from unidino_fast.qc.passes import Sampling
 
     Planes = NDArray[Any]
     Row = NDArray[Any]
+    Rooms = tuple[Planes, Row, Row, Row]
 
-_PAIRS = {1: np.uint16, 2: np.uint32}
-"""Words that hold two pixels side by side: taken by these, every step of a row is alike."""
 _EDGE, _OF_SQUARE = 8, 8
 """Pixels of a strip down (`passes.EDGE`), and sums in a square either way: what is compiled keeps
 no constant of other files."""
-
-
-def compiled_pass(planes: Planes, numbers: Sequence[int], sampling: Sampling) -> NDArray[np.int64]:
-    """See `passes.pass_over`; the planes are contiguous, native and writable."""
-    own = of_pairs = np.array(numbers, np.int64)
-    even = planes
-    if planes.shape[2] % 2:
-        even, of_pairs = np.ascontiguousarray(planes[own, :, :-1]), np.arange(len(own))
-    pairs = even.view(_PAIRS[planes.itemsize])
-    counters = _COUNTERS.of(planes.itemsize)
-    found = np.empty((len(own), len(Found._fields)), np.int64)
-    # to recognise any other than a plain tuple takes numba longer
-    _pass_over(planes, own, pairs, of_pairs, tuple(sampling), counters, found)
-    return found
-
-
-class _Counters(threading.local):
-    """Of values, and of differences, for one thread.
-
-    New ones for each plane would be pages that the system gives and takes back, while other threads
-    wait: a tenth of a millisecond.
-    """
-
-    def __init__(self) -> None:
-        self._held: dict[int, tuple[Row, Row]] = {}
-
-    def of(self, n_bytes: int) -> tuple[Row, Row]:
-        """For pixels of so many bytes: all 0, as the pass leaves them."""
-        held = self._held.get(n_bytes)
-        if held is None:
-            values, differences = (np.zeros(n << 8 * n_bytes, np.int32) for n in (1, 2))
-            held = self._held[n_bytes] = values, differences
-        return held
-
-
-_COUNTERS = _Counters()
+_N_FOUND, _N_SEEN = 14, 7
+"""Numbers of `passes.Found`, and of what is known of some strips."""
+_LOWEST, _HIGHEST, _N_HIGHEST, _CROSS, _FINE, _COARSE, _N_CROSSES = range(_N_SEEN)
+_VALUES = 1 << 16
+"""Of a pixel of 16 bits; differences of 2 x 2 of them go up to twice that."""
+_HEIGHT, _WIDTH, _STEP, _LOW_PLACE, _HIGH_PLACE, _EVERY, _NOISE = range(7)
+_NEXT, _SEEN, _HEAD = 8, 9, 9 + _N_SEEN
+"""Of the state of `watch`: shape and sampling of the plane (two numbers are floating-point), which
+strip is next, what is known of those before, and where counters and sums begin."""
 
 
 @compiled
-def _pass_over(
+def pass_over(
     planes: Planes,
     numbers: Row,
     pairs: Planes,
     of_pairs: Row,
     sampling: Any,
     counters: tuple[Row, Row],
-    found: Row,
+    found: Planes,
 ) -> None:
-    """Plane by plane; those of `pairs` may be others than those of `planes`."""
+    """Goes over planes, one after another.
+
+    Args:
+        planes: (C, H, W).
+        numbers: (N,) of those to go over.
+        pairs: (D, H, W // 2): words of two pixels, so that every step of a row is alike.
+        of_pairs: (N,) which of these are of the same planes.
+        sampling: `passes.Sampling` as a plain tuple.
+        counters: all 0, as they are left: one for each value of a pixel, and twice as many.
+        found: (N, 14) takes what `passes.Found` has, in order.
+    """
+    height, width = planes.shape[1:]
+    sums = np.empty((height // _EDGE, width // _EDGE), np.int32)
+    columns = np.empty(width // _EDGE * _EDGE // 2, np.int32)
+    rooms = sums, columns, counters[0], counters[1]
+    seen = np.empty(_N_SEEN, np.int64)
     for i in range(len(numbers)):
-        _pass(planes[numbers[i]], pairs[of_pairs[i]], sampling, counters, found[i])
+        plane = planes[numbers[i]]
+        _begin(seen)
+        _go_over(plane, pairs[of_pairs[i]], 0, -(-height // _EDGE), sampling, rooms, seen)
+        _end(plane, sampling, rooms, seen, found[i])
+
+
+def watch_state(shape: tuple[int, int], sampling: Any) -> NDArray[np.int64]:
+    """For `watch`, of a thread: for planes (H, W) of 16 bits, W even, neither less than 8."""
+    n_down, n_right = (edge // _EDGE for edge in shape)
+    n_words = (3 * _VALUES + n_right * _EDGE // 2 + n_down * n_right) // 2 + 1
+    state = np.zeros(_HEAD + n_words, np.int64)
+    step, places, every, noise = sampling
+    state[:_NOISE] = *shape, step, *places, every
+    state[_NOISE:_NEXT].view(np.float64)[:] = noise
+    return state
+
+
+WATCH_SIGNATURE = "void(CPointer(int64), CPointer(uint16), int64, int64, CPointer(int64))"
+"""Of `watch`, as numba writes it."""
+
+
+def watch(state: Any, pixels: Any, first: int, n: int, found: Any) -> None:
+    """Goes over those strips of a plane that are complete by now: a function as C has them.
+
+    Args:
+        state: as `watch_state` gives it.
+        pixels: of the plane.
+        first: of the pixels that came last, behind those before; 0 begins with another plane.
+        n: of them.
+        found: takes what `passes.Found` has when the last of them came.
+    """
+    head = carray(state, (_HEAD,))
+    height, width = head[_HEIGHT], head[_WIDTH]
+    n_down, n_right = height // _EDGE, width // _EDGE
+    n_columns = n_right * _EDGE // 2
+    n_words = (3 * _VALUES + n_columns + n_down * n_right) // 2 + 1
+    numbers = carray(state, (_HEAD + n_words,))[_HEAD:].view(np.int32)
+    counts, crosses = numbers[:_VALUES], numbers[_VALUES : 3 * _VALUES]
+    columns = numbers[3 * _VALUES : 3 * _VALUES + n_columns]
+    sums = numbers[3 * _VALUES + n_columns :][: n_down * n_right].reshape(n_down, n_right)
+    rooms = sums, columns, counts, crosses
+    noise = head[_NOISE:_NEXT].view(np.float64)
+    places = head[_LOW_PLACE], head[_HIGH_PLACE]
+    sampling = head[_STEP], places, head[_EVERY], (noise[0], noise[1])
+    seen = head[_SEEN:]
+    if first == 0:
+        if head[_NEXT]:  # of a plane that came to no end
+            numbers[: 3 * _VALUES], head[_NEXT] = 0, 0
+        _begin(seen)
+    plane = carray(pixels, (height, width))
+    pairs = plane.reshape(-1).view(np.uint32).reshape(height, width // 2)
+    is_last = first + n == height * width
+    end = -(-height // _EDGE) if is_last else (first + n) // width // _EDGE
+    _go_over(plane, pairs, head[_NEXT], end, sampling, rooms, seen)
+    head[_NEXT] = 0 if is_last else end
+    if is_last:
+        _end(plane, sampling, rooms, seen, carray(found, (_N_FOUND,)))
 
 
 @compiled
-def _pass(plane: Row, pairs: Row, sampling: Any, counters: tuple[Row, Row], found: Row) -> None:
-    """Strip by strip, each of which the caches hold; finds what `passes.Found` has, in order."""
-    step, places, every, noise = sampling
-    counts, crosses = counters
+def _begin(seen: Row) -> None:
+    """With no strip."""
+    seen[:] = 0
+    seen[_LOWEST], seen[_HIGHEST] = _VALUES, -1
+
+
+@compiled
+def _go_over(
+    plane: Planes, pairs: Planes, first: int, end: int, sampling: Any, rooms: Rooms, seen: Row
+) -> None:
+    """Goes over some strips, each of which the caches hold; the last may have fewer rows."""
+    step, _, every, _ = sampling
+    sums, columns, counts, crosses = rooms
     height, width = plane.shape
     pixels = plane.reshape(-1)
-    n_strips = height // _EDGE
-    sums = np.empty((n_strips, width // _EDGE), np.int32)
-    columns = np.empty(sums.shape[1] * _EDGE // 2, np.int32)
-    lowest, highest, n_highest = 1 << (8 * plane.itemsize), -1, 0
-    cross, fine, coarse, n_crosses = 0, 0, 0, 0
-    for strip in range(-(-height // _EDGE)):
-        top, end = _EDGE * strip, min(_EDGE * (strip + 1), height)
-        low, high = _extremes(pixels[top * width : end * width])
-        lowest = min(lowest, low)
-        if high > highest:
-            highest, n_highest = high, 0
-        if high == highest:
-            n_highest += _count_of(pixels[top * width : end * width], high)
-        for y in range(-(-top // step) * step, end, step):
+    for strip in range(first, end):
+        top, bottom = _EDGE * strip, min(_EDGE * (strip + 1), height)
+        low, high = _extremes(pixels[top * width : bottom * width])
+        seen[_LOWEST] = min(seen[_LOWEST], low)
+        if high > seen[_HIGHEST]:
+            seen[_HIGHEST], seen[_N_HIGHEST] = high, 0
+        if high == seen[_HIGHEST]:
+            seen[_N_HIGHEST] += _count_of(pixels[top * width : bottom * width], high)
+        for y in range(-(-top // step) * step, bottom, step):
             _count(plane[y], step, counts)
-        if strip < n_strips:
-            _add_up(pairs[top:end], 8 * plane.itemsize, high, columns, sums[strip])
+        if strip < len(sums):
+            _add_up(pairs[top:bottom], 8 * plane.itemsize, high, columns, sums[strip])
             if strip % every == 0:
-                energies = _details(pairs[top:end], 8 * plane.itemsize, crosses)
-                cross += energies[0]
-                fine += energies[1]
-                coarse += energies[2]
-                n_crosses += 2 * ((width // 2 + 1) // 2)
+                energies = _details(pairs[top:bottom], 8 * plane.itemsize, crosses)
+                seen[_CROSS] += energies[0]
+                seen[_FINE] += energies[1]
+                seen[_COARSE] += energies[2]
+                seen[_N_CROSSES] += 2 * ((width // 2 + 1) // 2)
+
+
+@compiled
+def _end(plane: Planes, sampling: Any, rooms: Rooms, seen: Row, found: Row) -> None:
+    """Makes of all strips what `passes.Found` has, in order; leaves counters at 0."""
+    _, places, _, noise = sampling
+    sums, _, counts, crosses = rooms
+    lowest, highest = seen[_LOWEST], seen[_HIGHEST]
     total, spans, down, right = _summed_up(sums)
     low, high = _value_at(counts, places[0]), _value_at(counts, places[1])
-    middle = _value_at(crosses, n_crosses // 2)
+    middle = _value_at(crosses, seen[_N_CROSSES] // 2)
     counts[: highest + 1] = 0
     crosses[: 2 * (highest - lowest) + 1] = 0
     n_empty = _count_upto(spans, max(middle * noise[0], noise[1]))
     whole = total + _beyond(plane)
-    found[0], found[1], found[2], found[3] = whole, lowest, highest, n_highest
-    found[4], found[5], found[6], found[7] = low, high, middle, cross
-    found[8], found[9], found[10], found[11] = fine, coarse, n_empty, total
+    found[0], found[1], found[2], found[3] = whole, lowest, highest, seen[_N_HIGHEST]
+    found[4], found[5], found[6], found[7] = low, high, middle, seen[_CROSS]
+    found[8], found[9], found[10], found[11] = seen[_FINE], seen[_COARSE], n_empty, total
     found[12], found[13] = down, right
 
 

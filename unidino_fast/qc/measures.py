@@ -30,12 +30,15 @@ from unidino_fast.qc.passes import (
     some_strips,
     square_sums,
     summed_up,
+    watcher,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from unidino_fast.reading import Known, Watcher
 
     Plane = NDArray[Any]
     Values = NDArray[np.float32]
@@ -93,6 +96,14 @@ def measure_planes(planes: Plane) -> Values:
     return measured(look_at(planes, range(len(planes))))
 
 
+def quality_watcher(shape: tuple[int, int], dtype: np.dtype[Any]) -> Watcher | None:
+    """What looks at planes (H, W) of a dtype while this thread decodes them, if anything does."""
+    if min(shape) < EDGE:
+        return None
+    plan = _plan(shape, dtype)
+    return watcher(shape, dtype, plan.sampling) if plan.is_counted else None
+
+
 class Seen(NamedTuple):
     """What a look at a plane found (F,), as `Found` has it in order, and how it was taken."""
 
@@ -106,14 +117,27 @@ class Seen(NamedTuple):
         return value
 
 
-def look_at(planes: Plane, numbers: Sequence[int]) -> list[Seen | None]:
-    """What `measured` needs of some planes of (C, H, W); None of one where that leaves all open."""
+def look_at(
+    planes: Plane, numbers: Sequence[int], known: Sequence[Known] = ()
+) -> list[Seen | None]:
+    """What `measured` needs of some planes.
+
+    Args:
+        planes: (C, H, W).
+        numbers: of those to look at.
+        known: of each of these what `quality_watcher` has found of it, or of none.
+
+    Returns:
+        Of each; None of one where that leaves all open.
+    """
     if not numbers or min(planes.shape[1:]) < EDGE:
         return [None] * len(numbers)
     plan = _plan(planes.shape[1:], planes.dtype)
     if plan.is_counted:
-        found = pass_over(planes, numbers, plan.sampling)
-        return [Seen(plan, row) for row in found]
+        found = [one.found for one in known] or [None] * len(numbers)
+        left = [number for number, row in zip(numbers, found, strict=True) if row is None]
+        rows = iter(pass_over(planes, left, plan.sampling) if left else ())
+        return [Seen(plan, next(rows) if row is None else row) for row in found]
     return [_look_at_numbers(planes[number], plan) for number in numbers]
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from unidino_fast.reading import Watcher
+
     Planes = NDArray[Any]
     Pass = Callable[[Planes, Sequence[int], "Sampling"], NDArray[np.int64]]
 
@@ -28,6 +30,8 @@ EDGE = 8
 PIXELS_BY_NUMPY = 16 << 20
 """Of one dtype, before the compiled pass is taken: ten wells are to take the memory that a thousand
 do."""
+_WATCHED_BYTES = 2
+"""Of a pixel, where planes are decoded to where they belong."""
 SQUARE = 64
 """Edge in pixels of the squares that are empty or not."""
 
@@ -105,8 +109,20 @@ def pass_over(planes: Planes, numbers: Sequence[int], sampling: Sampling) -> NDA
         # numba tells these apart, and would compile for each
         planes = np.require(planes, planes.dtype.newbyteorder("="), ["C", "W"])
     amount = len(numbers) * planes[0].size
-    go = _COMPILED[planes.itemsize].for_more(amount) or pass_by_numpy
+    passes = _COMPILED[planes.itemsize].for_more(amount)
+    go = pass_by_numpy if passes is None else passes.over
     return go(planes, numbers, sampling)
+
+
+def watcher(shape: tuple[int, int], dtype: np.dtype[Any], sampling: Sampling) -> Watcher | None:
+    """What goes over planes (H, W) as `pass_over` does, while they are decoded, in this thread.
+
+    None where there is nothing that does: yet, or for planes of 8 bits or an odd width.
+    """
+    if dtype.itemsize != _WATCHED_BYTES or shape[1] % 2:
+        return None
+    passes = _COMPILED[dtype.itemsize].for_more(0)
+    return None if passes is None else passes.watcher(shape, sampling)
 
 
 def pass_by_numpy(planes: Planes, numbers: Sequence[int], sampling: Sampling) -> NDArray[np.int64]:
@@ -220,12 +236,19 @@ def _energy(detail: NDArray[np.int32]) -> int:
     return int(np.square(detail, dtype=np.int64).sum())
 
 
-def _compiled_for(dtype: type[np.unsignedinteger[Any]]) -> Compiled[Pass]:
-    def make() -> Pass:
-        from unidino_fast.qc.haar import compiled_pass
+class _Passes(NamedTuple):
+    """Of the module `compiled_passes`: over planes that are there, and while they are decoded."""
+
+    over: Pass
+    watcher: Callable[[tuple[int, int], Sampling], Watcher]
+
+
+def _compiled_for(dtype: type[np.unsignedinteger[Any]]) -> Compiled[_Passes]:
+    def make() -> _Passes:
+        from unidino_fast.qc.compiled_passes import compiled_pass, watcher
 
         compiled_pass(np.zeros((1, EDGE, EDGE), dtype), [0], Sampling(1, (0, 0), 1, (0.0, 0.0)))
-        return compiled_pass
+        return _Passes(compiled_pass, watcher)
 
     lack = "quality is measured by numpy, which is slower"
     return Compiled(make, after=PIXELS_BY_NUMPY, lack=lack)

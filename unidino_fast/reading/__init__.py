@@ -11,5 +11,14 @@ from __future__ import annotations
 from unidino_fast.reading.plan import FieldRequest
 from unidino_fast.reading.reader import FieldReader
 from unidino_fast.reading.stored import Absent, stored_chunks
+from unidino_fast.reading.watcher import Known, Watcher, unwatched
 
-__all__ = ["Absent", "FieldReader", "FieldRequest", "stored_chunks"]
+__all__ = [
+    "Absent",
+    "FieldReader",
+    "FieldRequest",
+    "Known",
+    "Watcher",
+    "stored_chunks",
+    "unwatched",
+]

@@ -23,13 +23,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Bytes = NDArray[np.uint8]
-    Parts = NDArray[np.int64]
+    Numbers = NDArray[np.int64]
     Chunk = tuple[bool, int, int]
     To = tuple[NDArray[np.uint16], int, int, int, int]
     Words = NDArray[np.uint64]
-    All = tuple[NDArray[np.uint16], int, Parts, Words]
-    Sums = NDArray[np.int64]
-    Work = tuple[Bytes, Words, int, Sums]
+    All = tuple[NDArray[np.uint16], int, Numbers, Words, Numbers]
+    Work = tuple[Bytes, Words, int, Numbers]
 
 _PIXEL_BYTES, _PIXEL_BITS, _WORD_BYTES, _HEADER_BYTES = 2, 16, 8, 16
 _BYTE_BITS = np.uint16(8)
@@ -54,8 +53,9 @@ _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 """As `FolderStorage` opens files."""
 _PAGE_BYTES = 4096
 """The kernel's copies of files end up half a page from their place in one: see `aligned`."""
-_STATE, _USED, _SUM = 0, 1, 2
-"""Of a checksum: the address of its state, the same where it is taken, 0 else, and what it is."""
+_STATE, _USED, _SUM, _WATCHER, _WATCHED, _FOUND = range(6)
+"""Of a checksum: the address of its state, the same where it is taken (else 0), what it is. And the
+addresses of what watches (0: nothing), of its state, and of where it puts what it finds."""
 
 
 class Window(NamedTuple):
@@ -77,8 +77,8 @@ def place(chunk: Chunk, stored: Bytes, to: To, work: Work) -> Any:
             that it must hold; and their number in a row.
         stored: all its bytes.
         to: a `Window` as a plain tuple: to recognise any other takes numba 1 us.
-        work: for use here, as `room.work_room` gives it for a chunk. The checksum of its pixels
-            stands there afterwards, if it has a state and they have no gaps; else 0.
+        work: for use here, as `room.work_room` gives it for a chunk. Where that asks for it, the
+            checksum of its pixels stands there afterwards, if they have no gaps; else 0.
 
     Returns:
         Whether the chunk is sound, and of a kind that is known here: elements of two bytes, either
@@ -86,8 +86,7 @@ def place(chunk: Chunk, stored: Bytes, to: To, work: Work) -> Any:
     """
     is_blosc, n_pixels, width = chunk
     memory, start, pitch, rows, columns = to
-    window = Window(memory, start, pitch, rows, columns)
-    sums = work[3]
+    window, sums = Window(memory, start, pitch, rows, columns), work[3]
     sums[_USED], sums[_SUM] = 0, 0
     if not _fits(n_pixels, width, window):
         return False
@@ -104,7 +103,7 @@ def place(chunk: Chunk, stored: Bytes, to: To, work: Work) -> Any:
 
 
 @compiled
-def fetch(chunk: Chunk, paths: Bytes, parts: Parts, stored: Bytes, to: All, work: Work) -> int:
+def fetch(chunk: Chunk, paths: Bytes, parts: Numbers, stored: Bytes, to: All, work: Work) -> int:
     """Reads chunks of one field from files, and places each as `place` does.
 
     Args:
@@ -113,13 +112,14 @@ def fetch(chunk: Chunk, paths: Bytes, parts: Parts, stored: Bytes, to: All, work
         parts: (N, 3): where the path of a chunk begins, where the chunk begins in that file, and
             how long it is: if negative, as long as the file, which is to be shorter than that.
         stored: for use here; a page longer than the longest chunk.
-        to: `memory` and `pitch`; (N, 3) `start`, `rows` and `columns`; (N,) takes checksums.
+        to: `memory` and `pitch`; (N, 3) `start`, `rows` and `columns`; (N,) takes checksums, and
+            (N, F) what a `Watcher` finds.
         work: as for `place`.
 
     Returns:
         How many there are before the first that cannot be read, or that `place` does not take.
     """
-    memory, pitch, windows, checksums = to
+    memory, pitch, windows, checksums, watched = to
     file, of, n_sound = -1, -1, 0
     for number in range(len(parts)):
         path, offset, length = parts[number]
@@ -130,6 +130,7 @@ def fetch(chunk: Chunk, paths: Bytes, parts: Parts, stored: Bytes, to: All, work
             file, of = libraries.open_file(paths.ctypes.data + path, _FLAGS), path
         if file < 0 or abs(length) > stored.size - _PAGE_BYTES:
             break
+        work[3][_FOUND] = watched[number:].ctypes.data
         skip = (offset + _PAGE_BYTES // 2 - stored.ctypes.data) % _PAGE_BYTES & -_WORD_BYTES
         n = libraries.read_at(file, stored.ctypes.data + skip, abs(length), offset)
         if n < 1 or (n == -length if length < 0 else n != length):
@@ -156,7 +157,7 @@ def _place_blosc(stored: Bytes, n_pixels: int, width: int, to: Window, work: Wor
         if 8 * words.size < n_bytes:
             return False
         _put_plain(stored[_HEADER_BYTES:], 0, width, to, words)
-        _add_up(sums, to, 0, n_pixels)
+        _tell(sums, to, 0, n_pixels)
         return True
     n_words = (block_bytes + _WORD_BYTES - 1) // _WORD_BYTES + _PIXEL_BITS
     if block_bytes > staged.size or 2 * n_words > words.size:
@@ -198,7 +199,7 @@ def _place_blosc(stored: Bytes, n_pixels: int, width: int, to: Window, work: Wor
             _put_bytes(low, high, first, width, to)
         else:  # or bits of a number of pixels that c-blosc leaves as they are
             _put_plain(whole, first, width, to, words)
-        _add_up(sums, to, first, n)
+        _tell(sums, to, first, n)
     return True
 
 
@@ -217,16 +218,18 @@ def _place_zstd(stored: Bytes, n_pixels: int, width: int, to: Window, work: Work
         return False
     if not is_dense:
         _put(staged[:n_bytes].view(np.uint16), 0, width, to)
-    _add_up(sums, to, 0, n_pixels)
+    _tell(sums, to, 0, n_pixels)
     return True
 
 
 @compiled
-def _add_up(sums: Sums, to: Window, first: int, n: int) -> None:
-    """Adds pixels, from the `first` of a chunk on, to its checksum while the caches hold them."""
+def _tell(sums: Numbers, to: Window, first: int, n: int) -> None:
+    """Says that pixels, from the `first` of a chunk on, are there, while the caches hold them."""
     if sums[_USED]:
-        start = to.memory.ctypes.data + _PIXEL_BYTES * (to.start + first)
-        libraries.xxh3_update(sums[_USED], start, _PIXEL_BYTES * n)
+        start = to.memory.ctypes.data + _PIXEL_BYTES * to.start
+        libraries.xxh3_update(sums[_USED], start + _PIXEL_BYTES * first, _PIXEL_BYTES * n)
+        if sums[_WATCHER]:
+            libraries.tell(sums[_WATCHER], sums[_WATCHED], start, first, n, sums[_FOUND])
 
 
 @compiled
@@ -255,9 +258,8 @@ def _is_meant(stored: Bytes, n_bytes: int) -> Any:
         return stored.size == _HEADER_BYTES + n_bytes
     if flags & _BITS_SHUFFLED and element == 1:  # which is another shuffle
         return False
-    if flags >> _CODEC_BITS != _LZ4 and flags >> _CODEC_BITS != _ZSTD:
-        return False
-    if block_bytes % _PIXEL_BYTES:
+    is_known = flags >> _CODEC_BITS == _LZ4 or flags >> _CODEC_BITS == _ZSTD
+    if not is_known or block_bytes % _PIXEL_BYTES:
         return False
     n_blocks = (n_bytes + block_bytes - 1) // block_bytes
     return _HEADER_BYTES + 4 * n_blocks <= stored.size

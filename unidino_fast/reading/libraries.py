@@ -9,8 +9,10 @@ import ctypes
 import importlib
 from typing import Any
 
+from llvmlite import ir
 from llvmlite.binding import add_symbol
 from numba import types
+from numba.extending import intrinsic
 
 
 def _library(module: str) -> Any:
@@ -25,6 +27,19 @@ def _linked(name: str, function: Any, result: Any, *arguments: Any) -> Any:
     return types.ExternalFunction(name, result(*arguments))
 
 
+def _tell(_: Any, function: Any, state: Any, plane: Any, first: Any, n: Any, found: Any) -> Any:
+    arguments = function, state, plane, first, n, found
+
+    def lowered(context: Any, builder: Any, _: Any, given: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * (len(given) - 1))
+        builder.call(builder.inttoptr(given[0], kind.as_pointer()), given[1:])
+        return context.get_dummy_value()
+
+    return types.void(*arguments), lowered
+
+
+tell: Any = intrinsic(_tell)
+"""Calls the function of a `Watcher` by its address; all arguments are numbers of 64 bits."""
 _ADDRESS, _SIZE = types.intp, types.intp
 
 _lz4, _zstd = _library("numcodecs.lz4"), _library("numcodecs.zstd")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from unidino_fast.reading.watcher import NOTHING, unwatched
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
+    from unidino_fast.reading.watcher import Known, Watching
+
     Pixels = NDArray[Any]
-    Note = Callable[[Pixels, Sequence[int], Sequence[int]], Sequence[Any]]
+    Note = Callable[[Pixels, Sequence[int], Sequence[Known]], Sequence[Any]]
 
 
 class Look:
@@ -22,27 +26,29 @@ class Look:
 
     Args:
         note: says something of each of some planes, given the pixels (C, Y, X) of the field, which
-            planes they are, and their checksums, 0 where one is not known. It is asked by the
-            threads that read, of several fields at a time.
+            planes they are, and what is known of each by then. It is asked by the threads that
+            read, of several fields at a time.
         n_parts: in how many parts each plane is read.
+        watching: says what is told of planes while they are decoded.
 
     Attributes:
         noted: what `note` said, plane by plane.
     """
 
-    def __init__(self, note: Note, n_parts: Sequence[int]) -> None:
+    def __init__(self, note: Note, n_parts: Sequence[int], watching: Watching = unwatched) -> None:
+        self.watching = watching
         self._note = note
         self._left = list(n_parts)
         self._lock = threading.Lock()
         self.noted: list[Any] = [None] * len(n_parts)
 
-    def take(self, pixels: Pixels, numbers: Sequence[int], checksums: Sequence[int] = ()) -> None:
+    def take(self, pixels: Pixels, numbers: Sequence[int], known: Sequence[Known] = ()) -> None:
         """Another part of some planes of the pixels (C, Y, X) is there; raises what `note` does.
 
         Args:
             pixels: of the field.
             numbers: of the planes; one that several parts are of stands there for each.
-            checksums: XXH3 (64 bits) of each plane, if those parts are all of it, and if known.
+            known: what is known of each plane, if those parts are all of it; or nothing.
         """
         complete = []
         with self._lock:
@@ -51,6 +57,6 @@ class Look:
                 if not self._left[number]:
                     complete.append(number)
         if complete:
-            sums = checksums or [0] * len(complete)
-            for number, said in zip(complete, self._note(pixels, complete, sums), strict=True):
+            known = known or [NOTHING] * len(complete)
+            for number, said in zip(complete, self._note(pixels, complete, known), strict=True):
                 self.noted[number] = said

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from unidino_fast.reading.lots import Lot
     from unidino_fast.reading.placed import PlacedReader
     from unidino_fast.reading.plan import FieldRequest, Place, Strip, Target
+    from unidino_fast.reading.watcher import Known, Watching
 
     Pixels = NDArray[Any]
 
@@ -74,8 +75,8 @@ class PileReader:
         fields: Mapping[int, Pixels],
         scratch: Scratch,
         *,
-        sums: bool = False,
-    ) -> list[int]:
+        watching: Watching | None = None,
+    ) -> list[Known]:
         """Reads the strips of a lot, and puts their pixels into all fields that take some.
 
         Args:
@@ -83,10 +84,10 @@ class PileReader:
             lot: of `lots`.
             fields: the planes (C, Y, X) of those requests whose pixels are still wanted.
             scratch: of this thread.
-            sums: whether checksums of planes are asked for.
+            watching: says what is told of planes while they are decoded; None: nothing is asked.
 
         Returns:
-            XXH3 (64 bits) of each plane, 0 where it was not taken on the way; or nothing.
+            What is known of each plane, or of none.
 
         Raises:
             PixelError: a chunk cannot be read or decoded (names it).
@@ -94,10 +95,12 @@ class PileReader:
         n_placed = 0
         if lot.chunks is not None and self._chunks.is_placed:
             [planes] = fields.values()
-            checksums = self._chunks.place(array, lot.chunks, planes, scratch, sums=sums)
-            n_placed = int(checksums is not None)
-            if checksums is not None and n_placed == len(self._layers):
-                return checksums
+            if len(self._layers) > 1:
+                watching = None  # of what is not yet the projection
+            known = self._chunks.place(array, lot.chunks, planes, scratch, watching=watching)
+            n_placed = int(known is not None)
+            if known is not None and n_placed == len(self._layers):
+                return known
         for strip in lot.strips:
             takers = [
                 Taker(fields[target.request], target)

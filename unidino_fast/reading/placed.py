@@ -10,6 +10,7 @@ import numpy as np
 from unidino_fast.reading.chunks import ChunkReader, along
 from unidino_fast.reading.files import ChunkFiles
 from unidino_fast.reading.placing import Windows, is_placed, placing
+from unidino_fast.reading.watcher import NOTHING, Known
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from unidino_fast.reading.lots import Chunks, Rows
     from unidino_fast.reading.placing import Placer
     from unidino_fast.reading.shards import Index, Indices
+    from unidino_fast.reading.watcher import Watching
     from unidino_fast.storage import Storage
 
     Pixels = NDArray[Any]
@@ -55,8 +57,14 @@ class PlacedReader(ChunkReader):
         ]
 
     def place(
-        self, array: str, chunks: Chunks, planes: Pixels, scratch: Scratch, *, sums: bool
-    ) -> list[int] | None:
+        self,
+        array: str,
+        chunks: Chunks,
+        planes: Pixels,
+        scratch: Scratch,
+        *,
+        watching: Watching | None,
+    ) -> list[Known] | None:
         """As `put`, where `is_placed`, to where they belong.
 
         Args:
@@ -64,14 +72,15 @@ class PlacedReader(ChunkReader):
             chunks: which ones.
             planes: (C, Y, X) of the field.
             scratch: of this thread.
-            sums: whether checksums are asked for.
+            watching: says what is told of planes; None: not even checksums are asked for.
 
         Returns:
-            The checksum of each plane, 0 where it is not known, or of none; None: no way yet.
+            What is known of each plane, or of none; None: no way yet.
         """
         form, width = self._form, self.block_shape[-1]
-        sums = sums and chunks.are_planes
-        windows = Windows(planes.reshape(-1), chunks.pitch, chunks.windows, sums)
+        is_told = watching is not None and chunks.are_planes
+        watcher = watching(planes.shape[1:], planes.dtype) if watching and is_told else None
+        windows = Windows(planes.reshape(-1), chunks.pitch, chunks.windows, is_told, watcher)
         placer = placing(form.encoding, windows, width, scratch)
         if placer is None:
             return None
@@ -92,7 +101,10 @@ class PlacedReader(ChunkReader):
             for number in missed:
                 if not self._filled(array, places[number], number, scratch, decode):
                     windows.fill(number, form.fill)
-        return placer.checksums.tolist() if sums else []
+        if not is_told:
+            return []
+        found = [None] * len(placer.found) if watcher is None else placer.found
+        return list(map(_known, placer.checksums.tolist(), found))
 
     def _missed_in_files(self, array: str, files: ChunkFiles, placer: Placer) -> list[int]:
         """Places the sound ones of some chunks in one step; which of them are not."""
@@ -119,3 +131,7 @@ class PlacedReader(ChunkReader):
             missed += [start + number for number in found]
             start += n_chunks
         return missed
+
+
+def _known(checksum: int, found: NDArray[np.int64] | None) -> Known:
+    return Known(checksum, found) if checksum else NOTHING

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
     from unidino_fast.reading.files import FileParts
     from unidino_fast.reading.formats import ArrayFormat, Encoding
+    from unidino_fast.reading.watcher import Watcher
 
     Pixels = NDArray[Any]
 
 _PIXEL_BYTES = 2
+_SUM, _FOUND = 2, 5
+"""Of the numbers of a checksum: what it is, and where what watches puts what it finds."""
 _BYTES_WITHOUT = 32 << 20
 """Of pixels, before compiled code is taken: as `qc.passes.PIXELS_BY_NUMPY`."""
 
@@ -34,12 +37,14 @@ class Windows(NamedTuple):
         pitch: from row to row, in pixels.
         places: (N, 3): where the first pixel of each chunk goes, its rows, and its columns.
         sums: whether the checksums of chunks are asked for.
+        watcher: is told of their pixels, then.
     """
 
     memory: Pixels
     pitch: int
     places: NDArray[np.int64]
     sums: bool = False
+    watcher: Watcher | None = None
 
     def fill(self, number: int, pixels: Pixels) -> None:
         """Puts the pixels (Y, X) of a whole chunk, or one for all, where one of them goes."""
@@ -66,11 +71,13 @@ class Placer(NamedTuple):
         fetch: reads chunks from files, and does the same. Gives which of them it did not take.
         checksums: (N,): of the pixels of each that was put, if it was asked for and they stand one
             after another: XXH3 (64 bits). Of others 0.
+        found: (N, F): what was found of those by what watched.
     """
 
     put: Callable[[memoryview, int], bool]
     fetch: Callable[[FileParts], list[int]]
     checksums: NDArray[np.uint64]
+    found: NDArray[np.int64]
 
 
 def placing(encoding: Encoding, windows: Windows, width: int, scratch: Scratch) -> Placer | None:
@@ -83,21 +90,23 @@ def placing(encoding: Encoding, windows: Windows, width: int, scratch: Scratch) 
         scratch: of this thread.
     """
     n_pixels = encoding.n_bytes // _PIXEL_BYTES
-    memory, pitch, places, sums = windows
+    memory, pitch, places, sums, watcher = windows
     compiled = _COMPILED.for_more(encoding.n_bytes * len(places))
     if compiled is None:
         return None
     chunk = encoding.decompress is blosc_into, n_pixels, width
     memory = memory.view(np.uint16)
-    work = work_room(encoding.n_bytes, scratch, sums=sums)
+    work = work_room(encoding.n_bytes, scratch, sums=sums, watcher=watcher)
     checksums = np.zeros(len(places), np.uint64)
+    watched = np.zeros((len(places), watcher.n_found if watcher else 0), np.int64)
 
     def put(stored: memoryview, number: int) -> bool:
         # to numba, bytes that cannot be written are of another type
         found = np.frombuffer(bytearray(stored) if stored.readonly else stored, np.uint8)
         start, rows, columns = places[number].tolist()
+        work[3][_FOUND] = watched[number:].ctypes.data
         is_sound = compiled.place(chunk, found, (memory, start, pitch, rows, columns), work)
-        checksums[number] = work[3].view(np.uint64)[-1]
+        checksums[number] = work[3].view(np.uint64)[_SUM]
         return is_sound
 
     def fetch(found: FileParts) -> list[int]:
@@ -106,14 +115,14 @@ def placing(encoding: Encoding, windows: Windows, width: int, scratch: Scratch) 
         missed = []
         done = 0
         while done < len(places):
-            to = memory, pitch, places[done:], checksums[done:]
+            to = memory, pitch, places[done:], checksums[done:], watched[done:]
             done += compiled.fetch(chunk, names, found.parts[done:], stored, to, work)
             if done < len(places):
                 missed.append(done)
                 done += 1
         return missed
 
-    return Placer(put, fetch, checksums)
+    return Placer(put, fetch, checksums, watched)
 
 
 class _Decoders(NamedTuple):
@@ -141,7 +150,7 @@ def _decoders() -> _Decoders:
             raise RuntimeError(f"{encoder} as compiled does not decode a chunk")
     # of nothing: for it to be compiled
     parts = np.zeros((0, 3), np.int64)
-    to = found, _TRIED, parts, np.zeros(0, np.uint64)
+    to = found, _TRIED, parts, np.zeros(0, np.uint64), parts
     fetch(chunk, np.frombuffer(b"\0", np.uint8), parts, stored, to, work)
     return _Decoders(place, fetch)
 

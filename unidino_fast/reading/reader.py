@@ -24,6 +24,7 @@ from unidino_fast.reading.plan import (
 from unidino_fast.reading.recipe import recipe
 from unidino_fast.reading.shards import Indices
 from unidino_fast.reading.stream import Batch, Job, ReadAhead, Slot
+from unidino_fast.reading.watcher import unwatched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -32,11 +33,13 @@ if TYPE_CHECKING:
 
     from unidino_fast.plate_model import Field
     from unidino_fast.reading.formats import UnsupportedError
-    from unidino_fast.reading.looks import Note
     from unidino_fast.reading.recipe import Recipe, Step, Wanted
+    from unidino_fast.reading.watcher import Known, Watching
     from unidino_fast.storage import Storage
 
     Pixels = NDArray[Any]
+    MakeLook = Callable[[Sequence[int]], Look]
+    """Given in how many parts each plane of a field is read."""
 
 Noted = TypeVar("Noted")
 Gathered = TypeVar("Gathered")
@@ -127,29 +130,32 @@ class FieldReader:
     def stream_noted(
         self,
         requests: Iterable[FieldRequest],
-        note: Callable[[Pixels, Sequence[int], Sequence[int]], Sequence[Noted]],
+        note: Callable[[Pixels, Sequence[int], Sequence[Known]], Sequence[Noted]],
         gather: Callable[[list[Noted]], Gathered],
+        watching: Watching = unwatched,
     ) -> Generator[tuple[Pixels, Gathered] | PixelError, None, None]:
         """As `stream`, with what is noted of the pixels of each field.
 
         Args:
             requests: of the fields.
             note: says something of each of some planes, given the pixels (C, Y, X) of a field,
-                which of its planes are complete by now, and their checksums: XXH3 (64 bits), 0
-                where it was not taken block by block while the plane was decoded. It is asked in
-                the threads that read, of several fields at a time.
+                which of its planes are complete by now, and what is known of each of them. It is
+                asked in the threads that read, of several fields at a time.
             gather: makes one of what was said of the planes of a field, in order.
+            watching: says what is told of the pixels of planes while they are decoded block by
+                block, where they are. It is asked in the same threads.
         """
-        with contextlib.closing(self._slots(requests, note)) as slots:
+        look = partial(Look, note, watching=watching)
+        with contextlib.closing(self._slots(requests, look)) as slots:
             for slot in slots:
                 yield _noted_outcome(slot, gather)
 
     def _slots(
-        self, requests: Iterable[FieldRequest], note: Note | None
+        self, requests: Iterable[FieldRequest], look: MakeLook | None
     ) -> Generator[Slot, None, None]:
         return iter(
             ReadAhead(
-                self._batches(requests, note),
+                self._batches(requests, look),
                 n_threads=self._n_threads,
                 helps=not self._storage.is_remote,
                 max_in_flight=self._most,
@@ -157,11 +163,11 @@ class FieldReader:
             )
         )
 
-    def _batches(self, requests: Iterable[FieldRequest], note: Note | None) -> Iterator[Batch]:
+    def _batches(self, requests: Iterable[FieldRequest], look: MakeLook | None) -> Iterator[Batch]:
         for group in grouped(requests, most_bytes=self._most // 2):
             found = self._recipe_of(group)
             slots = [
-                self._slot(request, wanted, None if note is None else Look(note, parts))
+                self._slot(request, wanted, None if look is None else look(parts))
                 for request, wanted, parts in zip(group, found.wanted, found.parts, strict=True)
             ]
             if found.lacks is not None:
@@ -233,30 +239,30 @@ def _misfit(request: FieldRequest) -> PixelError | None:
 def _read_lots(step: Step, array: str, slots: list[Slot], scratch: Scratch) -> None:
     """Reads some strips; a fault is that of the fields that take pixels from its lot."""
     for lot in step.lots:
-        fields, sums = {}, False
+        fields, watching = {}, None
         for request in lot.planes:
             slot = slots[request]
             if slot.planes is not None and not slot.is_lost(lot.first):
                 fields[request] = slot.planes
-                sums = sums or slot.look is not None
+                watching = None if slot.look is None else slot.look.watching
         if not fields:
             continue
         try:
-            checksums = step.reader.read(array, lot, fields, scratch, sums=sums)
+            known = step.reader.read(array, lot, fields, scratch, watching=watching)
         except (PixelError, MemoryError) as error:
             _forget_frames(error)
             for request in lot.planes:
                 slots[request].blame(error, lot.first)
         else:
             for request in fields:
-                _look(slots[request], lot.planes[request], lot.first, checksums)
+                _look(slots[request], lot.planes[request], lot.first, known)
 
 
-def _look(slot: Slot, numbers: Sequence[int], at: int, checksums: Sequence[int] = ()) -> None:
+def _look(slot: Slot, numbers: Sequence[int], at: int, known: Sequence[Known] = ()) -> None:
     """Says that another part of some planes is there; what is wrong with them is its fault."""
     if slot.look is not None and slot.planes is not None:
         try:
-            slot.look.take(slot.planes, numbers, checksums)
+            slot.look.take(slot.planes, numbers, known)
         except Exception as error:
             _forget_frames(error)
             slot.blame(error, at)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from unidino_fast.reading.buffers import Scratch
+    from unidino_fast.reading.watcher import Watcher
 
     Work = tuple[NDArray[np.uint8], NDArray[np.uint64], int, NDArray[np.int64]]
 
@@ -22,8 +23,8 @@ _WORD_BYTES = 8
 _ROWS = 16
 """Bits of a pixel: where they stand apart, each is a row, which ends with a whole word."""
 _OF_THREAD = threading.local()
-_NO_CHECKSUM = np.zeros(3, np.int64)
-"""For all threads: zeros are all that is written there."""
+_NO_CHECKSUM = np.zeros(6, np.int64)
+"""For all threads: what is written there is not looked at."""
 
 _zstd = ctypes.CDLL(importlib.import_module("numcodecs.zstd").__file__)
 _zstd.ZSTD_createDCtx.restype = ctypes.c_void_p
@@ -33,16 +34,19 @@ _xxhash.XXH3_createState.restype = ctypes.c_void_p
 _xxhash.XXH3_freeState.argtypes = [ctypes.c_void_p]
 
 
-def work_room(n_bytes: int, scratch: Scratch, *, sums: bool = False) -> Work:
+def work_room(
+    n_bytes: int, scratch: Scratch, *, sums: bool = False, watcher: Watcher | None = None
+) -> Work:
     """For chunks of so many bytes; see `decoders.place`.
 
     Args:
         n_bytes: of a chunk's pixels.
         scratch: of this thread.
         sums: have the checksum of pixels taken.
+        watcher: is told of them then.
     """
     words = scratch.bytes("words", _WORD_BYTES * n_words(n_bytes)).view(np.uint64)
-    numbers = _of_thread(Checksum).numbers if sums else _NO_CHECKSUM
+    numbers = _of_thread(Checksum).told_to(watcher) if sums else _NO_CHECKSUM
     return scratch.bytes("staged", n_bytes), words, zstd_of_thread(), numbers
 
 
@@ -75,6 +79,7 @@ class Checksum:
 
     Attributes:
         numbers: for `decoders.place`, valid as long as this object lives.
+        watcher: that is told of the same pixels.
     """
 
     _address = 0
@@ -83,7 +88,15 @@ class Checksum:
         self._address = _xxhash.XXH3_createState() or 0
         if not self._address:
             raise MemoryError
-        self.numbers = np.array([self._address, 0, 0], np.int64)
+        self.numbers = np.array([self._address, 0, 0, 0, 0, 0], np.int64)
+        self.watcher: Watcher | None = None
+
+    def told_to(self, watcher: Watcher | None) -> NDArray[np.int64]:
+        """The numbers, with what else is told of the pixels."""
+        self.watcher = watcher
+        function, state = (0, 0) if watcher is None else (watcher.function, watcher.address)
+        self.numbers[3:5] = function, state
+        return self.numbers
 
     def __del__(self, free: Any = _xxhash.XXH3_freeState) -> None:
         if self._address:
