@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import threading
 from contextlib import suppress
@@ -57,11 +58,16 @@ def callback(function: Callable[..., Any], signature: Any) -> Any:
     It is kept as `compiled` keeps functions. It is never to raise: nobody would be told.
     """
     from numba import cfunc
+    from numba.core.caching import FunctionCache
 
+    kept = cfunc(signature, cache=True)
     try:
-        return cfunc(signature, cache=True)(function)
-    except Exception:  # no folder to keep it in, a full disk, or a file that is damaged
+        return kept(function)
+    except (OSError, RuntimeError):  # no room, or no folder to keep it in
         return cfunc(signature)(function)
+    except Exception:  # of a file that is cut short or damaged, anything
+        FunctionCache(function).flush()
+        return kept(function)
 
 
 class Compiled(Generic[Function]):
@@ -91,6 +97,8 @@ class Compiled(Generic[Function]):
                 return None
             self._is_made = True  # other threads do without, meanwhile
         try:
+            # all of it first: of two threads that import parts of it, each waits for the other
+            importlib.import_module("numba")
             self._made = self._make()
         except Exception as error:  # a compiler's own, of any kind
             _LOG.warning("%s: %s", self._lack, first_line(error))
