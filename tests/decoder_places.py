@@ -34,7 +34,7 @@ class Place:
 
     def take(self, stored: bytes, *, is_blosc: bool = True) -> bool:
         """Decodes a chunk; what reads a byte behind it crashes."""
-        chunk = is_blosc, self.height * self.width, self.width
+        chunk = int(is_blosc), self.height * self.width, self.width
         found: bool = decoders.place(chunk, at_the_end_of_memory(stored), self.to, self.work)
         return found
 

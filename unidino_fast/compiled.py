@@ -58,15 +58,16 @@ def callback(function: Callable[..., Any], signature: Any) -> Any:
     It is kept as `compiled` keeps functions. It is never to raise: nobody would be told.
     """
     from numba import cfunc
-    from numba.core.caching import FunctionCache
+    from numba.core import caching
 
+    cache: Any = caching.FunctionCache
     kept = cfunc(signature, cache=True)
     try:
         return kept(function)
     except (OSError, RuntimeError):  # no room, or no folder to keep it in
         return cfunc(signature)(function)
     except Exception:  # of a file that is cut short or damaged, anything
-        FunctionCache(function).flush()
+        cache(function).flush()
         return kept(function)
 
 

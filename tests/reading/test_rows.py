@@ -60,7 +60,7 @@ def with_chunk(place: tuple[int, ...], chunk: Any) -> Callable[[Chunks], Chunks]
 
 @pytest.mark.parametrize("gap", [0, 7])
 @pytest.mark.parametrize("order", ["row by row", "backwards", "any"])
-@pytest.mark.parametrize("codec", ["blosc-lz4-shuffle", "blosc-zstd-bitshuffle", "zstd"])
+@pytest.mark.parametrize("codec", ["blosc-lz4-shuffle", "blosc-zstd-bitshuffle", "zstd", "none"])
 def test_many_rows_are_one_step(
     codec: str,
     order: str,
@@ -172,7 +172,7 @@ def test_a_chunk_of_another_kind_among_others(
     assert steps == [(54, x), (53 - x, 53 - x), (1, 0)]
 
 
-@pytest.mark.parametrize("codec", ["blosc-lz4-shuffle", "zstd"])
+@pytest.mark.parametrize("codec", ["blosc-lz4-shuffle", "zstd", "none"])
 @pytest.mark.parametrize("x", [0, 2, 4])
 def test_an_absent_chunk_among_others(
     x: int, codec: str, steps: Steps, plates: ModuleType, tmp_path: Path

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Bytes = NDArray[np.uint8]
     Numbers = NDArray[np.int64]
-    Chunk = tuple[bool, int, int]
+    Chunk = tuple[int, int, int]
     To = tuple[NDArray[np.uint16], int, int, int, int]
     Words = NDArray[np.uint64]
     All = tuple[NDArray[np.uint16], int, Numbers, Words, Numbers]
@@ -32,27 +32,20 @@ if TYPE_CHECKING:
 
 _PIXEL_BYTES, _PIXEL_BITS, _WORD_BYTES, _HEADER_BYTES = 2, 16, 8, 16
 _BYTE_BITS = np.uint16(8)
-_VERSION, _CODEC_VERSION = 2, 1
-"""Of a chunk's header, and of how lz4 and zstd are written."""
-_BYTES_SHUFFLED, _COPIED, _BITS_SHUFFLED = 1, 2, 4
-"""Flags. What is copied is not shuffled, whatever they say."""
-_SHUFFLED = 5
-"""Flags that c-blosc2 sets together, where its own longer header follows."""
+_VERSION, _CODEC_VERSION = 2, 1  # of a chunk's header, and of how lz4 and zstd are written
+_BYTES_SHUFFLED, _COPIED, _BITS_SHUFFLED = 1, 2, 4  # flags; what is copied is not shuffled
+_OF_ZSTD, _OF_BLOSC = 0, 1  # kinds of chunks; others hold pixels as they are
+_SHUFFLED = 5  # flags that c-blosc2 sets together, where its own longer header follows
 _RESERVED, _UNSPLIT = 8, 16
-_CODEC_BITS = 5
-"""The codec stands in the flags from this bit on."""
+_CODEC_BITS = 5  # the codec stands in the flags from this bit on
 _LZ4, _ZSTD = 1, 4
-_LEAST_SPLIT = 128
-"""Elements of a block that is split in streams, one for each byte of an element."""
-_GROUP = 8
-"""Elements whose bits are shuffled together."""
+_LEAST_SPLIT = 128  # elements of a block that is split in streams, one for each of their bytes
+_GROUP = 8  # elements whose bits are shuffled together
 _BITS = (4, 0x0F0F0F0F0F0F0F0F), (2, 0x3333333333333333), (1, 0x5555555555555555)
 _BYTES = (32, 0x00000000FFFFFFFF), (16, 0x0000FFFF0000FFFF), (8, 0x00FF00FF00FF00FF)
 """How far apart change places in a square of 8 x 8, and which of them, by a mask."""
-_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-"""As `FolderStorage` opens files."""
-_PAGE_BYTES = 4096
-"""The kernel's copies of files end up half a page from their place in one: see `aligned`."""
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # as `FolderStorage` opens files
+_PAGE_BYTES = 4096  # copies of files end up half a page from their place in one: see `aligned`
 _STATE, _USED, _SUM, _WATCHER, _WATCHED, _FOUND = range(6)
 """Of a checksum: the address of its state, the same where it is taken (else 0), what it is. And the
 addresses of what watches (0: nothing), of its state, and of where it puts what it finds."""
@@ -73,8 +66,8 @@ def place(chunk: Chunk, stored: Bytes, to: To, work: Work) -> Any:
     """Decodes a chunk, and writes its first rows and columns where they belong.
 
     Args:
-        chunk: whether it is one of blosc, else a frame of zstd that declares its size; the pixels
-            that it must hold; and their number in a row.
+        chunk: its kind: a frame of zstd that declares its size, of blosc, or pixels as they are;
+            how many it must hold; and how many in a row.
         stored: all its bytes.
         to: a `Window` as a plain tuple: to recognise any other takes numba 1 us.
         work: for use here, as `room.work_room` gives it for a chunk. Where that asks for it, the
@@ -84,7 +77,7 @@ def place(chunk: Chunk, stored: Bytes, to: To, work: Work) -> Any:
         Whether the chunk is sound, and of a kind that is known here: elements of two bytes, either
         shuffle or none, lz4 or zstd. Else there may be anything where its pixels belong.
     """
-    is_blosc, n_pixels, width = chunk
+    kind, n_pixels, width = chunk
     memory, start, pitch, rows, columns = to
     window, sums = Window(memory, start, pitch, rows, columns), work[3]
     sums[_USED], sums[_SUM] = 0, 0
@@ -93,10 +86,12 @@ def place(chunk: Chunk, stored: Bytes, to: To, work: Work) -> Any:
     if columns == width == pitch and rows * width == n_pixels and sums[_STATE]:
         sums[_USED] = sums[_STATE]
         libraries.xxh3_reset(sums[_USED])
-    if is_blosc:
+    if kind == _OF_BLOSC:
         is_sound = _place_blosc(stored, n_pixels, width, window, work)
-    else:
+    elif kind == _OF_ZSTD:
         is_sound = _place_zstd(stored, n_pixels, width, window, work)
+    else:
+        is_sound = _place_plain(stored, n_pixels, width, window, work)
     if sums[_USED] and is_sound:
         sums[_SUM] = np.int64(libraries.xxh3_digest(sums[_USED]))
     return is_sound
@@ -154,11 +149,7 @@ def _place_blosc(stored: Bytes, n_pixels: int, width: int, to: Window, work: Wor
         width, to = n_pixels, Window(to.memory, to.start, n_pixels, 1, to.rows * to.columns)
     flags, element, block_bytes = np.int64(stored[2]), np.int64(stored[3]), _int32(stored, 8)
     if flags & _COPIED:
-        if 8 * words.size < n_bytes:
-            return False
-        _put_plain(stored[_HEADER_BYTES:], 0, width, to, words)
-        _tell(sums, to, 0, n_pixels)
-        return True
+        return _place_plain(stored[_HEADER_BYTES:], n_pixels, width, to, work)
     n_words = (block_bytes + _WORD_BYTES - 1) // _WORD_BYTES + _PIXEL_BITS
     if block_bytes > staged.size or 2 * n_words > words.size:
         return False
@@ -223,6 +214,16 @@ def _place_zstd(stored: Bytes, n_pixels: int, width: int, to: Window, work: Work
 
 
 @compiled
+def _place_plain(stored: Bytes, n_pixels: int, width: int, to: Window, work: Work) -> Any:
+    _, words, _, sums = work
+    if stored.size != n_pixels * _PIXEL_BYTES or _WORD_BYTES * words.size < stored.size:
+        return False
+    _put_plain(stored, 0, width, to, words)
+    _tell(sums, to, 0, n_pixels)
+    return True
+
+
+@compiled
 def _tell(sums: Numbers, to: Window, first: int, n: int) -> None:
     """Says that pixels, from the `first` of a chunk on, are there, while the caches hold them."""
     if sums[_USED]:
@@ -269,8 +270,7 @@ def _is_meant(stored: Bytes, n_bytes: int) -> Any:
 def _unpack(packed: Bytes, out: Bytes, codec: int, zstd: int) -> Any:
     """Decodes a stream, which may be stored as it is; whether it fills its place exactly."""
     if packed.size == out.size:
-        for i in range(out.size):
-            out[i] = packed[i]
+        out[:] = packed
         return True
     source, target = packed.ctypes.data, out.ctypes.data
     if codec == _LZ4:

@@ -33,8 +33,10 @@ class PlacedReader(ChunkReader):
 
     def __init__(self, storage: Storage, field: Field, form: ArrayFormat, indices: Indices) -> None:
         super().__init__(storage, field, form, indices)
-        self.is_placed = self.fits_planes and is_placed(form)
-        """Whether `place` may do something."""
+        is_direct = form.encoding.decompress is None and self.block_shape[-1] >= field.length("x")
+        self.is_placed = self.fits_planes and is_placed(form) and not is_direct
+        """Whether `place` may do something: pixels that are stored as they are, by whole rows, are
+        read to where they belong, which is a copy less."""
 
     def files(self, rows: Rows) -> ChunkFiles | None:
         """Where the chunks of some rows stand in files; None where there are none."""

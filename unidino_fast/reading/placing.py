@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     Pixels = NDArray[Any]
 
 _PIXEL_BYTES = 2
+_KINDS: dict[Any, int] = {zstd_into: 0, blosc_into: 1, None: 2}
+"""Of chunks, as `decoders` names them; None is of those that are stored as they are."""
 _SUM, _FOUND = 2, 5
 """Of the numbers of a checksum: what it is, and where what watches puts what it finds."""
 _BYTES_WITHOUT = 32 << 20
@@ -58,7 +60,7 @@ class Windows(NamedTuple):
 def is_placed(form: ArrayFormat) -> bool:
     """Whether chunks whose bytes are planes as they are wanted may be decoded into place."""
     encoding = form.encoding
-    is_known = encoding.decompress in (blosc_into, zstd_into) and not encoding.has_crc
+    is_known = encoding.decompress in _KINDS and not encoding.has_crc
     return is_known and form.dtype.itemsize == _PIXEL_BYTES
 
 
@@ -94,7 +96,7 @@ def placing(encoding: Encoding, windows: Windows, width: int, scratch: Scratch) 
     compiled = _COMPILED.for_more(encoding.n_bytes * len(places))
     if compiled is None:
         return None
-    chunk = encoding.decompress is blosc_into, n_pixels, width
+    chunk = _KINDS[encoding.decompress], n_pixels, width
     memory = memory.view(np.uint16)
     work = work_room(encoding.n_bytes, scratch, sums=sums, watcher=watcher)
     checksums = np.zeros(len(places), np.uint64)
@@ -144,7 +146,7 @@ def _decoders() -> _Decoders:
     for encoder in encoders:
         stored = np.frombuffer(bytearray(encoder.encode(pixels)), np.uint8)
         found = np.zeros_like(pixels)
-        chunk = not isinstance(encoder, Zstd), _TRIED, _TRIED
+        chunk = int(not isinstance(encoder, Zstd)), _TRIED, _TRIED
         is_sound = place(chunk, stored, (found, 0, _TRIED, 1, _TRIED), work)
         if not is_sound or not np.array_equal(found, pixels):
             raise RuntimeError(f"{encoder} as compiled does not decode a chunk")
