@@ -94,16 +94,16 @@ def write_tables(
 ) -> list[str]:
     """Writes fields, wells and profiles, and what quality control says of them.
 
-    Features are read back from the parts, some wells at a time: what is held does not grow with the
-    number of fields.
+    Features that are not at hand are read back from the parts, some wells at a time: what is held
+    does not grow with the number of fields.
 
     Args:
         folder: where to.
         layout: of the plate.
         records: of finished wells, by name.
-        held: those of which the features are at hand; it is emptied.
         platemap: joined onto all tables.
         qc: limits of quality control; None for none.
+        held: those of which the features are at hand; it is emptied.
 
     Returns:
         What a person should know about them, a line each.

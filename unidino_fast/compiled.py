@@ -67,8 +67,10 @@ def callback(function: Callable[..., Any], signature: Any) -> Any:
     except (OSError, RuntimeError):  # no room, or no folder to keep it in
         return cfunc(signature)(function)
     except Exception:  # of a file that is cut short or damaged, anything
-        cache(function).flush()
-        return kept(function)
+        with suppress(OSError):
+            cache(function).flush()
+            return kept(function)
+        return cfunc(signature)(function)
 
 
 class Compiled(Generic[Function]):

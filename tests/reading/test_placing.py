@@ -160,6 +160,35 @@ def test_pixels_that_it_cannot_put(
         np.testing.assert_array_equal(found, wanted)
 
 
+@pytest.mark.parametrize("way", ["no files", "missed"])
+@pytest.mark.parametrize("codec", ["none", "zstd", "blosc-lz4-shuffle"])
+@pytest.mark.parametrize("name", ["edges", "absent", "v3", "shards"])
+def test_chunks_that_it_does_not_read_itself(
+    name: str,
+    codec: str,
+    way: str,
+    steps: Steps,
+    plates: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of URLs, or where files cannot be opened for a moment."""
+    written = plates.write_plate(tmp_path / "p", codec=codec, **READ[name])
+    plate = open_plate(tmp_path / "p")
+    if way == "no files":
+        monkeypatch.setattr(plate.storage, "files", None)
+    else:
+        decoders = placing._Decoders(placing._COMPILED.for_more(1).place, lambda *_: 0)
+        choice = Compiled(lambda: decoders, after=-1, lack="")
+        choice.for_more(1)
+        monkeypatch.setattr(placing, "_COMPILED", choice)
+    for path, read in read_into_used_memory(plate):
+        np.testing.assert_array_equal(read, written.pop(path))
+    assert not written
+    assert all(said(steps))
+    assert steps
+
+
 def test_each_chunk_of_a_stack_is_fetched_once(
     steps: Steps, plates: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,7 +279,7 @@ def test_without_a_compiler_it_is_said_once(
         plates.check_pixels(open_plate(tmp_path / "p"), written)
     [record] = caplog.records
     assert record.getMessage().startswith(
-        "chunks of blosc and zstd are decoded and then put into place, which is slower: import of"
+        "chunks are decoded and then put into place, which is slower: import of"
     )
 
 

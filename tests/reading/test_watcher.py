@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from unidino_fast.errors import PixelError
 from unidino_fast.noted_fields import read_fields
 from unidino_fast.planning import plan_plate
 from unidino_fast.plate import open_plate
+from unidino_fast.plate_model import Region
 from unidino_fast.qc import passes
 from unidino_fast.qc.compiled_passes import watcher
 from unidino_fast.qc.measures import _plan
-from unidino_fast.reading import FieldReader, FieldRequest
+from unidino_fast.reading import FieldReader, FieldRequest, Known, placed
+from unidino_fast.reading.looks import Look
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
 
     from steps import Steps
 
-    from unidino_fast.reading import Known
 
 SHAPE = 90, 122
 ENCODERS: dict[str, Any] = {
@@ -196,3 +198,43 @@ def test_layers_of_a_stack_are_not_watched(
     assert len(list(found)) == 2
     assert steps
     assert not asked
+
+
+def test_parts_of_planes_are_not_watched(steps: Steps, plates: ModuleType, tmp_path: Path) -> None:
+    """Of regions as large as a chunk, which begin within one."""
+    plates.write_plate(
+        tmp_path / "p", {"A/1": ["0"]}, sizes={"x": 52, "y": 138}, chunks=(1, 46, 52)
+    )
+    plate = open_plate(tmp_path / "p")
+    regions = [Region(y, 0, 46, 52) for y in (23, 69)]
+    field = plate.fields[0]
+    requests = [FieldRequest(replace(field, region=one), 0, (0, 1, 2), "max") for one in regions]
+    asked: list[Any] = []
+    reader = FieldReader(plate.storage)
+    found = reader.stream_noted(requests, lambda _, numbers, __: numbers, list, asked.append)
+    assert [isinstance(one, PixelError) for one in found] == [False, False]
+    assert not asked
+
+
+def test_what_is_known_stays_with_its_plane() -> None:
+    given = []
+
+    def note(_: Any, numbers: Any, known: Any) -> Any:
+        given.append((list(numbers), list(known)))
+        return numbers
+
+    look = Look(note, [2, 1, 1])
+    one, other = Known(7, None), Known(8, None)
+    look.take(np.zeros((3, 1, 1)), [0, 2], [one, other])
+    assert given == [([2], [other])]
+    look.take(np.zeros((3, 1, 1)), [0, 1])
+    assert given[1:] == [([0, 1], [Known(0, None)] * 2)]
+
+
+def test_a_watcher_that_came_to_no_end_found_nothing() -> None:
+    assert placed._known(0, np.ones(14, np.int64)) == (0, None)
+    assert placed._known(5, np.full(14, -1)) == (5, None)
+    assert placed._known(5, None) == (5, None)
+    checksum, found = placed._known(5, np.zeros(14, np.int64))
+    assert checksum == 5
+    assert found is not None

@@ -186,7 +186,7 @@ def effect(
 
 
 class Noise(NamedTuple):
-    """How wells differ that hold the same: by as many standard deviations as `spread`."""
+    """How wells differ that hold the same: a standard deviation, and of how many pairs."""
 
     spread: float
     n_pairs: int

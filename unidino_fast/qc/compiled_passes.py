@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
 _PAIRS = {1: np.uint16, 2: np.uint32}
 """Words that hold two pixels side by side."""
-_WATCH = callback(haar.watch, haar.WATCH_SIGNATURE)
+
+
+@cache
+def _watch() -> Any:
+    return callback(haar.watch, haar.WATCH_SIGNATURE)
 
 
 def compiled_pass(planes: Planes, numbers: Sequence[int], sampling: Sampling) -> NDArray[np.int64]:
@@ -42,9 +47,9 @@ def compiled_pass(planes: Planes, numbers: Sequence[int], sampling: Sampling) ->
 
 
 def watcher(shape: tuple[int, int], sampling: Sampling) -> Watcher:
-    """What finds the same of planes (H, W) of uint16 while they are decoded, W being even.
+    """What finds the same of planes (H, W) of uint16 while they are decoded.
 
-    Of this thread: another one has its own.
+    Of this thread: another one has its own. W is even, and neither is less than `passes.EDGE`.
     """
     return _OF_THREAD.watcher(shape, sampling)
 
@@ -73,7 +78,7 @@ class _OfThread(threading.local):
         """The last one, where it is for such planes."""
         if self._watcher is None or self._watched != (shape, sampling):
             state = haar.watch_state(shape, sampling)
-            self._watcher = Watcher(_WATCH.address, state, len(Found._fields))
+            self._watcher = Watcher(_watch().address, state, len(Found._fields))
             self._watched = shape, sampling
         return self._watcher
 

@@ -115,10 +115,11 @@ def watch(state: Any, pixels: Any, first: int, n: int, found: Any) -> None:
     pairs = plane.reshape(-1).view(np.uint32).reshape(height, width // 2)
     is_last = first + n == height * width
     end = -(-height // _EDGE) if is_last else (first + n) // width // _EDGE
-    _go_over(plane, pairs, head[_NEXT], end, sampling, rooms, seen)
-    head[_NEXT] = 0 if is_last else end
+    start, head[_NEXT] = head[_NEXT], end  # before: memory may give out on the way
+    _go_over(plane, pairs, start, end, sampling, rooms, seen)
     if is_last:
         _end(plane, sampling, rooms, seen, carray(found, (_N_FOUND,)))
+        head[_NEXT] = 0
 
 
 @compiled

@@ -2,8 +2,8 @@
 
 Measured in the threads that read, of some planes at a time: some .1 to .5 ms of processor time for
 a megapixel of 8 or 16 bits, as it comes from the caches or from memory, so that the network does
-not wait for it. Nothing here depends
-on threads: equal pixels of one dtype give equal bits wherever they are measured.
+not wait for it. Nothing here depends on threads: equal pixels of one dtype give equal bits wherever
+they are measured.
 
 Letters: C channels, H x W pixels, M measures.
 """

@@ -247,7 +247,10 @@ def _compiled_for(dtype: type[np.unsignedinteger[Any]]) -> Compiled[_Passes]:
     def make() -> _Passes:
         from unidino_fast.qc.compiled_passes import compiled_pass, watcher
 
-        compiled_pass(np.zeros((1, EDGE, EDGE), dtype), [0], Sampling(1, (0, 0), 1, (0.0, 0.0)))
+        tried = Sampling(1, (0, 0), 1, (0.0, 0.0))
+        compiled_pass(np.zeros((1, EDGE, EDGE), dtype), [0], tried)
+        if np.dtype(dtype).itemsize == _WATCHED_BYTES:
+            watcher((EDGE, EDGE), tried)
         return _Passes(compiled_pass, watcher)
 
     lack = "quality is measured by numpy, which is slower"

@@ -185,9 +185,10 @@ class ChunkReader:
             what other threads wait for: it calls no more than it must.
         """
         grab, most = self._storage.grab, self._most
+        is_direct = self._is_raw and decode is None
         decode = decode or self._decode_all or self._unpack
         missed = []
-        if self._is_raw:
+        if is_direct:
             for number, (key, out) in enumerate(zip(keys, outs, strict=True)):
                 if grab(key, ((0, (out.data, _BEYOND)),)) != out.size:
                     missed.append(number)
@@ -226,7 +227,8 @@ class ChunkReader:
         n_bytes = sum(length for _, length in row)
         if not all(is_meant(offset, length, self._most) for offset, length in row):
             return False
-        if self._is_raw:
+        is_direct = self._is_raw and decode is None
+        if is_direct:
             if any(length != out.size for (_, length), out in zip(row, outs, strict=True)):
                 return False
             views = [out.data for out in outs]
@@ -234,7 +236,7 @@ class ChunkReader:
             views = cut(scratch.bytes("stored", n_bytes).data, [length for _, length in row])
         if self._storage.grab(key, grabs([offset for offset, _ in row], views)) != n_bytes:
             return False
-        if not self._is_raw:
+        if not is_direct:
             decode = decode or self._decode_all or self._unpack
             try:
                 for view, out in zip(views, outs, strict=True):
@@ -276,7 +278,7 @@ class ChunkReader:
         def room(n_bytes: int) -> memoryview:
             if n_bytes > self._most:
                 raise ValueError(f"its {n_bytes} bytes are too many for {self.n_bytes} of pixels")
-            if self._is_raw and n_bytes == self.n_bytes:
+            if self._is_raw and decode is None and n_bytes == self.n_bytes:
                 return memoryview(out)
             return scratch.bytes("stored", n_bytes).data
 

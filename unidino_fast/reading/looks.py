@@ -50,13 +50,13 @@ class Look:
             numbers: of the planes; one that several parts are of stands there for each.
             known: what is known of each plane, if those parts are all of it; or nothing.
         """
-        complete = []
+        complete = {}
         with self._lock:
-            for number in numbers:
+            for number, one in zip(numbers, known or [NOTHING] * len(numbers), strict=True):
                 self._left[number] -= 1
                 if not self._left[number]:
-                    complete.append(number)
+                    complete[number] = one
         if complete:
-            known = known or [NOTHING] * len(complete)
-            for number, said in zip(complete, self._note(pixels, complete, known), strict=True):
-                self.noted[number] = said
+            said = self._note(pixels, list(complete), list(complete.values()))
+            for number, of_plane in zip(complete, said, strict=True):
+                self.noted[number] = of_plane

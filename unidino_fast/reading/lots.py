@@ -119,7 +119,8 @@ def _chunks(strips: Sequence[Strip], block: Shape, shape: Shape, layer: int) -> 
         t, c, y, x = strip.places[0]
         rows.append(((t, c, layer, y, x), len(strip.places)))
         windows += [(start + n * width, n_rows, n_columns) for n in range(len(strip.places))]
-    are_planes = block == (1, height, pitch)
+    # regions of just that size may take parts of two chunks each
+    are_planes = block == (1, height, pitch) and all(strip.whole is not None for strip in strips)
     return Chunks(rows, np.array(windows, np.int64), pitch, are_planes, None)
 
 

@@ -92,6 +92,7 @@ class PlacedReader(ChunkReader):
                 out = scratch.bytes("pixels", self.n_bytes)
                 self._unpack(found, out)  # says so where it is damaged
                 windows.fill(number, out.view(form.dtype).reshape(-1, width))
+                placer.checksums[number] = 0
                 self.is_placed = False  # as it is, so are the others
 
         if chunks.files is None:
@@ -103,6 +104,7 @@ class PlacedReader(ChunkReader):
             for number in missed:
                 if not self._filled(array, places[number], number, scratch, decode):
                     windows.fill(number, form.fill)
+                    placer.checksums[number] = 0
         if not is_told:
             return []
         found = [None] * len(placer.found) if watcher is None else placer.found
@@ -136,4 +138,6 @@ class PlacedReader(ChunkReader):
 
 
 def _known(checksum: int, found: NDArray[np.int64] | None) -> Known:
-    return Known(checksum, found) if checksum else NOTHING
+    if not checksum:
+        return NOTHING
+    return Known(checksum, None if found is None or found[0] < 0 else found)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _PIXEL_BYTES = 2
 _KINDS: dict[Any, int] = {zstd_into: 0, blosc_into: 1, None: 2}
 """Of chunks, as `decoders` names them; None is of those that are stored as they are."""
+_UNTOLD = -1
+"""Of numbers that a `Watcher` did not come to, as memory gave out: what it finds first is no less
+than 0."""
 _SUM, _FOUND = 2, 5
 """Of the numbers of a checksum: what it is, and where what watches puts what it finds."""
 _BYTES_WITHOUT = 32 << 20
@@ -73,7 +76,7 @@ class Placer(NamedTuple):
         fetch: reads chunks from files, and does the same. Gives which of them it did not take.
         checksums: (N,): of the pixels of each that was put, if it was asked for and they stand one
             after another: XXH3 (64 bits). Of others 0.
-        found: (N, F): what was found of those by what watched.
+        found: (N, F): what was found of those by what watched; negative numbers of others.
     """
 
     put: Callable[[memoryview, int], bool]
@@ -100,7 +103,7 @@ def placing(encoding: Encoding, windows: Windows, width: int, scratch: Scratch) 
     memory = memory.view(np.uint16)
     work = work_room(encoding.n_bytes, scratch, sums=sums, watcher=watcher)
     checksums = np.zeros(len(places), np.uint64)
-    watched = np.zeros((len(places), watcher.n_found if watcher else 0), np.int64)
+    watched = np.full((len(places), watcher.n_found if watcher else 0), _UNTOLD)
 
     def put(stored: memoryview, number: int) -> bool:
         # to numba, bytes that cannot be written are of another type
@@ -160,7 +163,7 @@ def _decoders() -> _Decoders:
 _COMPILED = Compiled(
     _decoders,
     after=_BYTES_WITHOUT,
-    lack="chunks of blosc and zstd are decoded and then put into place, which is slower",
+    lack="chunks are decoded and then put into place, which is slower",
 )
 _TRIED = 4096
 """Pixels that compiled code is tried with."""

@@ -24,7 +24,7 @@ _ROWS = 16
 """Bits of a pixel: where they stand apart, each is a row, which ends with a whole word."""
 _OF_THREAD = threading.local()
 _NO_CHECKSUM = np.zeros(6, np.int64)
-"""For all threads: what is written there is not looked at."""
+"""For all threads: there is no state, so nothing is told; only `_FOUND` is ever more than 0."""
 
 _zstd = ctypes.CDLL(importlib.import_module("numcodecs.zstd").__file__)
 _zstd.ZSTD_createDCtx.restype = ctypes.c_void_p

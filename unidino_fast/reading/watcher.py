@@ -24,7 +24,8 @@ class Watcher(NamedTuple):
     Attributes:
         function: address of `void (int64_t *state, uint16_t *plane, int64_t first, int64_t n,
             int64_t *found)`, which is told of each `n` pixels from `first` on as soon as they are
-            there, in order. A `first` of 0 begins with another plane. It is not to raise.
+            there, in order. A `first` of 0 begins with another plane. The first of `found` is 0
+            or more; where memory gives out, nothing is written there.
         state: its own, of one thread.
         n_found: numbers that `found` takes with the last pixels of a plane.
     """
@@ -48,7 +49,7 @@ class Known(NamedTuple):
 
     Attributes:
         checksum: XXH3 (64 bits) of its pixels; 0: nothing is known.
-        found: (F,): what a `Watcher` found; of none where nothing is known, or nothing watched.
+        found: (F,): what a `Watcher` found; None where nothing is known, or nothing watched.
     """
 
     checksum: int
