@@ -9,7 +9,7 @@ import mmap
 import numpy as np
 
 from unidino_fast.reading import decoders
-from unidino_fast.reading.room import Checksum, ZstdDecoder, n_words
+from unidino_fast.reading.room import SUM, Checksum, ZstdDecoder, n_words
 
 MARGIN = 64
 """Pixels before and behind those that are written to."""
@@ -50,7 +50,7 @@ class Place:
     @property
     def checksum(self) -> int:
         """As compiled code leaves it, 0 where it has none."""
-        return int(self.sums.numbers[2]) % 2**64
+        return int(self.sums.numbers[SUM]) % 2**64
 
     @property
     def pixels(self) -> np.ndarray:

@@ -110,7 +110,8 @@ def test_it_ends_before_a_chunk_that_is_damaged(
     codec: str, way: str, damaged: int, tmp_path: Path
 ) -> None:
     pixels, chunks = row_of(codec, 5)
-    chunks[damaged] = chunks[damaged][:-2]
+    # of pixels as they are, zeros would be pixels
+    chunks[damaged] = chunks[damaged][:-2] if codec == "plain" else bytes(len(chunks[damaged]))
     field = np.full((24, 5 * 61), UNTOUCHED, np.uint16)
     parts, before = WAYS[way](tmp_path, chunks), open_files()
     assert placed(codec, parts, (field.reshape(-1), 0, 5 * 61, 24, 61)) == damaged

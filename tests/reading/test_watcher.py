@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,12 @@ from unidino_fast.noted_fields import read_fields
 from unidino_fast.planning import plan_plate
 from unidino_fast.plate import open_plate
 from unidino_fast.plate_model import Region
-from unidino_fast.qc import passes
+from unidino_fast.qc import haar, passes
 from unidino_fast.qc.compiled_passes import watcher
 from unidino_fast.qc.measures import _plan
 from unidino_fast.reading import FieldReader, FieldRequest, Known, placed
 from unidino_fast.reading.looks import Look
+from unidino_fast.reading.room import FOUND
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +54,7 @@ class Watched:
 
     def take(self, stored: bytes, *, is_blosc: bool = True) -> bool:
         numbers = self._place.sums.told_to(self._watcher)
-        numbers[-1] = self.found.ctypes.data
+        numbers[FOUND] = self.found.ctypes.data
         self.found[...] = 0
         return self._place.take(stored, is_blosc=is_blosc)
 
@@ -91,6 +93,25 @@ def test_a_plane_that_comes_to_no_end_leaves_nothing_behind(name: str) -> None:
     assert not watched.found.any()
     assert watched.take(ENCODERS[name].encode(second))
     np.testing.assert_array_equal(watched.found, expected(second))
+
+
+def test_what_gave_out_on_the_way_finds_nothing() -> None:
+    """As where there is no memory: numba says so and goes back, and further blocks come."""
+    first, second = planes("dim", SHAPE, 0) + 30_000, planes("dim", SHAPE, 1)
+    own, found = watcher(SHAPE, sampling(SHAPE)), np.full(14, -1)
+    tell = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 5)(own.function)
+
+    def come(pixels: np.ndarray, start: int, end: int) -> None:
+        tell(own.address, pixels.ctypes.data, start, end - start, found.ctypes.data)
+
+    half = first.size // 2
+    come(first, 0, half)
+    own.state[haar._NEXT] = -1
+    come(first, half, first.size - 50)
+    come(first, first.size - 50, first.size)
+    assert (found == -1).all()
+    come(second, 0, second.size)
+    np.testing.assert_array_equal(found, expected(second))
 
 
 @pytest.fixture

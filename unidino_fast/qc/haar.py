@@ -79,8 +79,8 @@ def watch_state(shape: tuple[int, int], sampling: Any) -> NDArray[np.int64]:
     return state
 
 
+# of `watch`, as numba writes it
 WATCH_SIGNATURE = "void(CPointer(int64), CPointer(uint16), int64, int64, CPointer(int64))"
-"""Of `watch`, as numba writes it."""
 
 
 def watch(state: Any, pixels: Any, first: int, n: int, found: Any) -> None:
@@ -97,16 +97,14 @@ def watch(state: Any, pixels: Any, first: int, n: int, found: Any) -> None:
     height, width = head[_HEIGHT], head[_WIDTH]
     n_down, n_right = height // _EDGE, width // _EDGE
     n_columns = n_right * _EDGE // 2
-    n_words = (3 * _VALUES + n_columns + n_down * n_right) // 2 + 1
-    numbers = carray(state, (_HEAD + n_words,))[_HEAD:].view(np.int32)
+    n_words = _HEAD + (3 * _VALUES + n_columns + n_down * n_right) // 2 + 1
+    numbers = carray(state, (n_words,))[_HEAD:].view(np.int32)
     counts, crosses = numbers[:_VALUES], numbers[_VALUES : 3 * _VALUES]
     columns = numbers[3 * _VALUES : 3 * _VALUES + n_columns]
     sums = numbers[3 * _VALUES + n_columns :][: n_down * n_right].reshape(n_down, n_right)
-    rooms = sums, columns, counts, crosses
     noise = head[_NOISE:_NEXT].view(np.float64)
-    places = head[_LOW_PLACE], head[_HIGH_PLACE]
+    seen, places = head[_SEEN:], (head[_LOW_PLACE], head[_HIGH_PLACE])
     sampling = head[_STEP], places, head[_EVERY], (noise[0], noise[1])
-    seen = head[_SEEN:]
     if first == 0:
         if head[_NEXT]:  # of a plane that came to no end
             numbers[: 3 * _VALUES], head[_NEXT] = 0, 0
@@ -115,11 +113,14 @@ def watch(state: Any, pixels: Any, first: int, n: int, found: Any) -> None:
     pairs = plane.reshape(-1).view(np.uint32).reshape(height, width // 2)
     is_last = first + n == height * width
     end = -(-height // _EDGE) if is_last else (first + n) // width // _EDGE
-    start, head[_NEXT] = head[_NEXT], end  # before: memory may give out on the way
+    start, head[_NEXT] = head[_NEXT], -1
+    if start < 0:
+        return  # memory gave out on the way
+    rooms = sums, columns, counts, crosses
     _go_over(plane, pairs, start, end, sampling, rooms, seen)
     if is_last:
         _end(plane, sampling, rooms, seen, carray(found, (_N_FOUND,)))
-        head[_NEXT] = 0
+    head[_NEXT] = 0 if is_last else end
 
 
 @compiled

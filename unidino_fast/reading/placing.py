@@ -9,7 +9,7 @@ import numpy as np
 from unidino_fast.compiled import Compiled
 from unidino_fast.reading.buffers import PAGE_BYTES, Scratch
 from unidino_fast.reading.codecs import blosc_into, zstd_into
-from unidino_fast.reading.room import work_room
+from unidino_fast.reading.room import FOUND, SUM, work_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +28,6 @@ _KINDS: dict[Any, int] = {zstd_into: 0, blosc_into: 1, None: 2}
 _UNTOLD = -1
 """Of numbers that a `Watcher` did not come to, as memory gave out: what it finds first is no less
 than 0."""
-_SUM, _FOUND = 2, 5
-"""Of the numbers of a checksum: what it is, and where what watches puts what it finds."""
 _BYTES_WITHOUT = 32 << 20
 """Of pixels, before compiled code is taken: as `qc.passes.PIXELS_BY_NUMPY`."""
 
@@ -109,9 +107,9 @@ def placing(encoding: Encoding, windows: Windows, width: int, scratch: Scratch) 
         # to numba, bytes that cannot be written are of another type
         found = np.frombuffer(bytearray(stored) if stored.readonly else stored, np.uint8)
         start, rows, columns = places[number].tolist()
-        work[3][_FOUND] = watched[number:].ctypes.data
+        work[3][FOUND] = watched[number:].ctypes.data
         is_sound = compiled.place(chunk, found, (memory, start, pitch, rows, columns), work)
-        checksums[number] = work[3].view(np.uint64)[_SUM]
+        checksums[number] = work[3].view(np.uint64)[SUM]
         return is_sound
 
     def fetch(found: FileParts) -> list[int]:
@@ -145,14 +143,19 @@ def _decoders() -> _Decoders:
 
     pixels = np.arange(_TRIED, dtype=np.uint16)
     work = work_room(pixels.nbytes, Scratch())
-    encoders = Blosc("lz4", 5, Blosc.SHUFFLE), Blosc("zstd", 5, Blosc.BITSHUFFLE), Zstd(1)
-    for encoder in encoders:
-        stored = np.frombuffer(bytearray(encoder.encode(pixels)), np.uint8)
+    tried = {
+        "lz4": (blosc_into, Blosc("lz4", 5, Blosc.SHUFFLE).encode(pixels)),
+        "blosc's zstd": (blosc_into, Blosc("zstd", 5, Blosc.BITSHUFFLE).encode(pixels)),
+        "zstd": (zstd_into, Zstd(1).encode(pixels)),
+        "none": (None, pixels.tobytes()),
+    }
+    for name, (decompress, encoded) in tried.items():
+        stored = np.frombuffer(bytearray(encoded), np.uint8)
         found = np.zeros_like(pixels)
-        chunk = int(not isinstance(encoder, Zstd)), _TRIED, _TRIED
+        chunk = _KINDS[decompress], _TRIED, _TRIED
         is_sound = place(chunk, stored, (found, 0, _TRIED, 1, _TRIED), work)
         if not is_sound or not np.array_equal(found, pixels):
-            raise RuntimeError(f"{encoder} as compiled does not decode a chunk")
+            raise RuntimeError(f"{name} as compiled does not decode a chunk")
     # of nothing: for it to be compiled
     parts = np.zeros((0, 3), np.int64)
     to = found, _TRIED, parts, np.zeros(0, np.uint64), parts

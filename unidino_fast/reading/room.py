@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 Kept = TypeVar("Kept")
 
 _WORD_BYTES = 8
+SUM, FOUND = 2, 5
+_WATCHER, _WATCHED = 3, 4
+"""Of the numbers of a `Checksum`, as `decoders` has them."""
 _ROWS = 16
 """Bits of a pixel: where they stand apart, each is a row, which ends with a whole word."""
 _OF_THREAD = threading.local()
 _NO_CHECKSUM = np.zeros(6, np.int64)
-"""For all threads: there is no state, so nothing is told; only `_FOUND` is ever more than 0."""
+"""For all threads: there is no state, so nothing is told; only `FOUND` is ever more than 0."""
 
 _zstd = ctypes.CDLL(importlib.import_module("numcodecs.zstd").__file__)
 _zstd.ZSTD_createDCtx.restype = ctypes.c_void_p
@@ -95,7 +98,7 @@ class Checksum:
         """The numbers, with what else is told of the pixels."""
         self.watcher = watcher
         function, state = (0, 0) if watcher is None else (watcher.function, watcher.address)
-        self.numbers[3:5] = function, state
+        self.numbers[_WATCHER], self.numbers[_WATCHED] = function, state
         return self.numbers
 
     def __del__(self, free: Any = _xxhash.XXH3_freeState) -> None:
