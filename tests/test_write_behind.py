@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 from result_factory import result, task
 
+from unidino_fast import write_behind
 from unidino_fast.clock import StageClock
 from unidino_fast.errors import OutputError, PixelError
 from unidino_fast.write_behind import written_behind
@@ -40,6 +43,30 @@ def test_wells_come_in_order_once_they_are_written() -> None:
         assert done.name == f"A{index:02d}"
         assert done.name in written
     assert len(written) == N_WELLS
+
+
+def test_a_well_that_took_long_is_passed_on_before_the_next_is_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hours = itertools.count(0.0, 3600.0)
+    monkeypatch.setattr(write_behind.time, "monotonic", lambda: next(hours))
+    log: list[Any] = []
+    stream = written_behind(outcomes(log), lambda task, result: time.sleep(0.01), StageClock())
+    assert next(stream)[0].name == "A01"
+    assert log == [1]
+    stream.close()
+
+
+def test_one_that_took_less_than_its_file_may_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits = mock.Mock()
+    monkeypatch.setattr(write_behind, "wait", waits)
+    clock = itertools.count(0.0, 0.1)
+    monkeypatch.setattr(write_behind.time, "monotonic", lambda: next(clock))
+    done = written_behind(outcomes([]), lambda task, result: None, StageClock())
+    assert len(list(done)) == N_WELLS
+    waits.assert_not_called()
 
 
 def test_a_slow_disk_holds_the_network_up_in_the_end() -> None:

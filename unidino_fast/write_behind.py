@@ -24,6 +24,9 @@ _MOST_WAITING = 16
 """Wells that wait for the disk; beyond that whoever embeds waits too."""
 _PATIENCE = 0.01
 """Share of a well's time that may be spent waiting for its file, to pass it on at once."""
+_LEAST_PATIENCE = 0.005
+"""Seconds that a disk may take. A wait that is shorter is in vain, and takes a thread that reads
+from those that read: of wells of 50 ms these waits took 3."""
 
 
 def written_behind(
@@ -54,8 +57,10 @@ def written_behind(
                 yield task, outcome
                 continue
             waiting.append((task, outcome, threads.submit(write, task, outcome)))
-            with clock.stage("write"):
-                wait([own for *_, own in waiting], _PATIENCE * (time.monotonic() - began))
+            patience = _PATIENCE * (time.monotonic() - began)
+            if patience >= _LEAST_PATIENCE:
+                with clock.stage("write"):
+                    wait([own for *_, own in waiting], patience)
             yield from _passed_on(waiting, clock, most=_MOST_WAITING)
             began = time.monotonic()
         yield from _passed_on(waiting, clock, most=0)

@@ -14,10 +14,9 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numba import uint64
 
 from unidino_fast.compiled import compiled
-from unidino_fast.reading import libraries
+from unidino_fast.reading import bits, libraries
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,9 +40,7 @@ _CODEC_BITS = 5  # the codec stands in the flags from this bit on
 _LZ4, _ZSTD = 1, 4
 _LEAST_SPLIT = 128  # elements of a block that is split in streams, one for each of their bytes
 _GROUP = 8  # elements whose bits are shuffled together
-_BITS = (4, 0x0F0F0F0F0F0F0F0F), (2, 0x3333333333333333), (1, 0x5555555555555555)
-_BYTES = (32, 0x00000000FFFFFFFF), (16, 0x0000FFFF0000FFFF), (8, 0x00FF00FF00FF00FF)
-"""How far apart change places in a square of 8 x 8, and which of them, by a mask."""
+_REST_WORDS = 128  # at least, for those that are fewer than `bits.STEP`: rows, and pixels
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # as `FolderStorage` opens files
 _PAGE_BYTES = 4096  # copies of files end up half a page from their place in one: see `aligned`
 _STATE, _USED, _SUM, _WATCHER, _WATCHED, _FOUND = range(6)
@@ -150,8 +147,8 @@ def _place_blosc(stored: Bytes, n_pixels: int, width: int, to: Window, work: Wor
     flags, element, block_bytes = np.int64(stored[2]), np.int64(stored[3]), _int32(stored, 8)
     if flags & _COPIED:
         return _place_plain(stored[_HEADER_BYTES:], n_pixels, width, to, work)
-    n_words = (block_bytes + _WORD_BYTES - 1) // _WORD_BYTES + _PIXEL_BITS
-    if block_bytes > staged.size or 2 * n_words > words.size:
+    n_words = (block_bytes + _WORD_BYTES - 1) // _WORD_BYTES
+    if block_bytes > staged.size or _REST_WORDS + n_words > words.size:
         return False
     are_bytes_apart = flags & _BYTES_SHUFFLED and element > 1
     for block in range((n_bytes + block_bytes - 1) // block_bytes):
@@ -186,8 +183,7 @@ def _place_blosc(stored: Bytes, n_pixels: int, width: int, to: Window, work: Wor
         if are_bytes_apart:
             _put_bytes(low, high, first, width, to)
         elif flags & _BITS_SHUFFLED and n % _GROUP == 0:
-            low, high = _join_bits(whole, n, words)
-            _put_bytes(low, high, first, width, to)
+            _put_bits(whole, first, n, width, to, words)
         else:  # or bits of a number of pixels that c-blosc leaves as they are
             _put_plain(whole, first, width, to, words)
         _tell(sums, to, first, n)
@@ -316,6 +312,18 @@ def _put_bytes(low: Bytes, high: Bytes, first: int, width: int, to: Window) -> N
 
 
 @compiled
+def _put_bits(shuffled: Bytes, first: int, n: int, width: int, to: Window, words: Words) -> None:
+    """Writes pixels from the `first` of a chunk on, whose bits stand apart."""
+    at, n_wanted, _ = _line(first, n, width, to)
+    if n_wanted == n:
+        _join_bits(shuffled, to.memory[at : at + n], words)
+    else:
+        joined = words[_REST_WORDS:].view(np.uint16)[:n]
+        _join_bits(shuffled, joined, words)
+        _put(joined, first, width, to)
+
+
+@compiled
 def _put_plain(plain: Bytes, first: int, width: int, to: Window, words: Words) -> None:
     """Writes pixels from the `first` on, whose bytes stand together."""
     n = plain.size // _PIXEL_BYTES
@@ -341,60 +349,21 @@ def _put(pixels: NDArray[np.uint16], first: int, width: int, to: Window) -> None
 
 
 @compiled
-def _join_bits(shuffled: Bytes, n: int, words: Words) -> Any:
-    """Bits of n pixels, which stand apart by their place in the pixel -> low and high bytes."""
-    n_bytes = n // _GROUP  # with a bit of each pixel: a row
-    n_words = (n_bytes + _WORD_BYTES - 1) // _WORD_BYTES
-    rows = words[: _PIXEL_BITS * n_words]
-    joined = words[_PIXEL_BITS * n_words : 2 * _PIXEL_BITS * n_words]
-    if n_bytes == _WORD_BYTES * n_words and shuffled.ctypes.data % _WORD_BYTES == 0:
-        rows = shuffled.view(np.uint64)
-    else:
-        apart = rows.view(np.uint8).reshape(_PIXEL_BITS, _WORD_BYTES * n_words)
+def _join_bits(shuffled: Bytes, pixels: NDArray[np.uint16], words: Words) -> None:
+    """Bits of pixels, which stand apart by their place in the pixel -> these pixels."""
+    row_bytes = pixels.size // _GROUP  # with a bit of each pixel
+    n_whole = pixels.size // bits.STEP * bits.STEP
+    for first in range(0, n_whole, bits.STEP):
+        source = shuffled.ctypes.data + first // _GROUP
+        bits.join(source, row_bytes, pixels.ctypes.data + _PIXEL_BYTES * first)
+    left = pixels[n_whole:]
+    if left.size:
+        step_bytes = bits.STEP // _GROUP
+        padded = words.view(np.uint8)[: _PIXEL_BITS * step_bytes]
+        joined = words.view(np.uint16)[bits.STEP : 2 * bits.STEP]
         for row in range(_PIXEL_BITS):
-            for i in range(n_bytes):
-                apart[row, i] = shuffled[row * n_bytes + i]
-    half = 8 * n_words
-    _turn(rows[:half], joined[:half])
-    _turn(rows[half:], joined[half:])
-    found = joined.view(np.uint8)
-    return found[:n], found[found.size // 2 :][:n]
-
-
-@compiled
-def _turn(rows: Words, turned: Words) -> None:
-    """Eight rows of bits, one behind another -> bytes that the bits of a column make."""
-    n = rows.size // 8
-    r0, r1, r2, r3 = rows[:n], rows[n : 2 * n], rows[2 * n : 3 * n], rows[3 * n : 4 * n]
-    r4, r5, r6, r7 = rows[4 * n : 5 * n], rows[5 * n : 6 * n], rows[6 * n : 7 * n], rows[7 * n :]
-    for k in range(n):
-        eight = r0[k], r1[k], r2[k], r3[k], r4[k], r5[k], r6[k], r7[k]
-        a, b, c, d, e, f, g, h = _turned(_turned(eight, _BITS), _BYTES)
-        at = 8 * k
-        turned[at], turned[at + 1], turned[at + 2], turned[at + 3] = a, b, c, d
-        turned[at + 4], turned[at + 5], turned[at + 6], turned[at + 7] = e, f, g, h
-
-
-@compiled
-def _turned(square: Any, steps: Any) -> Any:
-    """Eight words as 8 x 8 bits or bytes about the diagonal: ever smaller squares change places.
-
-    (Hacker's Delight, 7-3. All words take the same steps, so that vectors hold several.)
-    """
-    a, b, c, d, e, f, g, h = square
-    four, two, one = steps
-    (a, e), (b, f) = _exchanged(a, e, four), _exchanged(b, f, four)
-    (c, g), (d, h) = _exchanged(c, g, four), _exchanged(d, h, four)
-    (a, c), (b, d) = _exchanged(a, c, two), _exchanged(b, d, two)
-    (e, g), (f, h) = _exchanged(e, g, two), _exchanged(f, h, two)
-    (a, b), (c, d) = _exchanged(a, b, one), _exchanged(c, d, one)
-    (e, f), (g, h) = _exchanged(e, f, one), _exchanged(g, h, one)
-    return a, b, c, d, e, f, g, h
-
-
-@compiled
-def _exchanged(upper: Any, lower: Any, step: Any) -> Any:
-    """Upper right and lower left change places, which lie so many bits apart."""
-    bits, right = step
-    t = ((upper >> uint64(bits)) ^ lower) & uint64(right)
-    return upper ^ (t << uint64(bits)), lower ^ t
+            at = row * row_bytes + n_whole // _GROUP
+            for i in range(left.size // _GROUP):
+                padded[row * step_bytes + i] = shuffled[at + i]
+        bits.join(padded.ctypes.data, step_bytes, joined.ctypes.data)
+        left[:] = joined[: left.size]

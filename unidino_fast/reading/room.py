@@ -23,8 +23,9 @@ _WORD_BYTES = 8
 SUM, FOUND = 2, 5
 _WATCHER, _WATCHED = 3, 4
 """Of the numbers of a `Checksum`, as `decoders` has them."""
-_ROWS = 16
-"""Bits of a pixel: where they stand apart, each is a row, which ends with a whole word."""
+_REST_WORDS = 128
+"""For those pixels at the end of a block that are fewer than `decoders` joins the bits of at once.
+"""
 _OF_THREAD = threading.local()
 _NO_CHECKSUM = np.zeros(6, np.int64)
 """For all threads: there is no state, so nothing is told; only `FOUND` is ever more than 0."""
@@ -54,8 +55,8 @@ def work_room(
 
 
 def n_words(n_bytes: int) -> int:
-    """Of bits before and after they are joined."""
-    return 2 * (-(-n_bytes // _WORD_BYTES) + _ROWS)
+    """Of pixels that do not go straight to where they belong."""
+    return -(-n_bytes // _WORD_BYTES) + _REST_WORDS
 
 
 class ZstdDecoder:
