@@ -187,6 +187,18 @@ def test_files_that_are_longer_or_shorter_than_they_may_be(codec: str, tmp_path:
     assert placed(codec, [(path, 0, len(chunk) + 1)], to) == 0
     assert placed(codec, [(path, 0, len(chunk))], to, most=len(chunk) - 1) == 0
     assert placed(codec, [(path, 0, len(chunk))], to, most=len(chunk)) == 1
+    path.write_bytes(chunk + b"\0")
+    assert placed(codec, [(path, 0, -(MOST + 1))], to) == 0
+
+
+@pytest.mark.parametrize("start", [-1, 1, 2**62])
+@pytest.mark.parametrize("codec", CODECS)
+def test_places_that_are_not_of_the_field(codec: str, start: int, tmp_path: Path) -> None:
+    _, [chunk] = row_of(codec, 1)
+    field = np.full(SHAPE, UNTOUCHED, np.uint16)
+    to = field.reshape(-1), start, 61, 24, 61
+    assert placed(codec, in_one_file(tmp_path, [chunk]), to) == 0
+    assert (field == UNTOUCHED).all()
 
 
 @pytest.mark.parametrize("codec", CODECS)

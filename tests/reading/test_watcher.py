@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import xxhash
 from decoder_places import Place, planes
 from numcodecs import Blosc, Zstd
 
@@ -21,9 +22,10 @@ from unidino_fast.plate_model import Region
 from unidino_fast.qc import haar, passes
 from unidino_fast.qc.compiled_passes import watcher
 from unidino_fast.qc.measures import _plan
-from unidino_fast.reading import FieldReader, FieldRequest, Known, placed
+from unidino_fast.reading import FieldReader, FieldRequest, Known, decoders, placed
+from unidino_fast.reading.buffers import PAGE_BYTES, Scratch
 from unidino_fast.reading.looks import Look
-from unidino_fast.reading.room import FOUND
+from unidino_fast.reading.room import FOUND, work_room
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,6 +97,37 @@ def test_a_plane_that_comes_to_no_end_leaves_nothing_behind(name: str) -> None:
     np.testing.assert_array_equal(watched.found, expected(second))
 
 
+@pytest.mark.parametrize("is_file_of_its_own", [True, False])
+def test_pixels_as_they_are_are_told_of_while_they_are_read(
+    is_file_of_its_own: bool, tmp_path: Path
+) -> None:
+    shape = 400, 500  # more than is read at a time where it is told of
+    n_bytes = 2 * shape[0] * shape[1]
+    both = [planes("dim", shape, seed) for seed in range(2)]
+    path = tmp_path / "pixels"
+    path.write_bytes(both[0].tobytes() if is_file_of_its_own else b"123" + b"".join(both))
+    parts = (
+        [(0, 0, -n_bytes - 1)]
+        if is_file_of_its_own
+        else [(0, 3, n_bytes), (0, n_bytes + 3, n_bytes)]
+    )
+    n = len(parts)
+    memory = np.zeros(n * shape[0] * shape[1], np.uint16)
+    windows = np.array([(place * shape[0] * shape[1], *shape) for place in range(n)])
+    checksums, found = np.zeros(n, np.uint64), np.full((n, 14), -1)
+    own = watcher(shape, sampling(shape))
+    work = work_room(n_bytes, Scratch(), sums=True, watcher=own)
+    stored = np.zeros(n_bytes + 1 + PAGE_BYTES, np.uint8)
+    name = np.frombuffer(bytes(path) + b"\0", np.uint8)
+    to = memory, shape[1], windows, checksums, found
+    chunk = 2, shape[0] * shape[1], shape[1]
+    assert decoders.fetch(chunk, name, np.array(parts), stored, to, work) == n
+    for place, pixels in enumerate(both[:n]):
+        np.testing.assert_array_equal(memory.reshape(n, *shape)[place], pixels)
+        assert checksums[place] == xxhash.xxh3_64_intdigest(pixels.tobytes())
+        np.testing.assert_array_equal(found[place], expected(pixels))
+
+
 def test_what_gave_out_on_the_way_finds_nothing() -> None:
     """As where there is no memory: numba says so and goes back, and further blocks come."""
     first, second = planes("dim", SHAPE, 0) + 30_000, planes("dim", SHAPE, 1)
@@ -132,6 +165,7 @@ def n_looked_at(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 LAYOUTS: dict[str, dict[str, Any]] = {
     "planes": {},
     "zstd": {"codec": "zstd"},
+    "raw": {"codec": "none"},
     "shards": {"zarr_format": 3, "ngff": "0.5", "chunks": (1, 46, 52), "shards": (3, 46, 52)},
     # the rest is looked at when it is there
     "odd": {"sizes": {"x": 51, "y": 46}},
@@ -143,8 +177,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "absent": {"absent": ((1, 0, 0),)},
     "by Python": {},
 }
-N_LOOKED_AT = {"planes": 0, "zstd": 0, "shards": 0, "by Python": 0, "absent": 3, "signed": 0,
-               "bytes": 0}  # fmt: skip
+N_LOOKED_AT = {"planes": 0, "zstd": 0, "raw": 0, "shards": 0, "by Python": 0, "absent": 3,
+               "signed": 0, "bytes": 0}  # fmt: skip
 """Of nine planes: those that two bytes of whole numbers are known of are not looked at again, and
 those of other types are not counted here."""
 

@@ -29,18 +29,19 @@ if TYPE_CHECKING:
     All = tuple[NDArray[np.uint16], int, Numbers, Words, Numbers]
     Work = tuple[Bytes, Words, int, Numbers]
 
-_PIXEL_BYTES, _PIXEL_BITS, _WORD_BYTES, _HEADER_BYTES = 2, 16, 8, 16
+_PIXEL_BYTES, _WORD_BYTES, _HEADER_BYTES = 2, 8, 16
 _BYTE_BITS = np.uint16(8)
 _VERSION, _CODEC_VERSION = 2, 1  # of a chunk's header, and of how lz4 and zstd are written
 _BYTES_SHUFFLED, _COPIED, _BITS_SHUFFLED = 1, 2, 4  # flags; what is copied is not shuffled
-_OF_ZSTD, _OF_BLOSC = 0, 1  # kinds of chunks; others hold pixels as they are
+_OF_ZSTD, _OF_BLOSC, _PLAIN = 0, 1, 2  # kinds of chunks; the last holds pixels as they are
 _SHUFFLED = 5  # flags that c-blosc2 sets together, where its own longer header follows
 _RESERVED, _UNSPLIT = 8, 16
 _CODEC_BITS = 5  # the codec stands in the flags from this bit on
 _LZ4, _ZSTD = 1, 4
 _LEAST_SPLIT = 128  # elements of a block that is split in streams, one for each of their bytes
 _GROUP = 8  # elements whose bits are shuffled together
-_REST_WORDS = 128  # at least, for those that are fewer than `bits.STEP`: rows, and pixels
+_REST_WORDS = 128  # that `bits.join_all` needs
+_TOLD_BYTES = 1 << 18  # read at a time where what is told of them is to find them in the caches
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # as `FolderStorage` opens files
 _PAGE_BYTES = 4096  # copies of files end up half a page from their place in one: see `aligned`
 _STATE, _USED, _SUM, _WATCHER, _WATCHED, _FOUND = range(6)
@@ -77,20 +78,17 @@ def place(chunk: Chunk, stored: Bytes, to: To, work: Work) -> Any:
     kind, n_pixels, width = chunk
     memory, start, pitch, rows, columns = to
     window, sums = Window(memory, start, pitch, rows, columns), work[3]
-    sums[_USED], sums[_SUM] = 0, 0
     if not _fits(n_pixels, width, window):
+        sums[_SUM] = 0
         return False
-    if columns == width == pitch and rows * width == n_pixels and sums[_STATE]:
-        sums[_USED] = sums[_STATE]
-        libraries.xxh3_reset(sums[_USED])
+    _begin_sums(sums, _is_dense(n_pixels, width, window))
     if kind == _OF_BLOSC:
         is_sound = _place_blosc(stored, n_pixels, width, window, work)
     elif kind == _OF_ZSTD:
         is_sound = _place_zstd(stored, n_pixels, width, window, work)
     else:
         is_sound = _place_plain(stored, n_pixels, width, window, work)
-    if sums[_USED] and is_sound:
-        sums[_SUM] = np.int64(libraries.xxh3_digest(sums[_USED]))
+    _end_sums(sums, is_sound)
     return is_sound
 
 
@@ -123,6 +121,13 @@ def fetch(chunk: Chunk, paths: Bytes, parts: Numbers, stored: Bytes, to: All, wo
         if file < 0 or abs(length) > stored.size - _PAGE_BYTES:
             break
         work[3][_FOUND] = watched[number:].ctypes.data
+        window = Window(memory, start, pitch, rows, columns)
+        if chunk[0] == _PLAIN and _is_dense(chunk[1], chunk[2], window):
+            if not _read_plain(file, offset, length, chunk, window, work[3]):
+                break
+            checksums[number] = np.uint64(work[3][_SUM])
+            n_sound += 1
+            continue
         skip = (offset + _PAGE_BYTES // 2 - stored.ctypes.data) % _PAGE_BYTES & -_WORD_BYTES
         n = libraries.read_at(file, stored.ctypes.data + skip, abs(length), offset)
         if n < 1 or (n == -length if length < 0 else n != length):
@@ -134,6 +139,32 @@ def fetch(chunk: Chunk, paths: Bytes, parts: Numbers, stored: Bytes, to: All, wo
     if file >= 0:
         libraries.close_file(file)
     return n_sound
+
+
+@compiled
+def _read_plain(
+    file: int, offset: int, length: int, chunk: Chunk, to: Window, sums: Numbers
+) -> Any:
+    """Reads a chunk of pixels as they are straight to where they belong, as `fetch` its parts."""
+    _, n_pixels, width = chunk
+    n_bytes = n_pixels * _PIXEL_BYTES
+    is_meant = length == n_bytes or -length > n_bytes
+    if not is_meant or not _fits(n_pixels, width, to):
+        return False
+    _begin_sums(sums, True)
+    out = to.memory.ctypes.data + _PIXEL_BYTES * to.start
+    most = _TOLD_BYTES if sums[_USED] else n_bytes
+    is_sound, done = True, 0
+    while is_sound and done < n_bytes:
+        n = min(most, n_bytes - done)
+        is_sound = libraries.read_at(file, out + done, n, offset + done) == n
+        if is_sound:
+            _tell(sums, to, done // _PIXEL_BYTES, n // _PIXEL_BYTES)
+        done += n
+    if is_sound and length < 0:  # nothing may follow
+        is_sound = libraries.read_at(file, sums[_SUM:].ctypes.data, 1, offset + n_bytes) == 0
+    _end_sums(sums, is_sound)
+    return is_sound
 
 
 @compiled
@@ -199,7 +230,7 @@ def _place_zstd(stored: Bytes, n_pixels: int, width: int, to: Window, work: Work
     source, size = stored.ctypes.data, stored.size
     if libraries.zstd_size(source, size) != np.uint64(n_bytes):  # or what is no frame
         return False
-    is_dense = to.columns == width == to.pitch and to.rows * width == n_pixels
+    is_dense = _is_dense(n_pixels, width, to)
     out = to.memory.ctypes.data + _PIXEL_BYTES * to.start if is_dense else staged.ctypes.data
     if libraries.zstd_decompress(zstd, out, n_bytes, source, size) != np.uint64(n_bytes):
         return False
@@ -217,6 +248,26 @@ def _place_plain(stored: Bytes, n_pixels: int, width: int, to: Window, work: Wor
     _put_plain(stored, 0, width, to, words)
     _tell(sums, to, 0, n_pixels)
     return True
+
+
+@compiled
+def _is_dense(n_pixels: int, width: int, to: Window) -> Any:
+    """Whether all pixels of a chunk are wanted, and follow one another where they belong."""
+    return to.columns == width == to.pitch and to.rows * width == n_pixels
+
+
+@compiled
+def _begin_sums(sums: Numbers, is_wanted: bool) -> None:
+    sums[_USED], sums[_SUM] = 0, 0
+    if is_wanted and sums[_STATE]:
+        sums[_USED] = sums[_STATE]
+        libraries.xxh3_reset(sums[_USED])
+
+
+@compiled
+def _end_sums(sums: Numbers, is_sound: bool) -> None:
+    if sums[_USED] and is_sound:
+        sums[_SUM] = np.int64(libraries.xxh3_digest(sums[_USED]))
 
 
 @compiled
@@ -316,10 +367,10 @@ def _put_bits(shuffled: Bytes, first: int, n: int, width: int, to: Window, words
     """Writes pixels from the `first` of a chunk on, whose bits stand apart."""
     at, n_wanted, _ = _line(first, n, width, to)
     if n_wanted == n:
-        _join_bits(shuffled, to.memory[at : at + n], words)
+        bits.join_all(shuffled, to.memory[at : at + n], words)
     else:
         joined = words[_REST_WORDS:].view(np.uint16)[:n]
-        _join_bits(shuffled, joined, words)
+        bits.join_all(shuffled, joined, words)
         _put(joined, first, width, to)
 
 
@@ -346,24 +397,3 @@ def _put(pixels: NDArray[np.uint16], first: int, width: int, to: Window) -> None
         for i in range(n_wanted):
             out[i] = source[i]
         done += n
-
-
-@compiled
-def _join_bits(shuffled: Bytes, pixels: NDArray[np.uint16], words: Words) -> None:
-    """Bits of pixels, which stand apart by their place in the pixel -> these pixels."""
-    row_bytes = pixels.size // _GROUP  # with a bit of each pixel
-    n_whole = pixels.size // bits.STEP * bits.STEP
-    for first in range(0, n_whole, bits.STEP):
-        source = shuffled.ctypes.data + first // _GROUP
-        bits.join(source, row_bytes, pixels.ctypes.data + _PIXEL_BYTES * first)
-    left = pixels[n_whole:]
-    if left.size:
-        step_bytes = bits.STEP // _GROUP
-        padded = words.view(np.uint8)[: _PIXEL_BITS * step_bytes]
-        joined = words.view(np.uint16)[bits.STEP : 2 * bits.STEP]
-        for row in range(_PIXEL_BITS):
-            at = row * row_bytes + n_whole // _GROUP
-            for i in range(left.size // _GROUP):
-                padded[row * step_bytes + i] = shuffled[at + i]
-        bits.join(padded.ctypes.data, step_bytes, joined.ctypes.data)
-        left[:] = joined[: left.size]

@@ -34,9 +34,10 @@ class PlacedReader(ChunkReader):
     def __init__(self, storage: Storage, field: Field, form: ArrayFormat, indices: Indices) -> None:
         super().__init__(storage, field, form, indices)
         is_direct = form.encoding.decompress is None and self.block_shape[-1] >= field.length("x")
+        is_direct = is_direct and storage.files is None
         self.is_placed = self.fits_planes and is_placed(form) and not is_direct
-        """Whether `place` may do something: pixels that are stored as they are, by whole rows, are
-        read to where they belong, which is a copy less."""
+        """Whether `place` may do something: pixels that are stored as they are, by whole rows, come
+        to where they belong without it, which is a copy less where they stand in no file."""
 
     def files(self, rows: Rows) -> ChunkFiles | None:
         """Where the chunks of some rows stand in files; None where there are none."""
