@@ -123,7 +123,7 @@ def fetch(chunk: Chunk, paths: Bytes, parts: Numbers, stored: Bytes, to: All, wo
         work[3][_FOUND] = watched[number:].ctypes.data
         window = Window(memory, start, pitch, rows, columns)
         if chunk[0] == _PLAIN and _is_dense(chunk[1], chunk[2], window):
-            if not _read_plain(file, offset, length, chunk, window, work[3]):
+            if not _read_plain(file, offset, length, chunk, window, work):
                 break
             checksums[number] = np.uint64(work[3][_SUM])
             n_sound += 1
@@ -142,11 +142,9 @@ def fetch(chunk: Chunk, paths: Bytes, parts: Numbers, stored: Bytes, to: All, wo
 
 
 @compiled
-def _read_plain(
-    file: int, offset: int, length: int, chunk: Chunk, to: Window, sums: Numbers
-) -> Any:
+def _read_plain(file: int, offset: int, length: int, chunk: Chunk, to: Window, work: Work) -> Any:
     """Reads a chunk of pixels as they are straight to where they belong, as `fetch` its parts."""
-    _, n_pixels, width = chunk
+    (_, n_pixels, width), (_, words, _, sums) = chunk, work
     n_bytes = n_pixels * _PIXEL_BYTES
     is_meant = length == n_bytes or -length > n_bytes
     if not is_meant or not _fits(n_pixels, width, to):
@@ -162,7 +160,7 @@ def _read_plain(
             _tell(sums, to, done // _PIXEL_BYTES, n // _PIXEL_BYTES)
         done += n
     if is_sound and length < 0:  # nothing may follow
-        is_sound = libraries.read_at(file, sums[_SUM:].ctypes.data, 1, offset + n_bytes) == 0
+        is_sound = libraries.read_at(file, words.ctypes.data, 1, offset + n_bytes) == 0
     _end_sums(sums, is_sound)
     return is_sound
 
